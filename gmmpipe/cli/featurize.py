@@ -1,0 +1,107 @@
+"""``gmmpipe featurize``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
+
+
+@click.command("featurize")
+@click.option(
+    "--data_dir",
+    type=CommaList(),
+    required=True,
+    help="Comma-separated folders (each *.jsonl in name order) and/or .jsonl manifests.",
+)
+@click.option(
+    "--output_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The feature store to write.",
+)
+@click.option(
+    "--base_path",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Prefix of relative audio paths.  [default: their manifest's folder]",
+)
+@click.option(
+    "--sample_rate",
+    type=click.IntRange(min=1),
+    default=16000,
+    show_default=True,
+    help="Hz after resampling.",
+)
+@click.option(
+    "--n_fft",
+    type=click.IntRange(min=2),
+    default=400,
+    show_default=True,
+    help="STFT window, in samples.",
+)
+@click.option(
+    "--n_mels", type=click.IntRange(min=1), default=80, show_default=True, help="Mel bins."
+)
+@click.option(
+    "--strides",
+    "hop_length",
+    type=Strides(),
+    default="8,8,5",
+    show_default=True,
+    help="Encoder strides; their product is the hop in samples.",
+)
+@click.option(
+    "--max_seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    help="Longest utterance kept; of a longer one, a window of this length.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Stored dtype.",
+)
+@click.option(
+    "--utterances_per_shard",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Utterances in a shard.",
+)
+@click.option(
+    "--shuffle/--no_shuffle",
+    default=True,
+    show_default=True,
+    help="Spread the utterances over the shards at random, or keep manifest order.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the shuffle and the crops."
+)
+@click.option(
+    "--num_workers", type=click.IntRange(min=1), help="Local processes.  [default: all cores]"
+)
+@click.option(
+    "--max_reject_fraction",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="With more rejects than this the store is not finalized.",
+)
+@click.option("--overwrite", is_flag=True, help="Start afresh.")
+@job_options
+def command(debug: bool, **options: Any) -> None:
+    """Make a feature store from manifests of audio. Running it again resumes."""
+
+    def job() -> None:
+        from gmmpipe.features import FeatureConfig
+        from gmmpipe.featurize.job import FeaturizeOptions, featurize
+
+        names = ("sample_rate", "n_fft", "hop_length", "n_mels")
+        features = FeatureConfig(**{name: options.pop(name) for name in names})
+        featurize(FeaturizeOptions(features=features, **options))
+
+    run_job(job, debug)

@@ -1,0 +1,113 @@
+"""``gmmpipe fit``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
+
+
+@click.command("fit")
+@click.option(
+    "--data_dir",
+    type=CommaList(),
+    required=True,
+    help="Comma-separated feature stores with equal fingerprints.",
+)
+@click.option(
+    "--output_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Where gmm.pt, checkpoints, metrics.tsv and options.yaml go.",
+)
+@click.option(
+    "--K", "K", type=click.IntRange(min=1), default=1024, show_default=True, help="Components."
+)
+@click.option(
+    "--target_frames",
+    type=FrameCount(),
+    default="100M",
+    show_default=True,
+    help="Frames to process, over as many epochs as that takes.",
+)
+@click.option(
+    "--batch_update_size",
+    type=FrameCount(),
+    default="5M",
+    show_default=True,
+    help="Frames of an update cycle, over all ranks.",
+)
+@click.option(
+    "--max_samples",
+    type=FrameCount(),
+    default="50M",
+    show_default=True,
+    help="Upper bound of the same.",
+)
+@click.option(
+    "--n_sgd_steps",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="SGD steps of an update; a shorter last update takes its share.",
+)
+@click.option(
+    "--sgd_batch_size",
+    type=FrameCount(),
+    default="16384",
+    show_default=True,
+    help="Frames of a step, over all ranks.",
+)
+@click.option(
+    "--lr",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-2,
+    show_default=True,
+    help="Adam's learning rate; a cosine to a hundredth of it within each update.",
+)
+@click.option(
+    "--var_floor",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Lower bound of a variance.",
+)
+@click.option(
+    "--save_every",
+    type=FrameCount(),
+    default="50M",
+    show_default=True,
+    help="Checkpoint after each update that crosses a multiple of this.",
+)
+@click.option(
+    "--resume", help="A checkpoint, or 'auto': the furthest in --output_dir, if there is one."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: cuda where there is one.",
+)
+@click.option(
+    "--num_workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Reader threads per rank.",
+)
+@click.option("--overwrite", is_flag=True, help="Delete the fit in --output_dir first.")
+@job_options
+def command(debug: bool, **options: Any) -> None:
+    """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""
+
+    def job() -> None:
+        from gmmpipe.distributed import with_error_file
+        from gmmpipe.fit.options import FitOptions
+        from gmmpipe.fit.trainer import fit
+
+        with_error_file(lambda: fit(FitOptions(**options)))()
+
+    run_job(job, debug)

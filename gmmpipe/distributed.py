@@ -1,0 +1,95 @@
+"""Ranks: the only module that touches ``torch.distributed``."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
+
+_Result = TypeVar("_Result")
+_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks of a job; one process alone is rank 0 of 1.
+
+    Args:
+        rank: 0 .. size - 1.
+        size: W.
+        device: where this rank computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum `tensor` over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrite `tensor` with that of rank 0."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on some rank; every rank gets the same answer."""
+        count = torch.tensor(float(flag), device=self.device)
+        self.all_reduce(count)
+        return bool(count > 0)
+
+    def on_first_rank(self, function: Callable[[], _Result]) -> _Result:
+        """Rank 0's result of `function` on every rank; an error of rank 0 is raised on all."""
+        if self.size == 1:
+            return function()
+        box: list[object] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = function()
+            except Exception as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0)
+        if isinstance(box[1], Exception):
+            raise box[1]
+        return box[0]  # type: ignore[return-value]
+
+
+@contextmanager
+def open_world(device: str) -> Iterator[World]:
+    """Join the ranks that torchrun started, if it did, for the length of the block.
+
+    Args:
+        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    here = torch.device(device)
+    if here.type == "cuda":
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(here)
+    if size == 1:
+        yield World(rank=0, size=1, device=here)
+        return
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield World(rank, size, here)
+    finally:
+        dist.destroy_process_group()
+
+
+def with_error_file(function: Callable[[], object]) -> Callable[[], object]:
+    """`function`, whose error torchrun can name as the root cause of a failed job."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return function
+    recorded: Callable[[], object] = record(function)
+    return recorded

@@ -1,0 +1,54 @@
+"""The errors that gmmpipe raises for its users' sake.
+
+    GmmpipeError(Exception)    a job cannot go on; the message is one line: cause, file, remedy
+    ├── ManifestError          no manifest, or one that cannot be read
+    ├── AudioError             one utterance gives no features; carries a reject reason
+    ├── StoreError             a store is missing, unfinished, corrupt or made with other options
+    ├── CheckpointError        a model file cannot be read, or belongs to another fit
+    └── OptionError            options that contradict each other or the data
+    Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
+
+Bugs stay what they are (``AssertionError``, ``TypeError``, ...): they are not for users to mend.
+"""
+
+
+class GmmpipeError(Exception):
+    """A job cannot go on. The message is one line that names the cause and the file."""
+
+
+class ManifestError(GmmpipeError):
+    """There is no manifest, or it cannot be read at all."""
+
+
+class AudioError(GmmpipeError):
+    """One utterance gives no features.
+
+    Args:
+        reason: a word of `gmmpipe.store.schema.REJECT_REASONS`.
+        detail: what was seen, free of absolute paths (it is stored, and stores are portable).
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreError(GmmpipeError):
+    """A feature store is missing, unfinished, corrupt, or made with other options."""
+
+
+class CheckpointError(GmmpipeError):
+    """A model file cannot be read, or belongs to another fit."""
+
+
+class OptionError(GmmpipeError):
+    """Options contradict each other or the data."""
+
+
+class Stopped(BaseException):
+    """A signal asked the job to end. Not an `Exception`, like `KeyboardInterrupt`."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum

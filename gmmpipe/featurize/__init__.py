@@ -1,0 +1,1 @@
+"""Stage 1: manifests of audio to a feature store."""

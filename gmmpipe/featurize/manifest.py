@@ -1,0 +1,247 @@
+"""JSONL manifests: finding them, numbering their lines, and one line to an `Utterance`."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmmpipe.errors import AudioError, ManifestError
+
+PATH_FIELDS = ("wav_path", "audio_path", "audio_filepath", "path")
+_BOM = b"\xef\xbb\xbf"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_UNSAFE_KEY_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One JSONL file.
+
+    Args:
+        path: where it lies.
+        name: its path relative to the ``--data_dir`` entry that led to it; what samples record.
+    """
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class ManifestLine:
+    """Where one line stands.
+
+    Args:
+        manifest: its manifest.
+        number: its number within the manifest, from 1.
+        ordinal: its number over all manifests, from 1; blank lines count.
+    """
+
+    manifest: Manifest
+    number: int
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What a good manifest line says.
+
+    Args:
+        key: unique within the store, ``[A-Za-z0-9_-]{1,80}``.
+        id: the manifest's own id, if it has one.
+        wav_path: the audio path as the manifest gives it.
+        offset_seconds: start of the segment, or None for the whole file.
+        duration_seconds: length of the segment; without an offset, what the file should last.
+        carried: the line's other fields.
+    """
+
+    key: str
+    id: str | None
+    wav_path: str
+    offset_seconds: float | None
+    duration_seconds: float | None
+    carried: dict[str, Any]
+
+
+def find_manifests(data_dir: str) -> list[Manifest]:
+    """The manifests that a comma-separated list of folders and ``.jsonl`` files names, in order.
+
+    Raises:
+        ManifestError: an entry does not exist, is not a manifest, or is a folder without any.
+    """
+    manifests = []
+    for entry in filter(None, (part.strip() for part in data_dir.split(","))):
+        path = Path(entry).absolute()  # workers may run in another folder
+        if path.is_dir():
+            found = sorted(p for p in path.glob("*.jsonl") if not p.name.startswith("."))
+            if not found:
+                raise ManifestError(f"{entry}: no *.jsonl manifest in this folder")
+            manifests += [Manifest(p, p.name) for p in found]
+        elif path.is_file() and path.suffix == ".jsonl":
+            manifests.append(Manifest(path, path.name))
+        elif path.exists():
+            raise ManifestError(f"{entry}: neither a folder nor a .jsonl file")
+        else:
+            raise ManifestError(f"{entry}: no such manifest or folder")
+    if not manifests:
+        raise ManifestError("no manifest given")
+    return manifests
+
+
+def clean_line(raw: bytes, first: bool) -> bytes:
+    """A manifest line without its BOM (on the first line), line end and outer blanks."""
+    return (raw.removeprefix(_BOM) if first else raw).strip()
+
+
+def read_lines(manifest: Manifest) -> Iterator[tuple[int, bytes]]:
+    """Each line's byte offset and raw bytes, blank lines too.
+
+    Raises:
+        ManifestError: the file cannot be read.
+    """
+    offset = 0
+    try:
+        with open(manifest.path, "rb") as file:
+            for raw in file:
+                yield offset, raw
+                offset += len(raw)
+    except OSError as error:
+        raise ManifestError(f"{manifest.path}: cannot be read: {error.strerror}") from error
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The JSON object on a cleaned line.
+
+    Raises:
+        AudioError: bad_json.
+    """
+    try:
+        values = json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise AudioError("bad_json", str(error) or "nested too deeply") from error
+    if not isinstance(values, dict):
+        raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
+    return values
+
+
+def parse_line(raw: bytes, line: ManifestLine) -> Utterance:
+    """One cleaned manifest line to an `Utterance`.
+
+    Raises:
+        AudioError: bad_json, missing_path, unsafe_path or bad_offset.
+    """
+    values = parse_json(raw)
+    path_field = _path_field(values)
+    if path_field is None:
+        raise AudioError("missing_path", f"none of {', '.join(PATH_FIELDS)} holds a path")
+    wav_path = values.pop(path_field)
+    _refuse_unsafe(wav_path)
+    offset = _seconds(values.get("offset"), "offset")
+    duration = _seconds(values.get("duration"), "duration")
+    if offset is not None and offset < 0:
+        raise AudioError("bad_offset", f"the offset of {offset} s is negative")
+    if duration is not None and duration <= 0:
+        if offset is not None:
+            raise AudioError("bad_offset", f"a segment of {duration} s")
+        duration = None  # some tools write 0 or -1 for "unknown"
+    identifier = _identifier(values)
+    return Utterance(
+        key=make_key(identifier, wav_path, line.ordinal),
+        id=identifier,
+        wav_path=wav_path,
+        offset_seconds=offset,
+        duration_seconds=duration,
+        carried=values,
+    )
+
+
+def key_of(raw: bytes, ordinal: int) -> str | None:
+    """The key that a line's utterance would have, or None where `parse_line` finds no path or id.
+
+    Cheaper than `parse_line`: it is run over the whole manifest to find keys that stand twice.
+    """
+    try:
+        values = parse_json(raw)
+        path_field = _path_field(values)
+        if path_field is None:
+            return None
+        return make_key(_identifier(values), values[path_field], ordinal)
+    except AudioError:
+        return None
+
+
+def named_path(raw: bytes) -> str:
+    """The audio path on a cleaned line that is otherwise unusable, or an empty string."""
+    try:
+        values = parse_json(raw)
+        path_field = _path_field(values)
+        return "" if path_field is None else str(values[path_field])
+    except AudioError:
+        return ""
+
+
+def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
+    """A sample's key: the id itself where it is safe, else made from it, or from the file name."""
+    if identifier is None:
+        stem = _UNSAFE_KEY_CHARACTERS.sub("_", Path(wav_path).stem)
+        return f"{ordinal:010d}-{stem[:40]}"
+    if _KEY.fullmatch(identifier):
+        return identifier
+    digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{_UNSAFE_KEY_CHARACTERS.sub('_', identifier)[:60]}-{digest[:10]}"
+
+
+def _identifier(values: dict[str, Any]) -> str | None:
+    identifier = values.get("id")
+    if identifier is None or identifier == "":
+        return None
+    if not isinstance(identifier, str):
+        raise AudioError("bad_json", f"the id is a JSON {type(identifier).__name__}, not a string")
+    return identifier
+
+
+def _path_field(values: dict[str, Any]) -> str | None:
+    """The first path field that is not empty."""
+    for name in PATH_FIELDS:
+        value = values.get(name)
+        if isinstance(value, str) and value.strip():
+            return name
+    return None
+
+
+def _refuse_unsafe(path: str) -> None:
+    stripped = path.strip()
+    if stripped == "-":
+        raise AudioError("unsafe_path", "standard input")
+    if stripped.startswith(("pipe:", "|")) or stripped.endswith("|"):
+        raise AudioError("unsafe_path", "a command")
+    if _URL.match(stripped):
+        raise AudioError("unsafe_path", "a URL")
+    if "\0" in path:
+        raise AudioError("unsafe_path", "a NUL character")
+
+
+def _seconds(value: object, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise AudioError("bad_offset", f"the {name} is a JSON {type(value).__name__}, not a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise AudioError("bad_offset", f"the {name} is beyond any file") from error
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value

@@ -1,0 +1,1 @@
+"""Stage 2: a feature store to a Gaussian mixture."""

@@ -1,0 +1,163 @@
+"""A fit's state, its files, and where to go on from."""
+
+import logging
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmmpipe.errors import CheckpointError
+from gmmpipe.features import FeatureConfig
+from gmmpipe.mixture.gradient_gmm import GradientGMM, read_model, write_model
+from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.parameters import Parameters
+
+log = logging.getLogger(__name__)
+MODEL_FILE = "gmm.pt"
+CHECKPOINT_PATTERN = "gmm_ckpt_*.pt"
+
+
+@dataclass
+class FitState:
+    """All that a fit needs to go on exactly; the data's position is `frames`, `updates`, `step`.
+
+    Args:
+        parameters: of the mixture.
+        adam: the optimizer, with its moments.
+        center: [D], what the statistics are centred by.
+        frames: frames of finished updates.
+        updates: finished updates.
+        step: finished steps of the update that is under way.
+        loss_sum, loss_count: the losses evaluated in it.
+        at_start: the parameters at its start.
+        metrics: rows of ``metrics.tsv``, one a finished update.
+    """
+
+    parameters: Parameters
+    adam: Adam
+    center: Tensor
+    frames: int = 0
+    updates: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    at_start: Parameters | None = None
+    metrics: list[str] = field(default_factory=list)
+
+    def end_update(self, frames: int, row: str) -> None:
+        """Close the update under way: `frames` are done, and this is its row of metrics."""
+        self.frames = frames
+        self.updates += 1
+        self.step = 0
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.at_start = None
+        self.metrics.append(row)
+
+    def to_dict(self, identity: dict[str, Any], features: FeatureConfig) -> dict[str, Any]:
+        """A model file's content that `from_dict` can go on from."""
+        model = GradientGMM(
+            self.parameters.means,
+            self.parameters.log_vars,
+            self.parameters.log_weights,
+            info={
+                "features": {**features.to_json(), "fingerprint": features.fingerprint},
+                "var_floor": identity["var_floor"],
+                "seed": identity["seed"],
+                "frames": self.frames,
+                "resume": {
+                    "identity": identity,
+                    "updates": self.updates,
+                    "step": self.step,
+                    "loss_sum": self.loss_sum,
+                    "loss_count": self.loss_count,
+                    "metrics": list(self.metrics),
+                    "center": self.center.cpu(),
+                    "flat": self.parameters.flat.cpu(),
+                    "at_start": None if self.at_start is None else self.at_start.flat.cpu(),
+                    "adam": self.adam.state_dict(),
+                },
+            },
+        )
+        return model.to_dict()
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], device: torch.device) -> "FitState":
+        """The inverse of `to_dict`; raises KeyError where the file holds no fit's state."""
+        resume = content["resume"]
+        num_components, dim = content["K"], content["dim"]
+
+        def view(flat: Tensor) -> Parameters:
+            return Parameters.view(flat.to(device, copy=True), num_components, dim)
+
+        return cls(
+            parameters=view(resume["flat"]),
+            adam=Adam.from_state(resume["adam"], device),
+            center=resume["center"].to(device),
+            frames=content["frames"],
+            updates=resume["updates"],
+            step=resume["step"],
+            loss_sum=resume["loss_sum"],
+            loss_count=resume["loss_count"],
+            at_start=None if resume["at_start"] is None else view(resume["at_start"]),
+            metrics=list(resume["metrics"]),
+        )
+
+    def save(self, path: Path, identity: dict[str, Any], features: FeatureConfig) -> None:
+        """Write a model file, whole or not at all."""
+        write_model(path, self.to_dict(identity, features))
+
+    def checkpoint_name(self) -> str:
+        """``gmm_ckpt_{frames in millions}M.pt``, with ``-s{step}`` inside an update."""
+        millions = format(Decimal(self.frames).scaleb(-6).normalize(), "f")
+        return f"gmm_ckpt_{millions}M{f'-s{self.step}' if self.step else ''}.pt"
+
+
+def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that ``--resume`` means: a path, or with ``auto`` the furthest valid one.
+
+    Returns:
+        Its path and content; None where ``auto`` finds none.
+
+    Raises:
+        CheckpointError: the path given holds no fit to go on from.
+    """
+    if resume != "auto":
+        return Path(resume), _read(Path(resume))
+    found = []
+    for path in sorted([*output_dir.glob(MODEL_FILE), *output_dir.glob(CHECKPOINT_PATTERN)]):
+        try:
+            content = _read(path)
+        except CheckpointError as error:
+            log.warning("warning: passed over: %s", error)
+            continue
+        found.append(((content["frames"], content["resume"]["step"]), path, content))
+    if not found:
+        return None
+    _, path, content = max(found, key=lambda entry: entry[0])
+    return path, content
+
+
+def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Refuse to go on with another fit.
+
+    Raises:
+        CheckpointError: naming every option that differs.
+    """
+    there = content["resume"]["identity"]
+    differences = [
+        f"{name} is {there.get(name)} there and {here} here"
+        for name, here in identity.items()
+        if there.get(name) != here
+    ]
+    if differences:
+        raise CheckpointError(f"{path}: another fit: {'; '.join(differences)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_model(path)
+    if "resume" not in content or "frames" not in content:
+        raise CheckpointError(f"{path}: a model without a fit's state; there is nothing to go on")
+    return content

@@ -1,0 +1,83 @@
+"""What `gmmpipe fit` is asked to do."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gmmpipe.errors import GmmpipeError, OptionError
+from gmmpipe.fit.schedule import Schedule
+from gmmpipe.store.feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The command's options, under their names; its help explains each one."""
+
+    data_dir: str
+    output_dir: Path
+    K: int = 1024
+    target_frames: int = 100_000_000
+    batch_update_size: int = 5_000_000
+    max_samples: int = 50_000_000
+    n_sgd_steps: int = 2000
+    sgd_batch_size: int = 16384
+    lr: float = 1e-2
+    var_floor: float = 0.1
+    save_every: int = 50_000_000
+    resume: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    num_workers: int = 2
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise OptionError("--resume goes on with a fit and --overwrite deletes it: choose one")
+
+    def schedule(self, store: FeatureStore) -> Schedule:
+        """The rules of the fit on the frames of `store`.
+
+        Raises:
+            GmmpipeError: there are fewer frames than components.
+        """
+        update_frames = min(self.batch_update_size, self.max_samples, store.num_frames)
+        first = min(update_frames, self.target_frames)
+        if first < self.K:
+            raise GmmpipeError(
+                f"K is {self.K}, but the first update has only {first} frames (the smallest of "
+                "batch_update_size, max_samples, target_frames and the frames in the stores)"
+            )
+        return Schedule(
+            seed=self.seed,
+            update_frames=update_frames,
+            target_frames=self.target_frames,
+            steps_per_update=self.n_sgd_steps,
+            frames_per_step=self.sgd_batch_size,
+            lr=self.lr,
+        )
+
+    def identity(self, store: FeatureStore, schedule: Schedule) -> dict[str, Any]:
+        """What a fit cannot be resumed with another value of."""
+        return {
+            "K": self.K,
+            "dim": store.dim,
+            "seed": self.seed,
+            "stores": store.digests,
+            "batch_update_size": schedule.update_frames,
+            "n_sgd_steps": self.n_sgd_steps,
+            "sgd_batch_size": self.sgd_batch_size,
+            "lr": self.lr,
+            "optimizer": "adam",
+            "init": "kmeans",
+            "var_floor": self.var_floor,
+        }
+
+    def to_yaml(self) -> str:
+        """The options as a file that ``--config`` accepts."""
+        values = {**asdict(self), "output_dir": str(self.output_dir)}
+        # How this run was started says nothing about the fit, and would be wrong for the next.
+        for name in ("resume", "overwrite"):
+            del values[name]
+        return yaml.safe_dump(values, sort_keys=False)

@@ -1,0 +1,172 @@
+"""The frames of each update that this rank holds, read while the update before is fitted."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import webdataset as wds
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmmpipe.distributed import World
+from gmmpipe.fit.schedule import Schedule, Update
+from gmmpipe.store.feature_store import FeatureStore
+from gmmpipe.store.frame_order import FrameOrder, FrameRange
+
+_PIECE_FRAMES = 1 << 16
+_POLL_SECONDS = 0.2
+
+
+def read_pipeline(store: FeatureStore, ranges: list[FrameRange], out: Tensor) -> wds.DataPipeline:
+    """A webdataset pipeline: ranges of shards in, the number of frames that it put into `out` out.
+
+    Args:
+        store: where the frames lie.
+        ranges: what to read, and to which rows of `out`.
+        out: [n, D] in the dtype that frames are held in.
+    """
+    return wds.DataPipeline(partial(iter, ranges), partial(_read_ranges, store=store, out=out))
+
+
+def _read_ranges(ranges: Iterator[FrameRange], store: FeatureStore, out: Tensor) -> Iterator[int]:
+    for part in ranges:
+        count = part.stop - part.start
+        store.shards[part.shard].read_rows(part.start, part.stop, out[part.at : part.at + count])
+        yield count
+
+
+@dataclass(frozen=True)
+class HeldFrames:
+    """What this rank holds of an update.
+
+    Args:
+        frames: [stop - start, D] in the stored dtype, on the rank's device.
+        start, stop: the frames' numbers within the update.
+    """
+
+    frames: Tensor
+    start: int
+    stop: int
+
+    def select(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Those of the update's frames `numbers` that this rank holds, in their order."""
+        here = numbers[(numbers >= self.start) & (numbers < self.stop)] - self.start
+        return self.frames.index_select(0, torch.from_numpy(here).to(self.frames.device))
+
+
+class UpdateStream:
+    """Reads updates ahead into two buffers that take turns.
+
+    Args:
+        store: the frames.
+        schedule: which update owns which.
+        world: which part of them this rank holds.
+        num_workers: reader threads.
+        stopping: whether a stop was asked for; then waiting ends.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        schedule: Schedule,
+        world: World,
+        num_workers: int,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._schedule = schedule
+        self._world = world
+        self._num_workers = num_workers
+        self._stopping = stopping
+        self._order = FrameOrder(store.frames_per_shard, schedule.seed)
+        self._closing = threading.Event()
+        self._counting = threading.Lock()
+        self._buffers: list[Tensor] = []
+        self.frames_read = 0
+        self.frames_used = 0
+        self.seconds_waiting = 0.0
+
+    def updates(self, first: Update) -> Iterator[tuple[Update, HeldFrames | None]]:
+        """Each update from `first` on, with this rank's frames of it, or None when stopping.
+
+        The frames are good until the next update is asked for.
+
+        Raises:
+            StoreError: a shard is missing or damaged.
+        """
+        update: Update | None = first
+        reading: list[Future[None]] = []
+        with ThreadPoolExecutor(self._num_workers, "frame-reader") as readers:
+            try:
+                reading = self._begin(first, readers)
+                while update is not None:
+                    if not self._wait(reading):
+                        yield update, None
+                        return
+                    held = self._held(update)
+                    self.frames_used += held.stop - held.start
+                    following = self._schedule.after(update)
+                    reading = self._begin(following, readers) if following else []
+                    yield update, held
+                    update = following
+            finally:
+                self._closing.set()
+
+    def _begin(self, update: Update, readers: ThreadPoolExecutor) -> list[Future[None]]:
+        """Start reading this rank's part of an update."""
+        start, stop = update.rank_slice(self._world.rank, self._world.size)
+        ranges = self._order.ranges(update.start + start, update.start + stop)
+        pieces = [piece for part in ranges for piece in _split(part)]
+        out = self._buffer(update)
+        return [
+            readers.submit(
+                self._drain, read_pipeline(self._store, pieces[n :: self._num_workers], out)
+            )
+            for n in range(self._num_workers)
+        ]
+
+    def _drain(self, pipeline: wds.DataPipeline) -> None:
+        for count in pipeline:
+            with self._counting:
+                self.frames_read += count
+            if self._closing.is_set():
+                return
+
+    def _wait(self, reading: list[Future[None]]) -> bool:
+        """Wait for readers; whether they came to an end before a stop was asked for."""
+        began = time.monotonic()
+        waiting: set[Future[None]] = set(reading)
+        while waiting and not self._stopping():
+            done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        self.seconds_waiting += time.monotonic() - began
+        return not waiting
+
+    def _buffer(self, update: Update) -> Tensor:
+        """The host buffer that an update is read into."""
+        if not self._buffers:
+            rows = -(-self._schedule.update_frames // self._world.size)
+            shape = (rows, self._store.dim)
+            pinned = self._world.device.type == "cuda"
+            self._buffers = [
+                torch.empty(shape, dtype=self._store.dtype, pin_memory=pinned) for _ in range(2)
+            ]
+        return self._buffers[update.index % 2]
+
+    def _held(self, update: Update) -> HeldFrames:
+        start, stop = update.rank_slice(self._world.rank, self._world.size)
+        frames = self._buffer(update)[: stop - start].to(self._world.device)
+        return HeldFrames(frames, start, stop)
+
+
+def _split(part: FrameRange) -> Iterator[FrameRange]:
+    """A range in pieces that several readers can share, and a stop need not wait long for."""
+    for start in range(part.start, part.stop, _PIECE_FRAMES):
+        stop = min(start + _PIECE_FRAMES, part.stop)
+        yield FrameRange(part.shard, start, stop, part.at + start - part.start)

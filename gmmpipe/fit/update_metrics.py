@@ -1,0 +1,85 @@
+"""``metrics.tsv``: what is measured after each update, and how it is written."""
+
+from pathlib import Path
+
+import torch
+
+from gmmpipe.distributed import World
+from gmmpipe.files import write_atomic
+from gmmpipe.fit.schedule import Schedule, Update
+from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.parameters import Parameters
+
+METRICS_FILE = "metrics.tsv"
+METRIC_COLUMNS = (
+    "frames",
+    "update",
+    "avg_loss",
+    "alive",
+    "balance_cv",
+    "weight_entropy",
+    "nll",
+    "posterior_entropy",
+    "mean_delta",
+    "var_delta",
+    "avg_var",
+    "min_var",
+    "max_var",
+    "inter_cluster_dist",
+    "intra_cluster_dist",
+)
+
+
+def measure_update(
+    update: Update,
+    held: HeldFrames,
+    parameters: Parameters,
+    before: Parameters,
+    avg_loss: float,
+    schedule: Schedule,
+    world: World,
+) -> dict[str, float]:
+    """An update's row of ``metrics.tsv``, the same on every rank.
+
+    Args:
+        update: the update.
+        held: this rank's frames of it; the seeded sample is taken from all ranks' frames.
+        parameters, before: at the update's end and start.
+        avg_loss: mean of the losses evaluated in it, nats a frame.
+        schedule: says which frames are the sample.
+        world: the ranks that the sums are over.
+    """
+    model = (parameters.means, parameters.log_vars, parameters.log_weights)
+    sums = UsageSums.over(held.select(schedule.metric_frames(update)), *model)
+    world.all_reduce(sums.flat)
+    var_change = parameters.log_vars.double().exp() - before.log_vars.double().exp()
+    return {
+        "frames": update.stop,
+        "update": update.index + 1,
+        "avg_loss": avg_loss,
+        "mean_delta": float((parameters.means.double() - before.means.double()).abs().mean()),
+        "var_delta": float(var_change.abs().mean()),
+        **usage_metrics(sums),
+        **shape_metrics(*model),
+    }
+
+
+def format_row(values: dict[str, float]) -> str:
+    """One line of ``metrics.tsv``, without its end."""
+    return "\t".join(
+        f"{values[column]:.9g}" if isinstance(values[column], float) else str(values[column])
+        for column in METRIC_COLUMNS
+    )
+
+
+def write_metrics(folder: Path, rows: list[str]) -> None:
+    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice."""
+    lines = ["\t".join(METRIC_COLUMNS), *rows]
+    write_atomic(folder / METRICS_FILE, ("\n".join(lines) + "\n").encode())
+
+
+def mostly_at_floor(parameters: Parameters, var_floor: float) -> bool:
+    """Whether most variances sit at the floor: then the floor, not the data, makes the model."""
+    at_floor = parameters.log_vars <= torch.tensor(var_floor).log() + 1e-4
+    return bool(at_floor.double().mean() > 0.5)

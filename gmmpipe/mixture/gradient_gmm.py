@@ -1,0 +1,224 @@
+"""`GradientGMM`: a fitted mixture as an `nn.Module`, and its file."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gmmpipe.errors import CheckpointError
+from gmmpipe.files import atomic_file
+from gmmpipe.mixture.density import exact_log_joints
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
+
+FORMAT_VERSION = 1
+
+
+class GradientGMM(nn.Module):
+    """A diagonal-covariance Gaussian mixture with frozen parameters.
+
+    Frames are [N, D], or [B, D, T] as encoders have them (then N = B * T, time fastest). What is
+    returned is computed in float64 whatever the input's dtype, the default dtype, an enclosing
+    autocast or the TF32 setting, and does not depend on the gradient mode. Memory is the result
+    plus a fixed block, for any N.
+
+    Args:
+        means: [K, D].
+        log_vars: [K, D], the log variances.
+        log_weights: [K], normalised.
+        info: what else `save` writes: ``features``, ``seed``, ``frames`` and the like.
+    """
+
+    means: Tensor
+    covariances: Tensor
+    weights: Tensor
+    log_vars: Tensor
+    log_weights: Tensor
+
+    def __init__(
+        self,
+        means: Tensor,
+        log_vars: Tensor,
+        log_weights: Tensor,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        num_components = len(means)
+        if log_vars.shape != means.shape or log_weights.shape != (num_components,):
+            raise ValueError(
+                f"means {tuple(means.shape)}, log_vars {tuple(log_vars.shape)} and log_weights "
+                f"{tuple(log_weights.shape)} are not [K, D], [K, D] and [K]"
+            )
+        parameters = {"means": means, "log_vars": log_vars, "log_weights": log_weights}
+        for name, value in parameters.items():
+            self.register_buffer(name, value.detach().to(torch.float32).clone())
+        self.register_buffer("covariances", self.log_vars.exp())
+        self.register_buffer("weights", torch.softmax(self.log_weights, 0))
+        self.info = dict(info or {})
+
+    @property
+    def K(self) -> int:  # noqa: N802 (the field's name for it)
+        """Number of components."""
+        return self.means.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Feature dimension D."""
+        return self.means.shape[1]
+
+    def assign(self, x: Tensor) -> Tensor:
+        """The most likely component of each frame, int64 [N].
+
+        Args:
+            x: frames [N, D] or [B, D, T].
+
+        Raises:
+            ValueError: the frames have another shape or dimension.
+        """
+        return self._per_block(x, torch.int64, (), lambda joints: joints.argmax(1))
+
+    def soft_assign(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+        """softmax(log joint / temperature) over the components, float32 [N, K].
+
+        Args:
+            x: frames [N, D] or [B, D, T].
+            temperature: 1 gives the posteriors p(k | x).
+
+        Raises:
+            ValueError: the frames have another shape, or the temperature is not positive.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}, but must be above 0")
+        return self._per_block(
+            x, torch.float32, (self.K,), lambda joints: torch.softmax(joints / temperature, 1)
+        )
+
+    def score_samples(self, x: Tensor) -> Tensor:
+        """ln p(x) of each frame in nats, float32 [N].
+
+        Args:
+            x: frames [N, D] or [B, D, T].
+
+        Raises:
+            ValueError: the frames have another shape or dimension.
+        """
+        return self._per_block(x, torch.float32, (), lambda joints: torch.logsumexp(joints, 1))
+
+    @torch.no_grad()
+    def _per_block(
+        self,
+        x: Tensor,
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
+        result: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`result` of the log joints of each block of frames, put together as [N, *shape]."""
+        with torch.autocast(x.device.type, enabled=False):
+            frames = self._as_frames(x)
+            out = torch.empty(len(frames), *shape, dtype=dtype, device=frames.device)
+            parameters = (self.means, self.log_vars, self.log_weights)
+            for rows, _, joints in exact_log_joints(frames, *parameters):
+                out[rows] = result(joints)
+        return out
+
+    def _as_frames(self, x: Tensor) -> Tensor:
+        if x.ndim == 3 and x.shape[1] == self.dim:
+            return x.transpose(1, 2).reshape(-1, self.dim)
+        if x.ndim == 2 and x.shape[1] == self.dim:
+            return x
+        raise ValueError(f"frames {tuple(x.shape)} are not [N, {self.dim}] or [B, {self.dim}, T]")
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file (SPEC of gmm.pt in docs/formats.md), whole or not at all."""
+        write_model(Path(path), self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The model file's content: tensors on the CPU and plain Python values."""
+        return {
+            **self.info,
+            "format_version": FORMAT_VERSION,
+            "K": self.K,
+            "dim": self.dim,
+            **{name: buffer.detach().cpu().clone() for name, buffer in self.named_buffers()},
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read a model file: ``gmm.pt`` or a checkpoint.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or no model file.
+        """
+        return cls.from_dict(read_model(Path(path)), path).to(device)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str | Path = "model") -> Self:
+        """The model in a model file's content; `source` names it in errors."""
+        content = dict(content)
+        buffers = ("means", "covariances", "weights", "log_vars", "log_weights")
+        try:
+            values = {name: content.pop(name) for name in buffers}
+            num_components, dim = content.pop("K"), content.pop("dim")
+            content.pop("format_version")
+            model = cls(values["means"], values["log_vars"], values["log_weights"], info=content)
+        except (KeyError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{source}: not a gmmpipe model file: {error!r}") from error
+        if (model.K, model.dim) != (num_components, dim):
+            raise CheckpointError(f"{source}: K and dim are not those of its tensors")
+        return model
+
+    def to_sklearn(self) -> "GaussianMixture":
+        """A fitted ``sklearn.mixture.GaussianMixture(covariance_type="diag")``, float64."""
+        from sklearn.mixture import GaussianMixture
+
+        model = GaussianMixture(self.K, covariance_type="diag")
+        model.weights_ = self.log_weights.double().softmax(0).cpu().numpy()
+        model.means_ = self.means.double().cpu().numpy()
+        model.covariances_ = self.log_vars.double().exp().cpu().numpy()
+        model.precisions_cholesky_ = 1.0 / np.sqrt(model.covariances_)
+        model.precisions_ = model.precisions_cholesky_**2
+        model.converged_, model.n_iter_, model.n_features_in_ = True, 0, self.dim
+        return model
+
+    @classmethod
+    def from_sklearn(cls, model: "GaussianMixture") -> Self:
+        """The mixture that a fitted diagonal ``sklearn.mixture.GaussianMixture`` holds.
+
+        Raises:
+            ValueError: its covariances are not diagonal.
+        """
+        if model.covariance_type != "diag":
+            raise ValueError(f"covariance_type is {model.covariance_type!r}, not 'diag'")
+        return cls(
+            means=torch.from_numpy(model.means_),
+            log_vars=torch.from_numpy(np.log(model.covariances_)),
+            log_weights=torch.from_numpy(np.log(model.weights_)),
+        )
+
+
+def write_model(path: Path, content: dict[str, Any]) -> None:
+    """Write a model file's content to `path`, whole or not at all."""
+    with atomic_file(path) as file:
+        torch.save(content, file)
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """A model file's content, on the CPU; nothing in it is ever executed.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no model file.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
+    return content

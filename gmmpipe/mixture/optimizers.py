@@ -1,0 +1,105 @@
+"""Steps on sufficient statistics: the exact gradient with Adam, and the M-step of EM."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmmpipe.mixture.density import Statistics
+from gmmpipe.mixture.parameters import Parameters
+
+_MIN_COUNT = 1e-3
+"""A component with less responsibility than this many frames keeps its place in an M-step."""
+
+
+def nll_gradient(
+    statistics: Statistics, parameters: Parameters, center: Tensor, num_frames: int, out: Parameters
+) -> None:
+    """Gradient of the mean negative log-likelihood, from sufficient statistics.
+
+    With n = Σ r, S = Σ r x, Q = Σ r x² and p = exp(-log var), centred (Bishop 2006, section 9.2):
+
+        ∂/∂mean_k    = -p (S - n mean) / N
+        ∂/∂log_var_k = -[p (Q - 2 mean S + n mean²) - n] / 2N
+        ∂/∂logit_k   = w_k - n_k / N
+
+    Args:
+        statistics: of `num_frames` frames, over all ranks.
+        parameters: at which the statistics were taken.
+        center: [D], what the statistics are centred by.
+        num_frames: N.
+        out: receives the gradient.
+    """
+    dim = len(center)
+    counts = statistics.counts[:, None]
+    first, second = statistics.moments[:, :dim], statistics.moments[:, dim:]
+    means = parameters.means - center
+    precisions = torch.exp(-parameters.log_vars)
+    residual = first - counts * means
+    torch.mul(precisions, residual, out=out.means).mul_(-1.0 / num_frames)
+    spread = second - means * (first + residual)  # Q - 2 mean S + n mean²
+    torch.sub(counts, precisions * spread, out=out.log_vars).mul_(0.5 / num_frames)
+    torch.sub(
+        parameters.log_weights.exp(), statistics.counts, alpha=1.0 / num_frames, out=out.logits
+    )
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) on a flat buffer, with a scale a coordinate.
+
+    The step count is an int: torch.optim's float32 one stands still at 2^24, less than the steps
+    of 50,000 hours.
+
+    Args:
+        scale: what a learning rate of 1 means for each coordinate, like the parameters' buffer.
+    """
+
+    BETAS = (0.9, 0.999)
+    EPSILON = 1e-8
+
+    def __init__(self, scale: Tensor) -> None:
+        self._scale = scale
+        self._first = torch.zeros_like(scale)
+        self._second = torch.zeros_like(scale)
+        self._count = 0
+
+    def step(self, values: Tensor, gradient: Tensor, lr: float) -> None:
+        """Move `values` against `gradient`, in place."""
+        beta1, beta2 = self.BETAS
+        self._count += 1
+        self._first.lerp_(gradient, 1 - beta1)
+        self._second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        rate = lr / (1 - beta1**self._count)
+        root = (self._second / (1 - beta2**self._count)).sqrt_().add_(self.EPSILON)
+        values.addcdiv_(self._first * self._scale, root, value=-rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `from_state` needs to go on exactly: tensors on the CPU and an int."""
+        tensors = {"scale": self._scale, "first": self._first, "second": self._second}
+        return {**{name: value.cpu() for name, value in tensors.items()}, "count": self._count}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> "Adam":
+        """An optimizer that goes on from `state_dict`'s state."""
+        adam = cls(state["scale"].to(device))
+        adam._first.copy_(state["first"])
+        adam._second.copy_(state["second"])
+        adam._count = int(state["count"])
+        return adam
+
+
+def m_step(
+    statistics: Statistics, parameters: Parameters, center: Tensor, var_floor: float
+) -> None:
+    """Maximise the expected complete likelihood (Dempster, Laird and Rubin 1977), in place.
+
+    Components without responsibility keep their place; weights are the normalised counts.
+    """
+    dim = len(center)
+    counts = statistics.counts.clamp_min(_MIN_COUNT)[:, None]
+    alive = (statistics.counts > _MIN_COUNT)[:, None]
+    means = statistics.moments[:, :dim] / counts
+    variances = (statistics.moments[:, dim:] / counts - means.square()).clamp_min_(var_floor)
+    parameters.means.copy_(torch.where(alive, means + center, parameters.means))
+    parameters.log_vars.copy_(torch.where(alive, variances.log_(), parameters.log_vars))
+    parameters.logits.copy_(torch.log_softmax(counts[:, 0].log(), 0))

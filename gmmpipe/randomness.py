@@ -1,0 +1,38 @@
+"""Random numbers as pure functions of what they are for.
+
+Every draw of gmmpipe names its purpose (``"shuffle", seed`` or ``"step", seed, update, step``) and
+gets its own Philox stream, keyed by the SHA-256 of that name. So a draw needs no saved state, and
+any process makes it alone. Only raw 64-bit output is used: numpy promises that it never changes,
+which it does not promise of its distributions.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def raw_stream(*purpose: str | int) -> np.random.Philox:
+    """The bit generator whose name is `purpose`."""
+    name = "/".join(map(str, purpose)).encode("utf-8", "surrogatepass")
+    key = np.frombuffer(hashlib.sha256(name).digest()[:16], dtype="<u8")
+    return np.random.Philox(key=key)
+
+
+def permutation(length: int, *purpose: str | int) -> NDArray[np.int64]:
+    """A uniform permutation of ``range(length)``, int64 [length]."""
+    return np.argsort(raw_stream(*purpose).random_raw(length), kind="stable").astype(np.int64)
+
+
+def uniforms(count: int, *purpose: str | int) -> NDArray[np.float64]:
+    """`count` float64 in [0, 1), [count]."""
+    raw = raw_stream(*purpose).random_raw(count)
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def integers(bound: int, count: int, *purpose: str | int) -> NDArray[np.int64]:
+    """`count` independent integers in ``[0, bound)`` with replacement, int64 [count].
+
+    No number is favoured by more than bound / 2^53.
+    """
+    return (uniforms(count, *purpose) * bound).astype(np.int64)

@@ -1,0 +1,31 @@
+"""Stop signals: how a job learns that it should end and keep what it has."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from gmmpipe.errors import Stopped
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def exit_status(signum: int) -> int:
+    """The exit status of a job that `signum` ended: 130 after SIGINT, else 143."""
+    return 130 if signum == signal.SIGINT else 143
+
+
+def raise_stopped(signum: int, frame: FrameType | None) -> None:
+    """Signal handler of jobs that may be interrupted at any line."""
+    raise Stopped(signum)
+
+
+@contextmanager
+def stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Route `STOP_SIGNALS` to `handler` for the length of the block (main thread only)."""
+    previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -1,0 +1,1 @@
+"""The feature store: what stage 1 writes and everything else reads."""

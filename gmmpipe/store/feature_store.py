@@ -1,0 +1,185 @@
+"""`FeatureStore`: the frames and utterances of one or several stores, as a reader sees them."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmmpipe.errors import StoreError
+from gmmpipe.features import FeatureConfig
+from gmmpipe.store import tar_shard
+from gmmpipe.store.rows import read_rows
+from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo
+
+_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class StoredUtterance:
+    """One utterance of a store.
+
+    Args:
+        key: unique within its store.
+        features: float32 [T, D].
+        metadata: its JSON: ``key, id, wav_path, manifest, line, num_frames, num_samples,
+            sample_rate, offset`` and what the manifest carried.
+    """
+
+    key: str
+    features: Tensor
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard: its file, its row in ``store.json`` and its stored dtype."""
+
+    path: Path
+    row: ShardRow
+    dtype: torch.dtype
+
+    def sidecar(self) -> Sidecar:
+        """The shard's sidecar; the last few are kept.
+
+        Raises:
+            StoreError: it is missing, damaged, or that of another shard.
+        """
+        suffix = self.path.suffix
+        sidecar = _read_sidecar(self.path.with_name(self.path.name.removesuffix(suffix) + ".json"))
+        if sidecar.row != self.row:
+            raise StoreError(f"{self.path}: its sidecar does not belong to this store")
+        return sidecar
+
+    def read_rows(self, start: int, stop: int, out: Tensor) -> None:
+        """Copy frames [start, stop) of the shard into `out`; see `gmmpipe.store.rows.read_rows`."""
+        read_rows(self.path, self.sidecar().index, start, stop, out, self.dtype)
+
+
+_read_sidecar = lru_cache(maxsize=16)(Sidecar.read)
+
+
+class FeatureStore:
+    """The frames of one or several feature stores, numbered through in shard order.
+
+    Opening reads ``store.json`` alone; sidecars and shards are read when their frames are. All
+    that is read is checked against the recorded CRC of its utterance.
+
+    Args:
+        shards: the shards, in order.
+        features: what a frame is, equal for all of them.
+        digests: SHA-256 of each store's ``store.json``: together, what the data are.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], features: FeatureConfig, digests: Sequence[str]
+    ) -> None:
+        self.shards = list(shards)
+        self.features = features
+        self.digests = list(digests)
+        counts = [shard.row.frames for shard in self.shards]
+        self.frames_per_shard: NDArray[np.int64] = np.array(counts, dtype=np.int64)
+        self._first_frame = np.concatenate([[0], np.cumsum(self.frames_per_shard)])
+
+    @classmethod
+    def open(cls, path: str | Path) -> "FeatureStore":
+        """Open a store, or several as one (a comma-separated list of folders).
+
+        Raises:
+            StoreError: one is missing, unfinished or damaged, or their fingerprints differ.
+        """
+        folders = [Path(part) for part in str(path).split(",") if part.strip()]
+        if not folders:
+            raise StoreError("no feature store given")
+        infos = [_read_info(folder) for folder in folders]
+        for folder, info in zip(folders, infos, strict=True):
+            if info.features != infos[0].features:
+                raise StoreError(
+                    f"{folder}: its features (fingerprint {info.features.fingerprint[:12]}) are "
+                    f"not those of {folders[0]} ({infos[0].features.fingerprint[:12]})"
+                )
+        shards = [
+            Shard(folder / row.name, row, _TORCH_DTYPES[info.plan.dtype])
+            for folder, info in zip(folders, infos, strict=True)
+            for row in info.shards
+        ]
+        digests = [
+            hashlib.sha256((folder / STORE_FILE).read_bytes()).hexdigest() for folder in folders
+        ]
+        return cls(shards, infos[0].features, digests)
+
+    def __len__(self) -> int:
+        """How many utterances."""
+        return sum(shard.row.utterances for shard in self.shards)
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames."""
+        return int(self._first_frame[-1])
+
+    @property
+    def dim(self) -> int:
+        """Feature dimension D."""
+        return self.features.n_mels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds every stored frame exactly."""
+        dtypes = {shard.dtype for shard in self.shards}
+        return torch.float16 if dtypes == {torch.float16} else torch.float32
+
+    def read_frames(self, start: int, stop: int) -> Tensor:
+        """Frames [start, stop), numbered across shards in order: float32 [stop - start, D].
+
+        Raises:
+            IndexError: the range is not within the store.
+            StoreError: a shard is missing or damaged.
+        """
+        if not 0 <= start <= stop <= self.num_frames:
+            raise IndexError(f"frames {start} to {stop} of a store of {self.num_frames}")
+        frames = torch.empty(stop - start, self.dim, dtype=torch.float32)
+        at = start
+        shard = int(np.searchsorted(self._first_frame, start, side="right")) - 1
+        while at < stop:
+            first, beyond = int(self._first_frame[shard]), int(self._first_frame[shard + 1])
+            end = min(stop, beyond)
+            if at < end:
+                out = frames[at - start : end - start]
+                self.shards[shard].read_rows(at - first, end - first, out)
+            at = end
+            shard += 1
+        return frames
+
+    def utterances(self) -> Iterator[StoredUtterance]:
+        """Every utterance, in shard order.
+
+        Raises:
+            StoreError: a shard is missing or damaged.
+        """
+        for shard in self.shards:
+            index = shard.sidecar().index
+            metadata = tar_shard.read_metadata(shard.path)
+            for position, key in enumerate(index.keys):
+                begin, end = (int(n) for n in index.row_offset[position : position + 2])
+                features = torch.empty(end - begin, self.dim, dtype=torch.float32)
+                shard.read_rows(begin, end, features)
+                found, values = next(metadata, (None, {}))
+                if found != key:
+                    raise StoreError(f"{shard.path}: holds {found} where the index says {key}")
+                yield StoredUtterance(key, features, values)
+
+
+def _read_info(folder: Path) -> StoreInfo:
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such feature store")
+    path = folder / STORE_FILE
+    if not path.exists():
+        remedy = "run the same gmmpipe featurize command again to finish it"
+        raise StoreError(f"{folder}: not a finished feature store (no {STORE_FILE}); {remedy}")
+    return StoreInfo.read(path)

@@ -1,0 +1,96 @@
+"""A shard as a plain tar in WebDataset convention: ``{key}.json`` and ``{key}.logmel.npy``."""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmpipe.errors import StoreError
+from gmmpipe.files import canonical_json
+from gmmpipe.store.rows import crc32c
+from gmmpipe.store.schema import ShardIndex
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class TarShardWriter:
+    """Writes samples to an open file, hashing as it goes, so that nothing is read again.
+
+    Headers are ustar with every field that could vary (times, owners) left at zero.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._position = 0
+        self._columns: dict[str, list[Any]] = {
+            "keys": [],
+            "num_frames": [],
+            "byte_offset": [],
+            "crc32c": [],
+        }
+
+    def add(self, key: str, metadata: dict[str, Any], frames: NDArray[Any]) -> None:
+        """Append one sample.
+
+        Args:
+            key: sorted after the keys before it.
+            metadata: goes to ``{key}.json``.
+            frames: [T, D] in the stored dtype, C order.
+        """
+        self._add_member(f"{key}.json", canonical_json(metadata).encode())
+        header = BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, np.lib.format.header_data_from_array_1_0(frames)
+        )
+        offset = self._add_member(f"{key}.logmel.npy", header.getvalue(), frames)
+        self._columns["keys"].append(key)
+        self._columns["num_frames"].append(len(frames))
+        self._columns["byte_offset"].append(offset + header.tell())
+        self._columns["crc32c"].append(crc32c(frames))
+
+    def finish(self) -> tuple[ShardIndex, int, str]:
+        """End the archive: its index, size in bytes and SHA-256."""
+        used = self._position + 2 * _BLOCK
+        self._write(bytes(2 * _BLOCK + -used % tarfile.RECORDSIZE))
+        return ShardIndex.from_json(self._columns), self._position, self._sha256.hexdigest()
+
+    def _add_member(self, name: str, head: bytes, body: NDArray[Any] | None = None) -> int:
+        info = tarfile.TarInfo(name)
+        info.size = len(head) + (0 if body is None else body.nbytes)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        start = self._position
+        self._write(head)
+        if body is not None:
+            self._write(body.data.cast("B"))
+        self._write(bytes(-info.size % _BLOCK))
+        return start
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self._position += len(data)
+
+
+def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and JSON of each sample of a shard, in order; the features are skipped, not read.
+
+    Raises:
+        StoreError: the shard is missing or damaged.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, _, extension = member.name.partition(".")
+                if extension == "json":
+                    content = archive.extractfile(member)
+                    assert content is not None, "a JSON member is a regular file"
+                    yield key, json.loads(content.read())
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise StoreError(f"{path}: damaged or missing: {error}") from error

@@ -1,0 +1,93 @@
+"""What the tests share: the demo corpus, stores made from it once, and ways to start gmmpipe."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPUS = ROOT / "pipelines" / "demo" / "corpus"
+
+
+def run_gmmpipe(*arguments: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess:
+    """Run ``python -m gmmpipe`` in a process of its own, with one torch thread."""
+    command = [sys.executable, "-m", "gmmpipe", *map(str, arguments)]
+    return run(command, check=check, **options)
+
+
+def run(command: list[str], check: bool = True, **options: Any) -> subprocess.CompletedProcess:
+    """Run a command; a failed one shows what it printed."""
+    options.setdefault("cwd", ROOT)
+    options.setdefault("env", one_thread())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, **options)
+    if check and done.returncode != 0:
+        pytest.fail(f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def torchrun(num_ranks: int, *arguments: str) -> list[str]:
+    """The start of a torchrun command on this machine, at a port that is free."""
+    options = ["--standalone", f"--nproc_per_node={num_ranks}"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
+
+
+def one_thread() -> dict[str, str]:
+    """The environment, with one torch thread, as torchrun gives its workers."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The demo corpus: 56 files of real speech and their manifest.jsonl."""
+    return CORPUS
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float16 store of the demo corpus in four shards; not to be changed."""
+    folder = tmp_path_factory.mktemp("store") / "tiny"
+    run_gmmpipe(
+        *("featurize", "--data_dir", CORPUS, "--output_dir", folder),
+        *("--utterances_per_shard", 16, "--num_workers", 2),
+    )
+    return folder
+
+
+@pytest.fixture
+def store_copy(store: Path, tmp_path: Path) -> Path:
+    """A store that a test may damage."""
+    return Path(shutil.copytree(store, tmp_path / "store_copy"))
+
+
+@pytest.fixture
+def write_manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Writes lines (dicts, or raw text) as a manifest in a fresh folder, beside the audio."""
+
+    def write(*lines: dict[str, Any] | str, name: str = "manifest.jsonl") -> Path:
+        path = tmp_path / name
+        text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        return path
+
+    return write
+
+
+def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Real 16 kHz speech from the demo corpus, as float64 samples, and its rate."""
+    names = sorted((CORPUS / "ru-festvox").glob("*.flac"))
+    parts = [soundfile.read(name)[0] for name in names]
+    samples = np.concatenate(parts)
+    return samples[: int(seconds * 16000)] if seconds else samples, 16000
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
