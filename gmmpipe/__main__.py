@@ -1,4 +1,4 @@
-"""Entry of ``python -m gmmpipe``, ``torchrun -m gmmpipe`` and ``torchrun gmmpipe`` in a checkout."""
+"""The entry of ``python -m gmmpipe``, and of ``torchrun gmmpipe`` in a checkout."""
 
 import sys
 

@@ -10,10 +10,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 _Result = TypeVar("_Result")
-_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,14 @@ class World:
 
 
 @contextmanager
-def open_world(device: str) -> Iterator[World]:
+def open_world(device: str, timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     """Join the ranks that torchrun started, if it did, for the length of the block.
+
+    An error that leaves the block is noted where torchrun looks for the root cause of a failed job.
 
     Args:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+        timeout: how long a rank waits for the others before it gives up.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,16 +82,13 @@ def open_world(device: str) -> Iterator[World]:
     if size == 1:
         yield World(rank=0, size=1, device=here)
         return
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    error_handler = get_error_handler()
+    error_handler.initialize()
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield World(rank, size, here)
+    except Exception as error:
+        error_handler.record_exception(error)
+        raise
     finally:
         dist.destroy_process_group()
-
-
-def with_error_file(function: Callable[[], object]) -> Callable[[], object]:
-    """`function`, whose error torchrun can name as the root cause of a failed job."""
-    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
-        return function
-    recorded: Callable[[], object] = record(function)
-    return recorded

@@ -91,3 +91,38 @@ def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
 def file_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
+    """Do what ``gmmpipe featurize`` does, within this process: no workers to wait for.
+
+    Options are those of `FeaturizeOptions`; any fraction of rejects is allowed unless given.
+    """
+    from gmmpipe.featurize.job import FeaturizeOptions, featurize
+    from gmmpipe.featurize.worker import make_shard
+
+    options = {"max_reject_fraction": 1.0, **options}
+    chosen = FeaturizeOptions(data_dir=str(data_dir), output_dir=output_dir, **options)
+    plan = save_plan(chosen)
+    for number in range(plan.num_shards):
+        make_shard(plan.task(number, output_dir, chosen.base_path))
+    featurize(chosen)  # finds every shard made
+    return output_dir
+
+
+def save_plan(options: Any) -> Any:
+    """Publish the plan of a featurize job, as its first seconds do, and return it."""
+    from gmmpipe.featurize import job
+    from gmmpipe.featurize.manifest import find_manifests
+    from gmmpipe.featurize.plan import make_plan
+
+    manifests = find_manifests(options.data_dir)
+    plan = make_plan(manifests, options.features, job._plan_options(options, manifests))
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    plan.save(options.output_dir / "plan.npz")
+    return plan
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

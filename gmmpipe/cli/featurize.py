@@ -85,6 +85,10 @@ from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
     "--num_workers", type=click.IntRange(min=1), help="Local processes.  [default: all cores]"
 )
 @click.option(
+    "--task_index", type=int, help="Do only this slice of the shards, for array jobs; from 0."
+)
+@click.option("--num_tasks", type=click.IntRange(min=1), help="How many slices there are.")
+@click.option(
     "--max_reject_fraction",
     type=click.FloatRange(0, 1),
     default=0.1,

@@ -104,10 +104,11 @@ def command(debug: bool, **options: Any) -> None:
     """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""
 
     def job() -> None:
-        from gmmpipe.distributed import with_error_file
+        from gmmpipe.distributed import open_world
         from gmmpipe.fit.options import FitOptions
         from gmmpipe.fit.trainer import fit
 
-        with_error_file(lambda: fit(FitOptions(**options)))()
+        with open_world(options["device"]) as world:
+            fit(FitOptions(**options), world)
 
     run_job(job, debug)

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,10 +43,21 @@ class FeaturizeOptions:
     shuffle: bool = True
     seed: int = 0
     num_workers: int | None = None
+    task_index: int | None = None
+    num_tasks: int | None = None
     max_reject_fraction: float = 0.1
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if (self.task_index is None) != (self.num_tasks is None):
+            raise OptionError("--task_index and --num_tasks belong together")
+        if self.task_index is not None and self.num_tasks is not None:
+            if not 0 <= self.task_index < self.num_tasks:
+                raise OptionError(
+                    f"--task_index is {self.task_index}, outside 0 to {self.num_tasks - 1}"
+                )
+            if self.overwrite:
+                raise OptionError("--overwrite would delete what the other slices have made")
         shortest = self.features.min_samples / self.features.sample_rate
         if not shortest <= self.max_seconds < float("inf"):
             raise OptionError(
@@ -53,11 +65,11 @@ class FeaturizeOptions:
             )
 
 
-def featurize(options: FeaturizeOptions) -> StoreInfo:
-    """Make the feature store, or finish one that an earlier run began.
+def featurize(options: FeaturizeOptions) -> StoreInfo | None:
+    """Make the feature store, or this run's slice of it, or finish what an earlier run began.
 
     Returns:
-        What ``store.json`` says of the finished store.
+        What ``store.json`` says of the finished store; None where other slices' shards are missing.
 
     Raises:
         GmmpipeError: see `gmmpipe.errors`; finished shards are kept.
@@ -68,13 +80,22 @@ def featurize(options: FeaturizeOptions) -> StoreInfo:
     wanted = _plan_options(options, manifests)
     if options.overwrite:
         _clear(folder)
-    elif (folder / STORE_FILE).exists():
-        info = StoreInfo.read(folder / STORE_FILE)
-        _refuse_other(folder, info.features, info.plan, options.features, wanted)
-        log.info("%s is finished already: nothing to do", options.output_dir)
-        return info
     plan = _obtain_plan(folder, manifests, options.features, wanted)
+    if isinstance(plan, StoreInfo):
+        log.info("%s is finished already: nothing to do", options.output_dir)
+        return plan
     _make_missing_shards(plan, folder, options)
+    missing = missing_shards(folder, plan.num_shards)
+    if missing:
+        log.info(
+            "slice %s of %s is done; %d of %d shards are missing still: the same command without "
+            "slices finishes the store",
+            options.task_index,
+            options.num_tasks,
+            len(missing),
+            plan.num_shards,
+        )
+        return None
     info = finalize(
         folder, plan.num_shards, plan.features, plan.options, options.max_reject_fraction
     )
@@ -99,17 +120,25 @@ def _plan_options(options: FeaturizeOptions, manifests: Sequence[Manifest]) -> P
 
 def _obtain_plan(
     folder: Path, manifests: Sequence[Manifest], features: FeatureConfig, wanted: PlanOptions
-) -> Plan:
-    """The plan that an earlier run left, if it is this run's; else a new one."""
-    path = folder / PLAN_FILE
-    if path.exists():
-        plan = Plan.load(path, manifests)
-        _refuse_other(folder, plan.features, plan.options, features, wanted)
-        return plan
-    if any(folder.glob("shard-*")):
+) -> Plan | StoreInfo:
+    """The plan that an earlier run or another slice left, or a new one; or the finished store."""
+    # In this order, because another process may finish the store at any moment: then store.json
+    # appears before the plan goes.
+    has_shards = any(folder.glob("shard-*"))
+    found: Plan | None = None
+    with suppress(FileNotFoundError):
+        found = Plan.load(folder / PLAN_FILE, manifests)
+    if (folder / STORE_FILE).exists():
+        info = StoreInfo.read(folder / STORE_FILE)
+        _refuse_other(folder, info.features, info.plan, features, wanted)
+        return info
+    if found is not None:
+        _refuse_other(folder, found.features, found.options, features, wanted)
+        return found
+    if has_shards:
         raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
     plan = make_plan(manifests, features, wanted)
-    plan.save(path)
+    plan.save(folder / PLAN_FILE)
     return plan
 
 
@@ -135,19 +164,22 @@ def _refuse_other(
 
 
 def _make_missing_shards(plan: Plan, folder: Path, options: FeaturizeOptions) -> None:
-    missing = missing_shards(folder, plan.num_shards)
+    index, count = options.task_index or 0, options.num_tasks or 1
+    missing = [n for n in missing_shards(folder, plan.num_shards) if n % count == index]
+    total = len(range(index, plan.num_shards, count))
     num_workers = min(options.num_workers or os.cpu_count() or 1, max(1, len(missing)))
     base_path = options.base_path.absolute() if options.base_path else None
-    kept = plan.num_shards - len(missing)
+    kept = total - len(missing)
     log.info(
-        "featurizing %d lines into %d shards (%d finished already) with %d workers",
+        "featurizing %d lines into %d shards: %d to make here, %d finished already, %d workers",
         plan.options.lines,
         plan.num_shards,
+        len(missing),
         kept,
         num_workers,
     )
     tasks = (plan.task(number, folder, base_path) for number in missing)
-    with Progress("featurize", "shards", total=plan.num_shards, start=kept) as progress:
+    with Progress("featurize", "shards", total=total, start=kept) as progress:
         for tally in run_local(tasks, num_workers) if missing else ():
             progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
 
@@ -165,7 +197,6 @@ def _clear(folder: Path) -> None:
 
 def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
     tally = info.tally
-    hours = _hours
     log.info(
         "%s: %d utterances, %d frames in %d shards, %.1f MB",
         options.output_dir,
@@ -177,7 +208,7 @@ def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
     log.info(
         "hours: %s in, %s kept, %s cropped away, %s rejected",
         *map(
-            hours,
+            _hours,
             (tally.seconds_in, tally.seconds_kept, tally.seconds_cropped, tally.seconds_rejected),
         ),
     )

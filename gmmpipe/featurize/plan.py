@@ -155,6 +155,7 @@ class Plan:
         """Read a published plan.
 
         Raises:
+            FileNotFoundError: there is none.
             StoreError: it is damaged.
         """
         try:
@@ -168,7 +169,7 @@ class Plan:
                     duplicate=arrays["duplicate"],
                     order=arrays["order"],
                 )
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, BadZipFile) as error:
             raise StoreError(f"{path}: not a plan: {error!r}; use --overwrite") from error
 
 

@@ -74,9 +74,14 @@ class Schedule:
         """The update that follows."""
         return self.update_at(update.stop, update.index + 1)
 
-    def lr_at(self, step: int, num_steps: int) -> float:
-        """A cosine within each update, from `lr` at its first step to a hundredth at its last."""
-        progress = step / max(1, num_steps - 1)
+    def lr_at(self, update: Update, step: int) -> float:
+        """A cosine within each update, from `lr` at its first step to a hundredth at its last.
+
+        A shorter last update takes the cosine's end: begun at the full rate, it would draw the
+        mixture from all data so far to the few that it owns.
+        """
+        skipped = self.steps_per_update - update.num_steps
+        progress = (skipped + step) / max(1, self.steps_per_update - 1)
         low = self.lr * FINAL_LR_FRACTION
         return low + (self.lr - low) * 0.5 * (1 + math.cos(math.pi * progress))
 

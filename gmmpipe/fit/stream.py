@@ -22,22 +22,30 @@ _PIECE_FRAMES = 1 << 16
 _POLL_SECONDS = 0.2
 
 
-def read_pipeline(store: FeatureStore, ranges: list[FrameRange], out: Tensor) -> wds.DataPipeline:
-    """A webdataset pipeline: ranges of shards in, the number of frames that it put into `out` out.
+def read_pipeline(
+    store: FeatureStore, order: FrameOrder, ranges: list[FrameRange], out: Tensor
+) -> wds.DataPipeline:
+    """A webdataset pipeline: ranges of frames in, the number of frames that it put into `out` out.
 
     Args:
         store: where the frames lie.
+        order: what their numbers mean.
         ranges: what to read, and to which rows of `out`.
         out: [n, D] in the dtype that frames are held in.
     """
-    return wds.DataPipeline(partial(iter, ranges), partial(_read_ranges, store=store, out=out))
+    stage = partial(_read_ranges, store=store, order=order, out=out)
+    return wds.DataPipeline(partial(iter, ranges), stage)
 
 
-def _read_ranges(ranges: Iterator[FrameRange], store: FeatureStore, out: Tensor) -> Iterator[int]:
+def _read_ranges(
+    ranges: Iterator[FrameRange], store: FeatureStore, order: FrameOrder, out: Tensor
+) -> Iterator[int]:
     for part in ranges:
-        count = part.stop - part.start
-        store.shards[part.shard].read_rows(part.start, part.stop, out[part.at : part.at + count])
-        yield count
+        shard = store.shards[part.shard]
+        utterances = order.utterance_order(part.epoch, part.shard, shard.row.utterances)
+        rows = out[part.at : part.at + part.stop - part.start]
+        shard.read_rows(part.start, part.stop, rows, utterances)
+        yield len(rows)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,8 @@ class UpdateStream:
         out = self._buffer(update)
         return [
             readers.submit(
-                self._drain, read_pipeline(self._store, pieces[n :: self._num_workers], out)
+                self._drain,
+                read_pipeline(self._store, self._order, pieces[n :: self._num_workers], out),
             )
             for n in range(self._num_workers)
         ]
@@ -169,4 +178,4 @@ def _split(part: FrameRange) -> Iterator[FrameRange]:
     """A range in pieces that several readers can share, and a stop need not wait long for."""
     for start in range(part.start, part.stop, _PIECE_FRAMES):
         stop = min(start + _PIECE_FRAMES, part.stop)
-        yield FrameRange(part.shard, start, stop, part.at + start - part.start)
+        yield FrameRange(part.epoch, part.shard, start, stop, part.at + start - part.start)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gmmpipe.distributed import World, open_world
+from gmmpipe.distributed import World
 from gmmpipe.errors import GmmpipeError, Stopped
 from gmmpipe.files import remove_temporaries, write_atomic
 from gmmpipe.fit.checkpoint import (
@@ -56,8 +56,8 @@ class FitSummary:
     frames_used: int
 
 
-def fit(options: FitOptions) -> FitSummary | None:
-    """Fit a mixture to feature stores, or go on with a fit: one process, or all of torchrun's.
+def fit(options: FitOptions, world: World) -> FitSummary | None:
+    """Fit a mixture to feature stores, or go on with a fit, together with all ranks of `world`.
 
     Returns:
         What was done; None where a resumed fit had reached its target before.
@@ -67,8 +67,7 @@ def fit(options: FitOptions) -> FitSummary | None:
         Stopped: a signal ended the fit; a checkpoint holds what was done.
     """
     torch.set_float32_matmul_precision("highest")  # TF32 is too coarse for small variances
-    with open_world(options.device) as world:
-        return Trainer(options, FeatureStore.open(options.data_dir), world).run()
+    return Trainer(options, FeatureStore.open(options.data_dir), world).run()
 
 
 class Trainer:
@@ -216,7 +215,7 @@ class Trainer:
         self.world.all_reduce(statistics.flat)
         num_frames = self.schedule.frames_per_step
         nll_gradient(statistics, parameters, self.kernel.center, num_frames, out=self.gradient)
-        lr = self.schedule.lr_at(step, update.num_steps)
+        lr = self.schedule.lr_at(update, step)
         state.adam.step(parameters.flat, self.gradient.flat, lr)
         parameters.log_vars.clamp_(min=math.log(self.options.var_floor))
         if is_loss_step(step):

@@ -11,7 +11,7 @@ from gmmpipe.randomness import permutation, uniforms
 
 PLUS_PLUS_FRAMES = 65_536
 LLOYD_PASSES = 4
-EM_PASSES = 12
+EM_PASSES = 24
 
 
 @torch.no_grad()

@@ -57,9 +57,18 @@ class Shard:
             raise StoreError(f"{self.path}: its sidecar does not belong to this store")
         return sidecar
 
-    def read_rows(self, start: int, stop: int, out: Tensor) -> None:
-        """Copy frames [start, stop) of the shard into `out`; see `gmmpipe.store.rows.read_rows`."""
-        read_rows(self.path, self.sidecar().index, start, stop, out, self.dtype)
+    def read_rows(
+        self, start: int, stop: int, out: Tensor, order: NDArray[np.int64] | None = None
+    ) -> None:
+        """Copy frames [start, stop) of the shard into `out`; see `gmmpipe.store.rows.read_rows`.
+
+        With `order`, int64 [utterances], the frames are numbered through the utterances in that
+        order instead of the stored one.
+        """
+        index = self.sidecar().index
+        if order is not None:
+            index = index.take(order)
+        read_rows(self.path, index, start, stop, out, self.dtype)
 
 
 _read_sidecar = lru_cache(maxsize=16)(Sidecar.read)

@@ -1,4 +1,7 @@
-"""The endless line of frames: every epoch's shards in a seeded order, one epoch after another.
+"""The endless line of frames: every epoch's shards and their utterances in a seeded order.
+
+Shards are permuted anew each epoch, and utterances within their shard. The latter matters where a
+range ends inside a shard: shards are sorted by key, so its first half alone may be one speaker.
 
 Pure arithmetic: which frame stands at a position depends on the frame counts of the shards and the
 seed alone, so no position is ever saved and any number of ranks sees the same data.
@@ -16,8 +19,9 @@ from gmmpipe.randomness import permutation
 
 @dataclass(frozen=True)
 class FrameRange:
-    """Frames [start, stop) of one shard, which go to rows [at, at + stop - start) of a buffer."""
+    """Frames [start, stop) of a shard in its order of an epoch, for rows from `at` of a buffer."""
 
+    epoch: int
     shard: int
     start: int
     stop: int
@@ -29,7 +33,7 @@ class FrameOrder:
 
     Args:
         frames_per_shard: int64 [shards].
-        seed: decides the order of the shards in each epoch.
+        seed: decides the order of the shards and utterances in each epoch.
     """
 
     def __init__(self, frames_per_shard: NDArray[np.int64], seed: int) -> None:
@@ -48,8 +52,12 @@ class FrameOrder:
             place = int(np.searchsorted(first, within, side="right")) - 1
             row = within - int(first[place])
             count = min(stop - position, int(first[place + 1]) - within)
-            yield FrameRange(int(order[place]), row, row + count, position - start)
+            yield FrameRange(epoch, int(order[place]), row, row + count, position - start)
             position += count
+
+    def utterance_order(self, epoch: int, shard: int, num_utterances: int) -> NDArray[np.int64]:
+        """The order of a shard's utterances in an epoch, int64 [num_utterances]."""
+        return permutation(num_utterances, "utterances", self._seed, epoch, shard)
 
     def _make_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The shards' order in an epoch, and where each begins on the epoch's line."""

@@ -119,6 +119,11 @@ class ShardIndex:
         """First frame of each utterance within the shard, and the total, int64 [utterances + 1]."""
         return np.concatenate([[0], np.cumsum(self.num_frames)]).astype(np.int64)
 
+    def take(self, order: NDArray[np.int64]) -> "ShardIndex":
+        """The index with its utterances in another order: frames are then numbered in that."""
+        numbers = {name: getattr(self, name)[order] for name in _INDEX_NUMBERS}
+        return ShardIndex([self.keys[at] for at in order.tolist()], **numbers)
+
     def to_json(self) -> dict[str, list[Any]]:
         """The columns as lists."""
         columns = {name: getattr(self, name).tolist() for name in _INDEX_NUMBERS}

@@ -1,0 +1,48 @@
+# Every target makes its own environment in .venv; `make demo` and `make test` are all one needs.
+PYTHON ?= python3
+BIN := .venv/bin
+CORPUS ?= pipelines/demo/corpus
+
+.PHONY: demo test lint format docs bench clean
+
+demo: .venv/.installed
+	$(BIN)/python pipelines/demo/run.py
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/.installed-docs
+	$(BIN)/python docs/make_cli.py
+	$(BIN)/mkdocs build --strict
+
+bench: .venv/.installed-test
+	$(BIN)/python pipelines/benchmark/against_sklearn.py --data_dir $(CORPUS)
+
+clean:
+	rm -rf .venv out site
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "gmmpipe needs Python 3.11 or later, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." \
+	    "Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Making .venv (about 6 GB with torch, some minutes on a slow line) ..."
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.installed-%: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""The demo: featurize the shipped speech, fit a small mixture with one rank and with two.
+
+Run by ``make demo``; everything it makes lies in out/demo.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from gmmpipe import FeatureStore, GradientGMM
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+OUT = ROOT / "out" / "demo"
+FIT = (
+    *("--K", "64", "--target_frames", "80k", "--batch_update_size", "8k", "--save_every", "40k"),
+    *("--n_sgd_steps", "100", "--sgd_batch_size", "2048", "--overwrite"),
+)
+
+
+def run(*command: object) -> float:
+    """Run a command as a user would type it; the seconds it took."""
+    words = [
+        str(Path(word).relative_to(ROOT)) if isinstance(word, Path) else str(word)
+        for word in command
+    ]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    python = {"gmmpipe": ("-m", "gmmpipe"), "torchrun": ("-m", "torch.distributed.run")}
+    began = time.monotonic()
+    # One thread a process, with one rank as with two: then the two fits are comparable.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *python[words[0]], *words[1:]], cwd=ROOT, env=environment, check=False
+    )
+    if done.returncode:
+        sys.exit(f"the demo's command exited with status {done.returncode}")
+    return time.monotonic() - began
+
+
+def main() -> None:
+    store_path, one, two = OUT / "features", OUT / "fit-1-rank", OUT / "fit-2-ranks"
+    seconds = [
+        run(
+            *("gmmpipe", "featurize", "--data_dir", HERE / "corpus", "--output_dir", store_path),
+            *("--utterances_per_shard", 16, "--overwrite"),
+        ),
+        run("gmmpipe", "fit", "--data_dir", store_path, "--output_dir", one, *FIT),
+        run(
+            *("torchrun", "--standalone", "--nproc_per_node", 2, "gmmpipe", "fit"),
+            *("--data_dir", store_path, "--output_dir", two, *FIT),
+        ),
+    ]
+    report(store_path, one, two, seconds)
+
+
+def report(store_path: Path, one: Path, two: Path, seconds: list[float]) -> None:
+    """Print what came out and where it lies."""
+    store = FeatureStore.open(store_path)
+    frames = store.read_frames(0, store.num_frames)
+    hours = sum(utt.metadata["num_samples"] for utt in store.utterances()) / 16000 / 3600
+    rows = [
+        (
+            "features",
+            f"{len(store)} utterances, {store.num_frames} frames of {store.dim}, "
+            f"{60 * hours:.1f} minutes of speech",
+            seconds[0],
+            store_path,
+        )
+    ]
+    models = [GradientGMM.load(folder / "gmm.pt") for folder in (one, two)]
+    for name, model, folder, took in zip(
+        ("1 rank", "2 ranks"), models, (one, two), seconds[1:], strict=True
+    ):
+        nll = -float(model.score_samples(frames).double().mean())
+        used = len(model.assign(frames).unique())
+        rows.append(
+            (name, f"K = {model.K}, {used} in use, {nll:.4f} nats a frame", took, folder / "gmm.pt")
+        )
+    print(f"\n{'':9} {'what came out':62} {'seconds':>7}  where")
+    for name, what, took, where in rows:
+        print(f"{name:9} {what:62} {took:7.1f}  {where.relative_to(ROOT)}")
+    difference = float(torch.max(torch.abs(models[0].means - models[1].means)))
+    print(f"\nThe two models' means differ by at most {difference:.1e}: same frames, same model.")
+
+
+if __name__ == "__main__":
+    main()
