@@ -1,16 +1,18 @@
 """Ranks: the only module that touches ``torch.distributed``."""
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 _Result = TypeVar("_Result")
 
@@ -73,22 +75,28 @@ def open_world(device: str, timeout: timedelta = timedelta(minutes=30)) -> Itera
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    rank = int(os.environ.get("RANK") or 0)
     here = torch.device(device)
     if here.type == "cuda":
-        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
         torch.cuda.set_device(here)
     if size == 1:
         yield World(rank=0, size=1, device=here)
         return
-    error_handler = get_error_handler()
-    error_handler.initialize()
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield World(rank, size, here)
     except Exception as error:
-        error_handler.record_exception(error)
+        _leave_word(error)
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _leave_word(error: Exception) -> None:
+    """Write an error, in one line, where torchrun looks for the root cause of a failed job."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))

@@ -59,7 +59,14 @@ class FeatureConfig:
                 f"n_fft = {self.n_fft}: samples between two windows would be lost"
             )
         if not self._filters_cover_bins(self.n_mels):
-            working = next((n for n in range(self.n_mels, 0, -1) if self._filters_cover_bins(n)), 0)
+            working = next(
+                (
+                    n
+                    for n in range(min(self.n_mels, self.n_fft), 0, -1)
+                    if self._filters_cover_bins(n)
+                ),
+                0,
+            )
             remedy = f"the largest n_mels that works is {working}" if working else "no n_mels works"
             raise OptionError(
                 f"n_mels = {self.n_mels} leaves a mel filter empty at n_fft = {self.n_fft} and "

@@ -1,15 +1,20 @@
 """Files that are there whole or not at all, and JSON that is the same bytes every time."""
 
+import errno
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gmmpipe.errors import GmmpipeError
+
 TEMPORARY_PREFIX = ".tmp-"
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def canonical_json(value: Any) -> str:
@@ -43,10 +48,31 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise GmmpipeError(f"{path}: cannot be written: {error.strerror}") from error
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that appears as `path` once the block has ended without an error.
+
+    Its files are flushed to the disk before. What stood at `path` is replaced.
+    """
+    temporary = temporary_path(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for part in [*temporary.rglob("*"), temporary]:
+            sync(part)
+        remove(path)
+        temporary.replace(path)
+    finally:
+        remove(temporary)
+    sync(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -55,9 +81,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content, or the renames within a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -67,4 +93,12 @@ def sync_folder(folder: Path) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Delete what killed processes left half-written in `folder`."""
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ def main(debug: bool, **options: Any) -> None:
     def job() -> None:
         from gmmpipe.distributed import open_world
         from gmmpipe.features import FeatureConfig
-        from gmmpipe.featurize.job import FeaturizeOptions
+        from gmmpipe.featurize.options import FeaturizeOptions
         from gmmpipe.fit.options import FitOptions
         from gmmpipe.fit.trainer import fit
 
@@ -90,15 +90,21 @@ def main(debug: bool, **options: Any) -> None:
 
 def make_features(wanted: Any, world: Any) -> None:
     """Make the store, each rank its slice of the shards; a finished store is used as it is."""
+    from gmmpipe.errors import GmmpipeError
     from gmmpipe.featurize.job import featurize
 
     if world.on_first_rank(lambda: is_finished(wanted)):
         return
-    processes = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mine = replace(wanted, num_workers=max(1, processes))
     if world.size > 1:
-        featurize(replace(mine, task_index=world.rank, num_tasks=world.size))
-        world.any(False)  # all slices are done: now one rank can finish the store
+        failure: GmmpipeError | None = None
+        try:
+            featurize(replace(mine, task_index=world.rank, num_tasks=world.size))
+        except GmmpipeError as error:
+            failure = error
+        if world.any(failure is not None):  # this also waits until all slices are done
+            raise failure or GmmpipeError("another rank failed; its error says why")
     world.on_first_rank(lambda: featurize(mine))
 
 

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT / "pipelines" / "demo" / "corpus"
 
 
-def run_gmmpipe(*arguments: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess:
+def run_gmmpipe(
+    *arguments: object, check: bool = True, **options: Any
+) -> subprocess.CompletedProcess:
     """Run ``python -m gmmpipe`` in a process of its own, with one torch thread."""
     command = [sys.executable, "-m", "gmmpipe", *map(str, arguments)]
     return run(command, check=check, **options)
@@ -27,7 +29,9 @@ def run(command: list[str], check: bool = True, **options: Any) -> subprocess.Co
     """Run a command; a failed one shows what it printed."""
     options.setdefault("cwd", ROOT)
     options.setdefault("env", one_thread())
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, **options)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=240, **options
+    )
     if check and done.returncode != 0:
         pytest.fail(f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
@@ -73,7 +77,9 @@ def write_manifest(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*lines: dict[str, Any] | str, name: str = "manifest.jsonl") -> Path:
         path = tmp_path / name
-        text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        text = "".join(
+            (line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines
+        )
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
         return path
 
@@ -90,7 +96,9 @@ def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its relative path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
@@ -98,7 +106,8 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 
     Options are those of `FeaturizeOptions`; any fraction of rejects is allowed unless given.
     """
-    from gmmpipe.featurize.job import FeaturizeOptions, featurize
+    from gmmpipe.featurize.job import featurize
+    from gmmpipe.featurize.options import FeaturizeOptions
     from gmmpipe.featurize.worker import make_shard
 
     options = {"max_reject_fraction": 1.0, **options}
@@ -112,12 +121,12 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 
 def save_plan(options: Any) -> Any:
     """Publish the plan of a featurize job, as its first seconds do, and return it."""
-    from gmmpipe.featurize import job
     from gmmpipe.featurize.manifest import find_manifests
-    from gmmpipe.featurize.plan import make_plan
+    from gmmpipe.featurize.plan import digest_manifests, make_plan
 
     manifests = find_manifests(options.data_dir)
-    plan = make_plan(manifests, options.features, job._plan_options(options, manifests))
+    wanted = options.plan_options(*digest_manifests(manifests))
+    plan = make_plan(manifests, options.features, wanted, options.base_path)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     plan.save(options.output_dir / "plan.npz")
     return plan
@@ -126,3 +135,73 @@ def save_plan(options: Any) -> Any:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+SMALL_FIT: dict[str, Any] = {
+    "K": 16,
+    "target_frames": 8000,
+    "batch_update_size": 4000,
+    "n_sgd_steps": 40,
+    "sgd_batch_size": 512,
+    "save_every": 4000,
+}
+"""A fit of two updates on the demo store, well under a second of work."""
+
+
+def fit_arguments(store: object, output_dir: Path, **changes: Any) -> list[str]:
+    """The arguments of `gmmpipe fit` for `SMALL_FIT` with some options changed or added."""
+    options = {"data_dir": store, "output_dir": output_dir, **SMALL_FIT, **changes}
+    return ["fit", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def fit_here(store: object, output_dir: Path, **changes: Any) -> Any:
+    """Do what `gmmpipe fit` does, within this process; options as for `fit_arguments`."""
+    import torch
+
+    from gmmpipe.distributed import World
+    from gmmpipe.fit.options import FitOptions
+    from gmmpipe.fit.trainer import fit
+
+    chosen = {"data_dir": str(store), "output_dir": output_dir, **SMALL_FIT, **changes}
+    return fit(FitOptions(**chosen), World(0, 1, torch.device("cpu")))
+
+
+def same_bits(first: Any, second: Any) -> bool:
+    """Whether two contents of model files are equal to the last bit."""
+    import torch
+
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_bits(first[k], second[k]) for k in first)
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return bool(first == second)
+
+
+def assert_same_fit(first: Path, second: Path) -> None:
+    """Two output folders hold the same fit: bit-identical gmm.pt and metrics.tsv."""
+    import torch
+
+    models = [torch.load(folder / "gmm.pt", weights_only=True) for folder in (first, second)]
+    different = [name for name in models[0] if not same_bits(models[0][name], models[1].get(name))]
+    assert not different
+    assert models[0].keys() == models[1].keys()
+    assert (first / "metrics.tsv").read_bytes() == (second / "metrics.tsv").read_bytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """As in the processes that tests start; on a busy machine two threads take longer than one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def frames(store: Path) -> Any:
+    """All frames of the store, float32 [8561, 80]; not to be changed."""
+    from gmmpipe import FeatureStore
+
+    opened = FeatureStore.open(store)
+    return opened.read_frames(0, opened.num_frames)

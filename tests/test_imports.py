@@ -14,7 +14,7 @@ BASE = {"errors", "files", "features", "randomness", "signals", "progress", "log
 
 MAY_IMPORT = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},
     "fit": {"store", "mixture", *BASE},
-    "cli": {"__init__", "featurize", "fit", *BASE},
+    "cli": {"__init__", "featurize", "fit", "store", "mixture", *BASE},
     "__main__": {"cli"},
     # Names of the public interface, imported on first use.
     "__init__": {"features", "logmel", "mixture", "store"},

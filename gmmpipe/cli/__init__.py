@@ -6,7 +6,7 @@ import click
 
 from gmmpipe import __version__
 
-_COMMANDS = {"featurize": "gmmpipe.cli.featurize", "fit": "gmmpipe.cli.fit"}
+_COMMANDS = {name: f"gmmpipe.cli.{name}" for name in ("featurize", "fit", "inspect", "verify")}
 
 
 class _LazyGroup(click.Group):

@@ -80,11 +80,16 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         raise click.BadParameter(f"{value} cannot be read: {reason}", ctx, param) from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{value} is not a mapping of options", ctx, param)
+    names = {
+        spelling.lstrip("-"): other.name
+        for other in ctx.command.params
+        for spelling in other.opts
+        if other is not param and other.name
+    }
     values = {str(name).replace("-", "_"): setting for name, setting in values.items()}
-    known = {p.name for p in ctx.command.params if p.name} - {param.name}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(set(values) - set(names)):
         raise click.BadParameter(f"{value} holds unknown options: {', '.join(unknown)}", ctx, param)
-    ctx.default_map = values
+    ctx.default_map = {names[name]: setting for name, setting in values.items()}
 
 
 def job_options(command: _Command) -> _Command:
@@ -104,22 +109,20 @@ def job_options(command: _Command) -> _Command:
 
 def run_job(job: Callable[[], object], debug: bool) -> None:
     """Run a command's work; its errors become one line on stderr and an exit status."""
-    rank = int(os.environ.get("RANK", "0"))
-    logging.basicConfig(
-        format="%(message)s",
-        stream=sys.stderr,
-        level=logging.INFO if rank == 0 else logging.ERROR,
-        force=True,
-    )
+    rank = int(os.environ.get("RANK") or 0)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     try:
         with stop_signals(raise_stopped):
             job()
     except Stopped as stopped:
         name = signal.Signals(stopped.signum).name
-        log.warning("stopped by %s; what was finished is kept, the same command goes on", name)
+        log.warning("stopped by %s; what was finished is kept", name)
         sys.exit(exit_status(stopped.signum))
     except OptionError as error:
         raise click.UsageError(str(error)) from error
+    except BrokenPipeError:
+        raise  # click ends quietly when nobody reads on
     except Exception as error:
         if debug:
             raise
@@ -131,4 +134,6 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, GmmpipeError):
         return text
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {text} (--debug shows where)"

@@ -1,5 +1,6 @@
 """``gmmpipe featurize``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,21 @@ from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
     type=click.FloatRange(min=0, min_open=True),
     default=15.0,
     show_default=True,
-    help="Longest utterance kept; of a longer one, a window of this length.",
+    help="Longest utterance kept whole.",
+)
+@click.option(
+    "--long_audio",
+    type=click.Choice(["crop", "split", "skip"]),
+    default="crop",
+    show_default=True,
+    help="Beyond it: keep one window, keep all of it as consecutive windows, or reject it.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["tar", "zarr"]),
+    default="tar",
+    show_default=True,
+    help="Of the shards: WebDataset tars, or Zarr v3 groups.",
 )
 @click.option(
     "--dtype",
@@ -66,11 +81,19 @@ from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
     help="Stored dtype.",
 )
 @click.option(
+    "--store_audio",
+    type=click.Choice(["none", "flac"]),
+    default="none",
+    show_default=True,
+    help="Keep the waveform beside the features: exact where the source is 16-bit mono at "
+    "--sample_rate, else 24-bit.",
+)
+@click.option(
     "--utterances_per_shard",
     type=click.IntRange(min=1),
     default=1024,
     show_default=True,
-    help="Utterances in a shard.",
+    help="Utterances, or windows with split, in a shard.",
 )
 @click.option(
     "--shuffle/--no_shuffle",
@@ -85,6 +108,18 @@ from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
     "--num_workers", type=click.IntRange(min=1), help="Local processes.  [default: all cores]"
 )
 @click.option(
+    "--executor",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    show_default=True,
+    help="Where the shards are made.",
+)
+@click.option(
+    "--dask_scheduler",
+    metavar="ADDRESS",
+    help="tcp://host:port of a Dask scheduler.  [default: a cluster on this machine]",
+)
+@click.option(
     "--task_index", type=int, help="Do only this slice of the shards, for array jobs; from 0."
 )
 @click.option("--num_tasks", type=click.IntRange(min=1), help="How many slices there are.")
@@ -95,17 +130,30 @@ from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
     show_default=True,
     help="With more rejects than this the store is not finalized.",
 )
+@click.option("--retry_rejected", is_flag=True, help="Make the shards that hold rejects anew.")
+@click.option(
+    "--dry_run", is_flag=True, help="Print what the store would come to, and write nothing."
+)
 @click.option("--overwrite", is_flag=True, help="Start afresh.")
 @job_options
-def command(debug: bool, **options: Any) -> None:
+def command(debug: bool, dry_run: bool, **options: Any) -> None:
     """Make a feature store from manifests of audio. Running it again resumes."""
 
     def job() -> None:
         from gmmpipe.features import FeatureConfig
-        from gmmpipe.featurize.job import FeaturizeOptions, featurize
+        from gmmpipe.featurize.options import FeaturizeOptions
 
         names = ("sample_rate", "n_fft", "hop_length", "n_mels")
         features = FeatureConfig(**{name: options.pop(name) for name in names})
-        featurize(FeaturizeOptions(features=features, **options))
+        wanted = FeaturizeOptions(features=features, **options)
+        if dry_run:
+            from gmmpipe.featurize.forecast import forecast
+
+            for name, value in asdict(forecast(wanted)).items():
+                click.echo(f"{name}: {value}")
+        else:
+            from gmmpipe.featurize.job import featurize
+
+            featurize(wanted)
 
     run_job(job, debug)

@@ -1,35 +1,35 @@
 """One audio file, or a segment of it, to a mono float32 waveform at the store's sample rate."""
 
 import hashlib
+import math
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 import torch
-import torchaudio
 from torch import Tensor
 
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize.manifest import Utterance
+from gmmpipe.featurize.resample import resample
+from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000
-MAX_RATIO_TERM = 1_000
-"""A sinc kernel grows with the product of the reduced ratio's terms: 44101 -> 16000 takes 3 GB."""
-
 _BLOCK_SAMPLES = 1 << 20
 _INEXACT_FORMATS = frozenset({"OGG", "MP3"})
 """Containers whose length is an estimate or simply where the file happens to end."""
 
-_SHORT_DATA = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
+_CLAMPED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"})
+"""Containers of which libsndfile takes the file's size for the header's, and only logs that."""
+
+_SHORT_DATA = re.compile(r"^\s*(?:data|riff|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
+_SHORT_DS64 = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
 _STREAMED_LENGTHS = range(0x7FFF_0000, 0x1_0000_0000)
 """Data lengths that writers to a pipe leave in a WAV header: not a promise."""
 
@@ -44,6 +44,7 @@ class Waveform:
         start_seconds: where in the file it begins.
         kept_seconds: length of the source audio in it.
         cropped_seconds: length of the source audio that a crop left out.
+        is_source_int16: whether the samples are a 16-bit mono file's own, over 2^15.
     """
 
     samples: Tensor
@@ -51,24 +52,36 @@ class Waveform:
     start_seconds: float
     kept_seconds: float
     cropped_seconds: float
+    is_source_int16: bool
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Source samples [start, start + count), of which `total` would have been wanted uncropped."""
+    """Source samples [start, start + count), and how many beside them a crop leaves out."""
 
     start: int
     count: int
-    total: int
+    cropped: int = 0
 
 
 def load_waveform(
-    utterance: Utterance, path: Path, sample_rate: int, max_seconds: float, seed: int
+    utterance: Utterance,
+    path: Path,
+    sample_rate: int,
+    options: PlanOptions,
+    window: int = 0,
+    num_windows: int = 1,
 ) -> Waveform:
-    """Read, mix down, crop and resample one utterance.
+    """Read, mix down, cut and resample one utterance, or one window of it.
 
-    Beyond `max_seconds`, one window is kept whose place is a pure function of `seed` and the key.
     Memory is bounded by the window, never by what a header claims.
+
+    Args:
+        utterance: what the manifest says.
+        path: the file.
+        sample_rate: Hz after resampling.
+        options: ``max_seconds``, what becomes of ``long_audio``, and the ``seed`` of crops.
+        window, num_windows: which of how many windows, where long audio is split.
 
     Raises:
         AudioError: the file is unsafe, missing, damaged, truncated, or holds what cannot be used.
@@ -78,38 +91,26 @@ def load_waveform(
         if not MIN_RATE <= rate <= MAX_RATE:
             raise AudioError("unsupported_rate", f"{rate} Hz, outside {MIN_RATE} to {MAX_RATE}")
         segment = _segment(utterance, file)
-        window = _crop(segment, int(max_seconds * rate), utterance.key, seed)
-        samples = _read_mono(file, window)
-    if not torch.isfinite(samples).all():
+        max_samples = int(options.max_seconds * rate)
+        if num_windows > 1:
+            span = _split(segment, max_samples, window, num_windows)
+        elif segment.count > max_samples:
+            span = _shorten(segment, max_samples, utterance.key, options)
+        else:
+            span = segment
+        samples = _read_mono(file, span)
+        is_int16_mono = file.subtype == "PCM_16" and file.channels == 1
+    if not math.isfinite(samples.sum()):  # a sum is not if one of its terms is not; and cheaper
         raise AudioError("non_finite", "the samples hold NaN or infinity")
     resampled, resampler = resample(samples, rate, sample_rate)
     return Waveform(
         samples=resampled,
         resampler=resampler,
-        start_seconds=window.start / rate,
+        start_seconds=span.start / rate,
         kept_seconds=len(samples) / rate,
-        cropped_seconds=max(0, segment.total - window.count) / rate,
+        cropped_seconds=span.cropped / rate,
+        is_source_int16=is_int16_mono and resampler == "none",
     )
-
-
-def resample(samples: Tensor, rate: int, new_rate: int) -> tuple[Tensor, str]:
-    """``torchaudio.functional.resample(samples, rate, new_rate)``, and the resampler's name.
-
-    Where the reduced ratio has a term above 1,000, whose exact kernel would be gigabytes, soxr
-    (high quality) does it.
-    """
-    if rate == new_rate:
-        return samples, "none"
-    ratio = Fraction(rate, new_rate)
-    if max(ratio.numerator, ratio.denominator) > MAX_RATIO_TERM:
-        return torch.from_numpy(soxr.resample(samples.numpy(), rate, new_rate)), "soxr"
-    return _sinc_resampler(ratio.numerator, ratio.denominator)(samples), "sinc"
-
-
-@cache
-def _sinc_resampler(rate: int, new_rate: int) -> torchaudio.transforms.Resample:
-    # The default would build the kernel in float64; float32 gives the functional's own bits.
-    return torchaudio.transforms.Resample(rate, new_rate, dtype=torch.float32)
 
 
 def header_seconds(path: Path) -> float:
@@ -148,17 +149,16 @@ def _open_audio(path: Path) -> Iterator[soundfile.SoundFile]:
 def _segment(utterance: Utterance, file: soundfile.SoundFile) -> _Span:
     """The source samples that the manifest line means."""
     rate, available = file.samplerate, file.frames
-    if file.format not in _INEXACT_FORMATS:
-        short = _SHORT_DATA.search(file.extra_info)
-        if short and int(short[1]) not in _STREAMED_LENGTHS and int(short[1]) > int(short[2]):
-            raise AudioError("truncated", f"{short[2]} bytes of audio where {short[1]} are stated")
-    start = round((utterance.offset_seconds or 0.0) * rate)
+    if file.format in _CLAMPED_FORMATS:
+        _refuse_clamped(file.extra_info)
+    elif file.format == "NIST":
+        _refuse_short_sphere(file)
+    offset_seconds = utterance.offset_seconds or 0.0
+    start = round(offset_seconds * rate)
     if start and start >= available:
-        raise AudioError(
-            "bad_offset", f"the offset {utterance.offset_seconds} s is beyond the file's end"
-        )
+        raise AudioError("bad_offset", f"the offset {offset_seconds} s is beyond the file's end")
     if utterance.duration_seconds is not None:
-        promised = (utterance.offset_seconds or 0.0) + utterance.duration_seconds
+        promised = offset_seconds + utterance.duration_seconds
         if available / rate < promised - max(0.5, 0.05 * promised):
             raise AudioError(
                 "truncated", f"{available / rate:.3f} s where the manifest promises {promised} s"
@@ -166,16 +166,46 @@ def _segment(utterance: Utterance, file: soundfile.SoundFile) -> _Span:
     count = available - start
     if utterance.offset_seconds is not None and utterance.duration_seconds is not None:
         count = min(count, round(utterance.duration_seconds * rate))
-    return _Span(start, count, count)
+    return _Span(start, count)
 
 
-def _crop(segment: _Span, max_samples: int, key: str, seed: int) -> _Span:
-    if segment.count <= max_samples:
-        return segment
-    digest = hashlib.sha256(f"crop/{seed}/{key}".encode()).digest()
-    places = segment.count - max_samples + 1
-    shift = int.from_bytes(digest[:16], "big") % places
-    return _Span(segment.start + shift, max_samples, segment.total)
+def _refuse_clamped(libsndfile_log: str) -> None:
+    """Refuse a file whose header states more audio than libsndfile found in it."""
+    short = _SHORT_DATA.search(libsndfile_log)
+    if short and int(short[1]) not in _STREAMED_LENGTHS and int(short[1]) > int(short[2]):
+        raise AudioError("truncated", f"{short[2]} bytes of audio where {short[1]} are stated")
+    short = _SHORT_DS64.search(libsndfile_log)
+    if short and int(short[1]) < int(short[2]):
+        raise AudioError("truncated", f"{short[1]} samples where {short[2]} are stated")
+
+
+def _refuse_short_sphere(file: soundfile.SoundFile) -> None:
+    """The same for NIST sphere files, of which libsndfile's log says nothing."""
+    header = os.pread(file.name, 1024, 0)
+    stated = re.search(rb"^sample_count -i (\d+)", header, re.M)
+    if stated and file.frames < int(stated[1]):
+        raise AudioError("truncated", f"{file.frames} samples where {int(stated[1])} are stated")
+
+
+def _shorten(segment: _Span, max_samples: int, key: str, options: PlanOptions) -> _Span:
+    """One window of a segment that is too long, or no part of it; split ones it ends."""
+    cropped = segment.count - max_samples
+    if options.long_audio == "skip":
+        raise AudioError("too_long", f"longer than {options.max_seconds} s")
+    if options.long_audio == "split":  # longer than its manifest says
+        return _Span(segment.start, max_samples, cropped)
+    digest = hashlib.sha256(f"crop/{options.seed}/{key}".encode()).digest()
+    shift = int.from_bytes(digest[:16], "big") % (cropped + 1)
+    return _Span(segment.start + shift, max_samples, cropped)
+
+
+def _split(segment: _Span, max_samples: int, window: int, num_windows: int) -> _Span:
+    """One of consecutive windows; the last one also answers for what lies beyond it."""
+    skipped = window * max_samples
+    remaining = max(0, segment.count - skipped)
+    count = min(max_samples, remaining)
+    is_last = window == num_windows - 1
+    return _Span(segment.start + skipped, count, remaining - count if is_last else 0)
 
 
 def _read_mono(file: soundfile.SoundFile, span: _Span) -> Tensor:
@@ -214,7 +244,7 @@ def _read_mono(file: soundfile.SoundFile, span: _Span) -> Tensor:
 
 def _skip_to(file: soundfile.SoundFile, start: int) -> None:
     if file.seekable():
-        file.seek(start)
+        file.seek(start)  # to 0 too: an MP3 decodes to other bits without, and soundfile.read does
         return
     while start > 0:  # GSM in WAV, for one, cannot seek
         skipped = len(

@@ -1,4 +1,8 @@
-"""Where shard tasks run. An executor is a function from tasks to finished tallies, in any order."""
+"""Where shard tasks run. An executor is a function from tasks to finished tallies, in any order.
+
+torch is imported where shards are made, not here: the process that hands out the tasks starts
+faster and stays small.
+"""
 
 import multiprocessing
 import os
@@ -7,13 +11,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
-
-import torch
 
 from gmmpipe.errors import GmmpipeError
 from gmmpipe.featurize.plan import ShardTask
-from gmmpipe.featurize.worker import make_shard
 from gmmpipe.store.schema import Tally
 
 
@@ -28,12 +31,14 @@ def run_local(tasks: Iterable[ShardTask], num_workers: int) -> Iterator[Tally]:
     """
     context = multiprocessing.get_context("spawn")
     waiting = iter(tasks)
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
-        running = {pool.submit(make_shard, task) for task in islice(waiting, 2 * num_workers)}
+        with _children_deaf_to_stop_signals():
+            running = {pool.submit(_make_shard, task) for task in islice(waiting, 2 * num_workers)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(make_shard, task) for task in islice(waiting, len(done))}
+            running |= {pool.submit(_make_shard, task) for task in islice(waiting, len(done))}
             for future in done:
                 yield future.result()
     except BrokenProcessPool as error:
@@ -43,13 +48,74 @@ def run_local(tasks: Iterable[ShardTask], num_workers: int) -> Iterator[Tally]:
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
 
 
-def _start_worker() -> None:
+def run_dask(
+    tasks: Iterable[ShardTask], scheduler: str | None, num_workers: int
+) -> Iterator[Tally]:
+    """Run tasks on a Dask cluster; its workers must see the audio and the store.
+
+    A task whose worker dies goes to another one; only a task that kills several is given up.
+
+    Args:
+        tasks: made as the cluster asks for them.
+        scheduler: ``tcp://host:port``, or None for a cluster on this machine.
+        num_workers: processes of that.
+
+    Raises:
+        GmmpipeError: the scheduler cannot be reached, or a task was given up.
+    """
+    try:
+        from distributed import Client, KilledWorker, LocalCluster, as_completed
+    except ImportError as error:
+        raise GmmpipeError("--executor dask needs: pip install 'gmmpipe[dask]'") from error
+    with ExitStack() as stack:
+        try:
+            address = scheduler or stack.enter_context(
+                LocalCluster(num_workers, threads_per_worker=1, dashboard_address=":0")
+            )
+            client = stack.enter_context(Client(address, timeout="30s"))
+        except OSError as error:
+            raise GmmpipeError(f"{scheduler}: no Dask scheduler answers: {error}") from error
+        threads = max(1, sum(client.nthreads().values()))
+        waiting = iter(tasks)
+        submit = partial(client.submit, _make_shard, pure=False)
+        running = as_completed([submit(task) for task in islice(waiting, 2 * threads)])
+        try:
+            for future in running:
+                for task in islice(waiting, 1):
+                    running.add(submit(task))
+                yield future.result()
+        except KilledWorker as error:
+            raise GmmpipeError(
+                "Dask workers died again and again on one shard (out of memory?); finished shards "
+                "are kept: run the same command again"
+            ) from error
+
+
+def _make_shard(task: ShardTask) -> Tally:
+    """Make one shard with one torch thread: on a busy machine, two are many times slower."""
+    import torch
+
+    from gmmpipe.featurize.worker import make_shard
+
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the whole group; the parent decides
+    return make_shard(task)
+
+
+@contextmanager
+def _children_deaf_to_stop_signals() -> Iterator[None]:
+    """Processes started within inherit blocked signals: a group gets them, its parent decides."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _start_worker() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker is a child process"
 

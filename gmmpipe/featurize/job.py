@@ -2,67 +2,32 @@
 
 import logging
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.executors import run_local
+from gmmpipe.featurize.executors import run_dask, run_local
 from gmmpipe.featurize.manifest import Manifest, find_manifests
-from gmmpipe.featurize.plan import Plan, digest_manifests, make_plan
-from gmmpipe.files import remove_temporaries
+from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
+from gmmpipe.files import remove, remove_temporaries
 from gmmpipe.progress import Progress
-from gmmpipe.store.finalize import finalize, missing_shards
+from gmmpipe.store.finalize import finalize, missing_shards, reopen, tidy
 from gmmpipe.store.schema import (
     PLAN_FILE,
     REJECTS_FILE,
+    REOPENED_FILE,
     STORE_FILE,
-    Dtype,
     PlanOptions,
+    Sidecar,
     StoreInfo,
+    Tally,
 )
 
 log = logging.getLogger(__name__)
 CROP_WARNING_FRACTION = 0.05
-
-
-@dataclass(frozen=True)
-class FeaturizeOptions:
-    """What `gmmpipe featurize` is asked to do; the command's help explains each field."""
-
-    data_dir: str
-    output_dir: Path
-    base_path: Path | None = None
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    max_seconds: float = 15.0
-    dtype: Dtype = "float16"
-    utterances_per_shard: int = 1024
-    shuffle: bool = True
-    seed: int = 0
-    num_workers: int | None = None
-    task_index: int | None = None
-    num_tasks: int | None = None
-    max_reject_fraction: float = 0.1
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.task_index is None) != (self.num_tasks is None):
-            raise OptionError("--task_index and --num_tasks belong together")
-        if self.task_index is not None and self.num_tasks is not None:
-            if not 0 <= self.task_index < self.num_tasks:
-                raise OptionError(
-                    f"--task_index is {self.task_index}, outside 0 to {self.num_tasks - 1}"
-                )
-            if self.overwrite:
-                raise OptionError("--overwrite would delete what the other slices have made")
-        shortest = self.features.min_samples / self.features.sample_rate
-        if not shortest <= self.max_seconds < float("inf"):
-            raise OptionError(
-                f"max_seconds is {self.max_seconds}, but a frame needs {shortest:.4f} s"
-            )
 
 
 def featurize(options: FeaturizeOptions) -> StoreInfo | None:
@@ -76,12 +41,15 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     """
     manifests = find_manifests(options.data_dir)
     folder = options.output_dir.absolute()
+    wanted = options.plan_options(*digest_manifests(manifests))
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = _plan_options(options, manifests)
     if options.overwrite:
         _clear(folder)
-    plan = _obtain_plan(folder, manifests, options.features, wanted)
+    elif options.retry_rejected:
+        reopen(folder, _shards_with_rejects(folder))
+    plan = _obtain_plan(folder, manifests, options, wanted)
     if isinstance(plan, StoreInfo):
+        tidy(folder)
         log.info("%s is finished already: nothing to do", options.output_dir)
         return plan
     _make_missing_shards(plan, folder, options)
@@ -96,32 +64,22 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
             plan.num_shards,
         )
         return None
-    info = finalize(
-        folder, plan.num_shards, plan.features, plan.options, options.max_reject_fraction
-    )
+    try:
+        info = finalize(
+            folder, plan.num_shards, plan.features, plan.options, options.max_reject_fraction
+        )
+    except FileNotFoundError:
+        # Another process finalized at the same moment, and tidied our temporaries away.
+        info = StoreInfo.read(folder / STORE_FILE)
     _report(info, options)
     return info
 
 
-def _plan_options(options: FeaturizeOptions, manifests: Sequence[Manifest]) -> PlanOptions:
-    sha256, lines = digest_manifests(manifests)
-    if lines == 0:
-        raise StoreError(f"{options.data_dir}: no usable audio: the manifests hold no lines")
-    return PlanOptions(
-        manifest_sha256=sha256,
-        lines=lines,
-        max_seconds=options.max_seconds,
-        utterances_per_shard=options.utterances_per_shard,
-        shuffle=options.shuffle,
-        seed=options.seed,
-        dtype=options.dtype,
-    )
-
-
 def _obtain_plan(
-    folder: Path, manifests: Sequence[Manifest], features: FeatureConfig, wanted: PlanOptions
+    folder: Path, manifests: Sequence[Manifest], options: FeaturizeOptions, wanted: PlanOptions
 ) -> Plan | StoreInfo:
     """The plan that an earlier run or another slice left, or a new one; or the finished store."""
+    features = options.features
     # In this order, because another process may finish the store at any moment: then store.json
     # appears before the plan goes.
     has_shards = any(folder.glob("shard-*"))
@@ -135,9 +93,12 @@ def _obtain_plan(
     if found is not None:
         _refuse_other(folder, found.features, found.options, features, wanted)
         return found
-    if has_shards:
+    if (folder / REOPENED_FILE).exists():
+        info = StoreInfo.read(folder / REOPENED_FILE)
+        _refuse_other(folder, info.features, info.plan, features, wanted)
+    elif has_shards:
         raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
-    plan = make_plan(manifests, features, wanted)
+    plan = make_plan(manifests, features, wanted, options.base_path)
     plan.save(folder / PLAN_FILE)
     return plan
 
@@ -167,7 +128,7 @@ def _make_missing_shards(plan: Plan, folder: Path, options: FeaturizeOptions) ->
     index, count = options.task_index or 0, options.num_tasks or 1
     missing = [n for n in missing_shards(folder, plan.num_shards) if n % count == index]
     total = len(range(index, plan.num_shards, count))
-    num_workers = min(options.num_workers or os.cpu_count() or 1, max(1, len(missing)))
+    num_workers = min(options.num_workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
     base_path = options.base_path.absolute() if options.base_path else None
     kept = total - len(missing)
     log.info(
@@ -180,18 +141,31 @@ def _make_missing_shards(plan: Plan, folder: Path, options: FeaturizeOptions) ->
     )
     tasks = (plan.task(number, folder, base_path) for number in missing)
     with Progress("featurize", "shards", total=total, start=kept) as progress:
-        for tally in run_local(tasks, num_workers) if missing else ():
+        for tally in _run(tasks, num_workers, options) if missing else ():
             progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
+
+
+def _run(
+    tasks: Iterable[ShardTask], num_workers: int, options: FeaturizeOptions
+) -> Iterator[Tally]:
+    if options.executor == "dask":
+        return run_dask(tasks, options.dask_scheduler, num_workers)
+    return run_local(tasks, num_workers)
+
+
+def _shards_with_rejects(folder: Path) -> list[str]:
+    sidecars = (Sidecar.read(path) for path in sorted(folder.glob("shard-*.json")))
+    return [sidecar.row.name for sidecar in sidecars if sidecar.rejects]
 
 
 def _clear(folder: Path) -> None:
     """Remove a store, its marks of completeness first."""
-    for name in (STORE_FILE, PLAN_FILE, REJECTS_FILE):
+    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE):
         (folder / name).unlink(missing_ok=True)
     for sidecar in folder.glob("shard-*.json"):
         sidecar.unlink()
     for shard in folder.glob("shard-*"):
-        shutil.rmtree(shard) if shard.is_dir() else shard.unlink()
+        remove(shard)
     remove_temporaries(folder)
 
 
@@ -218,7 +192,7 @@ def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
             log.info("  %-20s %d", reason, count)
     if tally.seconds_cropped > CROP_WARNING_FRACTION * tally.seconds_in:
         log.warning(
-            "warning: cropping to %s s lost %.0f %% of the audio",
+            "warning: cropping to %s s lost %.0f %% of the audio; --long_audio split keeps it",
             options.max_seconds,
             100 * tally.seconds_cropped / tally.seconds_in,
         )

@@ -11,11 +11,15 @@ from typing import Any
 
 from gmmpipe.errors import AudioError, ManifestError
 
+LONGEST_SECONDS = 1e9
+"""Some 30 years: beyond it, arithmetic in samples could overflow."""
+
 PATH_FIELDS = ("wav_path", "audio_path", "audio_filepath", "path")
 _BOM = b"\xef\xbb\xbf"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNSAFE_KEY_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_WINDOW_KEY = re.compile(r"(.+)-w(\d{5})")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def find_manifests(data_dir: str) -> list[Manifest]:
     for entry in filter(None, (part.strip() for part in data_dir.split(","))):
         path = Path(entry).absolute()  # workers may run in another folder
         if path.is_dir():
-            found = sorted(p for p in path.glob("*.jsonl") if not p.name.startswith("."))
+            named = (p for p in path.glob("*.jsonl") if not p.name.startswith("."))
+            found = sorted(p for p in named if p.is_file())
             if not found:
                 raise ManifestError(f"{entry}: no *.jsonl manifest in this folder")
             manifests += [Manifest(p, p.name) for p in found]
@@ -169,6 +174,7 @@ def key_of(raw: bytes, ordinal: int) -> str | None:
         path_field = _path_field(values)
         if path_field is None:
             return None
+        _refuse_unsafe(values[path_field])
         return make_key(_identifier(values), values[path_field], ordinal)
     except AudioError:
         return None
@@ -195,6 +201,11 @@ def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
     return f"{_UNSAFE_KEY_CHARACTERS.sub('_', identifier)[:60]}-{digest[:10]}"
 
 
+def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> Path:
+    """Where a manifest's audio path points: relative ones start at `base_path` or the manifest."""
+    return (base_path or line.manifest.path.parent) / wav_path
+
+
 def _identifier(values: dict[str, Any]) -> str | None:
     identifier = values.get("id")
     if identifier is None or identifier == "":
@@ -202,6 +213,17 @@ def _identifier(values: dict[str, Any]) -> str | None:
     if not isinstance(identifier, str):
         raise AudioError("bad_json", f"the id is a JSON {type(identifier).__name__}, not a string")
     return identifier
+
+
+def window_key(key: str, window: int) -> str:
+    """The key of one window of an utterance whose audio is split."""
+    return f"{key}-w{window:05d}"
+
+
+def parse_window_key(key: str) -> tuple[str, int] | None:
+    """The utterance's key and the window's number, if `key` looks like `window_key`'s."""
+    found = _WINDOW_KEY.fullmatch(key)
+    return (found[1], int(found[2])) if found else None
 
 
 def _path_field(values: dict[str, Any]) -> str | None:
@@ -230,10 +252,9 @@ def _seconds(value: object, name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise AudioError("bad_offset", f"the {name} is a JSON {type(value).__name__}, not a number")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise AudioError("bad_offset", f"the {name} is beyond any file") from error
+    if abs(value) > LONGEST_SECONDS:
+        raise AudioError("bad_offset", f"the {name} is beyond any file")
+    return float(value)
 
 
 def _refuse(constant: str) -> float:

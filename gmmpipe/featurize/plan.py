@@ -7,11 +7,9 @@ function of its task.
 
 import hashlib
 import json
-from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,40 +17,22 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.manifest import Manifest, ManifestLine, clean_line, key_of, read_lines
+from gmmpipe.featurize.line_table import LineTable, scan
+from gmmpipe.featurize.manifest import Manifest, ManifestLine, clean_line, read_lines
 from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.randomness import permutation
 from gmmpipe.store.schema import PlanOptions
 
 
-class OpenManifests:
-    """Lines of manifests by byte offset; each file is opened once."""
-
-    def __init__(self) -> None:
-        self._files: dict[Path, BinaryIO] = {}
-
-    def line_at(self, manifest: Manifest, byte_offset: int) -> bytes:
-        """The cleaned line that begins at `byte_offset`."""
-        file = self._files.get(manifest.path)
-        if file is None:
-            file = self._files[manifest.path] = open(manifest.path, "rb")
-        file.seek(byte_offset)
-        return clean_line(file.readline(), first=byte_offset == 0)
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
-
 @dataclass(frozen=True)
 class LineTask:
-    """One line to be made into features."""
+    """One line, or one window of its audio, to be made into features."""
 
     line: ManifestLine
     byte_offset: int
     duplicate: bool
+    window: int = 0
+    num_windows: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,28 +57,6 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
-class LineTable:
-    """Where every planned line stands.
-
-    Args:
-        manifest_index: int32 [lines].
-        line_number: within its manifest, from 1, int64 [lines].
-        byte_offset: within its manifest, int64 [lines].
-        first_ordinal: lines in all manifests before each one, int64 [manifests].
-    """
-
-    manifest_index: NDArray[np.int32]
-    line_number: NDArray[np.int64]
-    byte_offset: NDArray[np.int64]
-    first_ordinal: NDArray[np.int64]
-
-    def line(self, manifests: Sequence[Manifest], at: int) -> ManifestLine:
-        """The planned line number `at`."""
-        index, number = int(self.manifest_index[at]), int(self.line_number[at])
-        return ManifestLine(manifests[index], number, int(self.first_ordinal[index]) + number)
-
-
-@dataclass(frozen=True)
 class Plan:
     """Which line goes into which shard.
 
@@ -107,15 +65,13 @@ class Plan:
         features: what a frame is.
         options: what else decides the bytes.
         table: where the planned lines stand.
-        duplicate: whether an earlier line has the same key, bool [lines].
-        order: the planned lines in the order of the shards, int64 [lines].
+        order: the rows (windows of lines) in the order of the shards, int64 [rows].
     """
 
     manifests: Sequence[Manifest]
     features: FeatureConfig
     options: PlanOptions
     table: LineTable
-    duplicate: NDArray[np.bool_]
     order: NDArray[np.int64]
 
     @property
@@ -126,13 +82,18 @@ class Plan:
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
         """The task that makes shard number `shard`."""
         size = self.options.utterances_per_shard
+        table = self.table
+        rows = np.sort(self.order[shard * size : (shard + 1) * size])
+        owners = np.searchsorted(table.first_row, rows, side="right") - 1
         lines = [
             LineTask(
-                self.table.line(self.manifests, at),
-                int(self.table.byte_offset[at]),
-                bool(self.duplicate[at]),
+                table.line(self.manifests, at),
+                int(table.byte_offset[at]),
+                bool(table.duplicate[at]),
+                row - int(table.first_row[at]),
+                int(table.num_windows[at]),
             )
-            for at in np.sort(self.order[shard * size : (shard + 1) * size]).tolist()
+            for row, at in zip(rows.tolist(), owners.tolist(), strict=True)
         ]
         return ShardTask(shard, lines, output_dir, base_path, self.features, self.options)
 
@@ -145,7 +106,6 @@ class Plan:
             np.savez(
                 file,
                 identity=np.array(identity),
-                duplicate=self.duplicate,
                 order=self.order,
                 **{column.name: getattr(self.table, column.name) for column in fields(LineTable)},
             )
@@ -166,10 +126,9 @@ class Plan:
                     features=FeatureConfig.from_json(identity["features"]),
                     options=PlanOptions(**identity["options"]),
                     table=LineTable(*(arrays[column.name] for column in fields(LineTable))),
-                    duplicate=arrays["duplicate"],
                     order=arrays["order"],
                 )
-        except (ValueError, KeyError, TypeError, BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise StoreError(f"{path}: not a plan: {error!r}; use --overwrite") from error
 
 
@@ -190,54 +149,17 @@ def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:
     return total.hexdigest(), lines
 
 
-def make_plan(manifests: Sequence[Manifest], features: FeatureConfig, options: PlanOptions) -> Plan:
-    """Plan the lines of `manifests`: 29 bytes a line, beside a passing 8 for its key's hash."""
-    manifest_index, line_number, byte_offset = array("i"), array("q"), array("q")
-    key_hash = array("q")
-    first_ordinal = []
-    ordinal = 0
-    for index, manifest in enumerate(manifests):
-        first_ordinal.append(ordinal)
-        for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
-            ordinal += 1
-            line = clean_line(raw, first=offset == 0)
-            if line:
-                manifest_index.append(index)
-                line_number.append(number)
-                byte_offset.append(offset)
-                # Lines without a key get numbers of their own, so that they match nothing.
-                key_hash.append(hash(key_of(line, ordinal) or -ordinal))
-    table = LineTable(
-        np.frombuffer(manifest_index, dtype=np.int32),
-        np.frombuffer(line_number, dtype=np.int64),
-        np.frombuffer(byte_offset, dtype=np.int64),
-        np.array(first_ordinal, dtype=np.int64),
-    )
-    hashes = np.frombuffer(key_hash, dtype=np.int64)
-    order = (
-        permutation(len(hashes), "shuffle", options.seed)
-        if options.shuffle
-        else np.arange(len(hashes), dtype=np.int64)
-    )
-    duplicate = _find_duplicates(manifests, table, hashes)
-    return Plan(manifests, features, options, table, duplicate, order)
-
-
-def _find_duplicates(
-    manifests: Sequence[Manifest], table: LineTable, hashes: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which lines repeat an earlier line's key: equal hashes first, then the keys themselves."""
-    duplicate = np.zeros(len(hashes), dtype=np.bool_)
-    by_hash = np.argsort(hashes, kind="stable")
-    equal = hashes[by_hash][1:] == hashes[by_hash][:-1]
-    suspects = np.unique(np.concatenate([by_hash[1:][equal], by_hash[:-1][equal]]))
-    seen: set[str] = set()
-    files = OpenManifests()
-    for at in suspects.tolist():
-        line = table.line(manifests, at)
-        key = key_of(files.line_at(line.manifest, int(table.byte_offset[at])), line.ordinal)
-        if key is not None:
-            duplicate[at] = key in seen
-            seen.add(key)
-    files.close()
-    return duplicate
+def make_plan(
+    manifests: Sequence[Manifest],
+    features: FeatureConfig,
+    options: PlanOptions,
+    base_path: Path | None = None,
+) -> Plan:
+    """Plan the lines of `manifests`; `base_path` is where relative audio paths start."""
+    table = scan(manifests, options, base_path)
+    num_rows = int(table.first_row[-1])
+    if options.shuffle:
+        order = permutation(num_rows, "shuffle", options.seed)
+    else:
+        order = np.arange(num_rows, dtype=np.int64)
+    return Plan(manifests, features, options, table, order)

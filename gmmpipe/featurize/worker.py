@@ -1,22 +1,32 @@
 """One shard task to one published shard and its sidecar. This is what a worker process runs."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gmmpipe.errors import AudioError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.featurize.audio import Waveform, header_seconds, load_waveform
-from gmmpipe.featurize.manifest import ManifestLine, Utterance, named_path, parse_line
-from gmmpipe.featurize.plan import OpenManifests, ShardTask
-from gmmpipe.files import atomic_file
+from gmmpipe.featurize.line_table import OpenManifests
+from gmmpipe.featurize.manifest import (
+    ManifestLine,
+    Utterance,
+    audio_path,
+    named_path,
+    parse_line,
+    window_key,
+)
+from gmmpipe.featurize.plan import LineTask, ShardTask
+from gmmpipe.featurize.stored_audio import encode_flac
 from gmmpipe.logmel import LogMel
+from gmmpipe.store.feature_store import TORCH_DTYPES
 from gmmpipe.store.schema import (
     SHARD_SUFFIXES,
     Dtype,
@@ -26,9 +36,8 @@ from gmmpipe.store.schema import (
     Tally,
     shard_stem,
 )
-from gmmpipe.store.tar_shard import TarShardWriter
+from gmmpipe.store.shard_files import open_writer
 
-_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _log_mel = lru_cache(maxsize=1)(LogMel)
 
 
@@ -39,10 +48,11 @@ class _Ledger:
         self.rejects: list[tuple[int, Reject]] = []
         self.seconds = 0.0
 
-    def add(self, line: ManifestLine, path: str, error: AudioError, seconds: float = 0.0) -> None:
-        reject = Reject(line.manifest.name, line.number, path, error.reason, error.detail)
+    def add(self, planned: LineTask, path: str, error: AudioError, seconds: float = 0.0) -> None:
+        line, windows = planned.line, planned.num_windows
+        reject = Reject(line.manifest.name, line.number, path, error.reason, error.detail, windows)
         self.rejects.append((line.ordinal, reject))
-        self.seconds += seconds
+        self.seconds += seconds / windows
 
     def in_order(self) -> list[Reject]:
         return [reject for _, reject in sorted(self.rejects, key=lambda pair: pair[0])]
@@ -56,7 +66,12 @@ def make_shard(task: ShardTask) -> Tally:
     """
     sidecar_path = task.output_dir / f"{shard_stem(task.number)}.json"
     if not sidecar_path.exists():
-        _publish(task, sidecar_path)
+        try:
+            _publish(task, sidecar_path)
+        except FileNotFoundError:
+            # Whoever finalizes removes all temporaries; then the shard has been published too.
+            if not sidecar_path.exists():
+                raise
     return Sidecar.read(sidecar_path).tally
 
 
@@ -64,31 +79,36 @@ def _publish(task: ShardTask, sidecar_path: Path) -> None:
     shard_path = sidecar_path.with_suffix(SHARD_SUFFIXES[task.options.format])
     ledger = _Ledger()
     seconds_kept = seconds_cropped = 0.0
-    with atomic_file(shard_path) as file:
-        writer = TarShardWriter(file)
-        for utterance, line in sorted(_utterances(task, ledger), key=lambda pair: pair[0].key):
-            path = audio_path(utterance.wav_path, line, task.base_path)
+    with open_writer(shard_path, task.features.n_mels, task.options.dtype) as writer:
+        for utterance, planned in sorted(_utterances(task, ledger), key=lambda pair: pair[0].key):
+            path = audio_path(utterance.wav_path, planned.line, task.base_path)
             try:
                 waveform = load_waveform(
                     utterance,
                     path,
                     task.features.sample_rate,
-                    task.options.max_seconds,
-                    task.options.seed,
+                    task.options,
+                    planned.window,
+                    planned.num_windows,
                 )
                 frames = compute_frames(waveform, task.features, task.options.dtype)
             except AudioError as error:
                 seconds = utterance.duration_seconds or header_seconds(path)
-                ledger.add(line, utterance.wav_path, error, seconds)
+                ledger.add(planned, utterance.wav_path, error, seconds)
                 continue
-            writer.add(utterance.key, _metadata(utterance, line, waveform, frames, task), frames)
+            metadata = _metadata(utterance, planned.line, waveform, frames, task.features)
+            audio = None
+            if task.options.store_audio == "flac":
+                audio, scale = encode_flac(waveform, task.features.sample_rate)
+                metadata["audio_scale"] = scale
+            writer.add(utterance.key, metadata, frames, audio)
             seconds_kept += waveform.kept_seconds
             seconds_cropped += waveform.cropped_seconds
         index, num_bytes, sha256 = writer.finish()
     rejects = ledger.in_order()
     num_frames = int(index.num_frames.sum())
     tally = Tally(
-        lines=len(task.lines),
+        lines=sum(planned.window == 0 for planned in task.lines),
         utterances=len(index.keys),
         rejects=len(rejects),
         frames=num_frames,
@@ -102,7 +122,7 @@ def _publish(task: ShardTask, sidecar_path: Path) -> None:
     Sidecar(row, index, Tally.total([tally]), rejects).write(sidecar_path)
 
 
-def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[Utterance, ManifestLine]]:
+def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[Utterance, LineTask]]:
     """The task's lines that name an utterance; the others go to the ledger."""
     manifests = OpenManifests()
     for planned in task.lines:
@@ -110,19 +130,18 @@ def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[Utterance, M
         try:
             utterance = parse_line(raw, planned.line)
         except AudioError as error:
-            ledger.add(planned.line, named_path(raw), error)
+            ledger.add(planned, named_path(raw), error)
             continue
         if planned.duplicate:
             twin = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-            ledger.add(planned.line, utterance.wav_path, twin, utterance.duration_seconds or 0.0)
+            path = audio_path(utterance.wav_path, planned.line, task.base_path)
+            seconds = utterance.duration_seconds or header_seconds(path)
+            ledger.add(planned, utterance.wav_path, twin, seconds)
             continue
-        yield utterance, planned.line
+        if planned.num_windows > 1:
+            utterance = replace(utterance, key=window_key(utterance.key, planned.window))
+        yield utterance, planned
     manifests.close()
-
-
-def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> Path:
-    """Where a manifest's audio path points: relative ones start at `base_path` or the manifest."""
-    return (base_path or line.manifest.path.parent) / wav_path
 
 
 def compute_frames(waveform: Waveform, features: FeatureConfig, dtype: Dtype) -> NDArray[Any]:
@@ -138,12 +157,12 @@ def compute_frames(waveform: Waveform, features: FeatureConfig, dtype: Dtype) ->
             f"{num_samples} samples at {features.sample_rate} Hz where a frame needs "
             f"{features.min_samples}",
         )
-    frames = _log_mel(features)(waveform.samples).to(_TORCH_DTYPES[dtype])
-    if not torch.isfinite(frames).all():
+    frames = _log_mel(features)(waveform.samples)
+    if not math.isfinite(frames.sum()):
         raise AudioError(
             "non_finite", "the features overflow: the samples are far beyond full scale"
         )
-    return np.ascontiguousarray(frames.numpy())
+    return np.ascontiguousarray(frames.to(TORCH_DTYPES[dtype]).numpy())
 
 
 def _metadata(
@@ -151,7 +170,7 @@ def _metadata(
     line: ManifestLine,
     waveform: Waveform,
     frames: NDArray[Any],
-    task: ShardTask,
+    features: FeatureConfig,
 ) -> dict[str, Any]:
     metadata = {
         **utterance.carried,
@@ -162,9 +181,10 @@ def _metadata(
         "line": line.number,
         "num_frames": len(frames),
         "num_samples": len(waveform.samples),
-        "sample_rate": task.features.sample_rate,
+        "sample_rate": features.sample_rate,
         "offset": waveform.start_seconds,
     }
+    metadata.pop("resampler", None)  # the manifest's would pass for ours
     if waveform.resampler == "soxr":
         metadata["resampler"] = waveform.resampler
     return metadata

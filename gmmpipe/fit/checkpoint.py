@@ -33,6 +33,7 @@ class FitState:
         step: finished steps of the update that is under way.
         loss_sum, loss_count: the losses evaluated in it.
         at_start: the parameters at its start.
+        update_stop: the frames that are done when it ends.
         metrics: rows of ``metrics.tsv``, one a finished update.
     """
 
@@ -45,6 +46,7 @@ class FitState:
     loss_sum: float = 0.0
     loss_count: int = 0
     at_start: Parameters | None = None
+    update_stop: int = 0
     metrics: list[str] = field(default_factory=list)
 
     def end_update(self, frames: int, row: str) -> None:
@@ -73,6 +75,7 @@ class FitState:
                     "step": self.step,
                     "loss_sum": self.loss_sum,
                     "loss_count": self.loss_count,
+                    "update_stop": self.update_stop,
                     "metrics": list(self.metrics),
                     "center": self.center.cpu(),
                     "flat": self.parameters.flat.cpu(),
@@ -101,6 +104,7 @@ class FitState:
             step=resume["step"],
             loss_sum=resume["loss_sum"],
             loss_count=resume["loss_count"],
+            update_stop=resume["update_stop"],
             at_start=None if resume["at_start"] is None else view(resume["at_start"]),
             metrics=list(resume["metrics"]),
         )
@@ -126,18 +130,20 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
     """
     if resume != "auto":
         return Path(resume), _read(Path(resume))
-    found = []
+    best: tuple[Path, dict[str, Any]] | None = None
     for path in sorted([*output_dir.glob(MODEL_FILE), *output_dir.glob(CHECKPOINT_PATTERN)]):
         try:
             content = _read(path)
         except CheckpointError as error:
             log.warning("warning: passed over: %s", error)
             continue
-        found.append(((content["frames"], content["resume"]["step"]), path, content))
-    if not found:
-        return None
-    _, path, content = max(found, key=lambda entry: entry[0])
-    return path, content
+        if best is None or _position(content) > _position(best[1]):
+            best = (path, content)
+    return best
+
+
+def _position(content: dict[str, Any]) -> tuple[int, int]:
+    return content["frames"], content["resume"]["step"]
 
 
 def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -158,6 +164,9 @@ def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]
 
 def _read(path: Path) -> dict[str, Any]:
     content = read_model(path)
-    if "resume" not in content or "frames" not in content:
-        raise CheckpointError(f"{path}: a model without a fit's state; there is nothing to go on")
+    try:
+        FitState.from_dict(content, torch.device("cpu"))
+        _position(content)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: holds no fit's state to go on from: {error!r}") from error
     return content

@@ -1,5 +1,6 @@
 """What `gmmpipe fit` is asked to do."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import yaml
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fit.schedule import Schedule
 from gmmpipe.store.feature_store import FeatureStore
+
+MIN_VAR_FLOOR = 1e-12
+"""Below it, float32 precisions times squared frames come near their limit."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,12 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise OptionError("--resume goes on with a fit and --overwrite deletes it: choose one")
+        if not math.isfinite(self.lr):
+            raise OptionError(f"--lr is {self.lr}, but must be finite")
+        if not MIN_VAR_FLOOR <= self.var_floor < math.inf:
+            raise OptionError(
+                f"--var_floor is {self.var_floor}, but must be {MIN_VAR_FLOOR} or more"
+            )
 
     def schedule(self, store: FeatureStore) -> Schedule:
         """The rules of the fit on the frames of `store`.

@@ -4,14 +4,16 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import GmmpipeError, Stopped
+from gmmpipe.errors import CheckpointError, GmmpipeError, Stopped
 from gmmpipe.files import remove_temporaries, write_atomic
 from gmmpipe.fit.checkpoint import (
     CHECKPOINT_PATTERN,
@@ -25,7 +27,6 @@ from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Update, crosses_multiple, is_
 from gmmpipe.fit.stream import HeldFrames, UpdateStream
 from gmmpipe.fit.update_metrics import (
     METRIC_COLUMNS,
-    METRICS_FILE,
     format_row,
     measure_update,
     mostly_at_floor,
@@ -100,14 +101,14 @@ class Trainer:
             self._begin_fitting(FitState.from_dict(content, self.world.device))
         position = (self.state.frames, self.state.updates) if self.state else (0, 0)
         first = self.schedule.update_at(*position)
-        if first is None:
-            log.info("%d frames are done already: nothing to do", position[0])
-        else:
-            with stop_signals(self._on_signal):
+        with stop_signals(self._on_signal):
+            if first is None:
+                log.info("%d frames are done already: nothing to do", position[0])
+            else:
                 self._fit_updates(first)
-        assert self.state is not None, "a fit without a state has an update before it"
-        if first or not (self.options.output_dir / MODEL_FILE).exists():
-            self._save(self.state, MODEL_FILE)
+            assert self.state is not None, "a fit without a state has an update before it"
+            if first or self.world.on_first_rank(lambda: not self._path(MODEL_FILE).exists()):
+                self._save(self.state, MODEL_FILE)
         if mostly_at_floor(self.state.parameters, self.options.var_floor):
             log.warning(
                 "warning: most variances sit at --var_floor %s: the floor makes this model, not "
@@ -119,21 +120,40 @@ class Trainer:
     def _fit_updates(self, first: Update) -> None:
         target = self.schedule.target_frames
         with Progress("fit", "frames", target, first.start, line_every_seconds=0) as progress:
-            for update, held in self.stream.updates(first):
-                if self.world.any(held is None or self.stop_signal is not None):
-                    self._stop()
-                assert held is not None, "a rank without frames has asked for a stop"
+            updates = self.stream.updates(first)
+            while (arrived := self._await_frames(updates)) is not None:
+                update, held = arrived
                 if self.state is None:
                     self._begin_fitting(self._seed(update, held))
                 row = self._fit_update(update, held)
                 progress.advance(update.num_frames, f"nll {row['nll']:.4f}, {row['alive']} alive")
 
+    def _await_frames(
+        self, updates: Iterator[tuple[Update, HeldFrames | None]]
+    ) -> tuple[Update, HeldFrames] | None:
+        """The next update, if there is one; all ranks leave here where one is to stop or failed."""
+        held, failure = None, None
+        try:
+            update, held = next(updates)
+        except StopIteration:
+            return None  # on all ranks: they have the same updates
+        except GmmpipeError as error:
+            failure = error
+        if self.world.any(failure is not None):
+            if self.state is not None:
+                self._save(self.state, self.state.checkpoint_name())
+            raise failure or GmmpipeError("another rank failed; its error says why")
+        if self.world.any(held is None or self.stop_signal is not None):
+            self._stop()
+        assert held is not None, "a rank without frames has asked for a stop"
+        return update, held
+
     def _prepare_output(self) -> dict[str, Any] | None:
         """Make the output folder ready; the content of the checkpoint to go on from, if any."""
         folder, options = self.options.output_dir, self.options
+        self.store.check_files()
         folder.mkdir(parents=True, exist_ok=True)
-        patterns = (MODEL_FILE, CHECKPOINT_PATTERN, METRICS_FILE, OPTIONS_FILE)
-        earlier = [path for pattern in patterns for path in folder.glob(pattern)]
+        earlier = [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in folder.glob(pattern)]
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self.identity)
@@ -149,7 +169,7 @@ class Trainer:
                 "it, --overwrite starts afresh"
             )
         remove_temporaries(folder)
-        write_atomic(folder / OPTIONS_FILE, options.to_yaml().encode())
+        write_atomic(self._path(OPTIONS_FILE), options.to_yaml().encode())
         return found[1] if found else None
 
     def _seed(self, update: Update, held: HeldFrames) -> FitState:
@@ -166,7 +186,7 @@ class Trainer:
         self.world.broadcast(parameters.flat)  # CUDA's sums may differ from rank to rank
         scale = Parameters.of(
             # Means move in units of the data's spread; log-variances and logits have none.
-            means=sample.std(0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
+            means=sample.std(0, correction=0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
             log_vars=torch.ones_like(parameters.log_vars),
             log_weights=torch.ones_like(parameters.logits),
         )
@@ -186,6 +206,12 @@ class Trainer:
         assert state is not None
         if state.at_start is None:
             state.at_start = state.parameters.clone()
+            state.update_stop = update.stop
+        elif state.update_stop != update.stop:
+            raise CheckpointError(
+                f"the fit was stopped inside an update that ends at {state.update_stop} frames; "
+                f"finish that with --target_frames {state.update_stop}, then raise it"
+            )
         for step in range(state.step, update.num_steps):
             stop = self._fit_step(state, update, held, step)
             state.step = step + 1
@@ -195,6 +221,10 @@ class Trainer:
         row = measure_update(
             update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
         )
+        if not math.isfinite(row["nll"]):
+            raise GmmpipeError(
+                f"update {update.index + 1} left a mixture that is not finite; try a lower --lr"
+            )
         state.end_update(update.stop, format_row(row))
         self._write_metrics(state)
         if crosses_multiple(update.start, update.stop, self.options.save_every):
@@ -234,6 +264,8 @@ class Trainer:
         """Leave a checkpoint and end; all ranks are here after the same step."""
         assert self.state is not None, "before there is a state, a signal ends the process at once"
         self._save(self.state, self.state.checkpoint_name())
+        self._count_frames(self.state)
+        log.info("--resume auto goes on from there")
         raise Stopped(self.stop_signal or signal.SIGTERM)
 
     def _write_metrics(self, state: FitState) -> None:
@@ -241,16 +273,22 @@ class Trainer:
         self.world.on_first_rank(lambda: write_metrics(folder, state.metrics))
 
     def _save(self, state: FitState, name: str) -> None:
-        path = self.options.output_dir / name
+        path = self._path(name)
         self.world.on_first_rank(lambda: state.save(path, self.identity, self.store.features))
         log.info("wrote %s", path)
 
-    def _summarise(self, state: FitState, seconds: float) -> FitSummary:
-        stream = self.stream
-        counts = torch.tensor([stream.frames_read, stream.frames_used], device=self.world.device)
+    def _path(self, name: str) -> Path:
+        return self.options.output_dir / name
+
+    def _count_frames(self, state: FitState) -> tuple[int, int]:
+        """Frames read and used, over all ranks; says what became of them."""
+        counts = torch.tensor(
+            [self.stream.frames_read, self.stream.frames_used],
+            dtype=torch.int64,
+            device=self.world.device,
+        )
         self.world.all_reduce(counts)
         frames_read, frames_used = (int(count) for count in counts)
-        nll = float(state.metrics[-1].split("\t")[METRIC_COLUMNS.index("nll")])
         log.info(
             "frames: %d done in %d updates; %d read = %d used + %d dropped",
             state.frames,
@@ -259,11 +297,16 @@ class Trainer:
             frames_used,
             frames_read - frames_used,
         )
+        return frames_read, frames_used
+
+    def _summarise(self, state: FitState, seconds: float) -> FitSummary:
+        frames_read, frames_used = self._count_frames(state)
+        nll = float(state.metrics[-1].split("\t")[METRIC_COLUMNS.index("nll")])
         log.info(
             "seconds: %.1f in all, %.1f seeding, %.1f waiting for frames; final nll %.4f nats",
             seconds,
             self.seconds_seeding,
-            stream.seconds_waiting,
+            self.stream.seconds_waiting,
             nll,
         )
         return FitSummary(state.frames, state.updates, nll, frames_read, frames_used)

@@ -69,7 +69,7 @@ def exact_log_joints(
     """ln w_k N(x; μ_k, σ_k²) in float64, a block of frames at a time.
 
     Args:
-        frames: [N, D], any floating dtype.
+        frames: [N, D], or [B, D, T] (then N = B * T, time fastest); any floating dtype.
         means, log_vars: [K, D].
         log_weights: [K].
 
@@ -79,14 +79,24 @@ def exact_log_joints(
     """
     center = means.double().mean(0)
     bias, weights = affine_map(means.double(), log_vars.double(), log_weights.double(), center)
-    size = min(block_frames(frames.device), max(1, len(frames)))
+    num_frames = frames.numel() // means.shape[1]
+    size = min(block_frames(frames.device), max(1, num_frames))
     expanded = torch.empty(size, weights.shape[1], dtype=torch.float64, device=frames.device)
     joints = torch.empty(size, len(bias), dtype=torch.float64, device=frames.device)
-    for start in range(0, len(frames), size):
-        block = frames[start : start + size].double()
+    for start in range(0, num_frames, size):
+        block = _block(frames, start, min(start + size, num_frames)).double()
         out = joints[: len(block)]
         torch.addmm(bias, expand(block, center, expanded), weights.t(), out=out)
         yield slice(start, start + len(block)), block, out
+
+
+def _block(frames: Tensor, start: int, stop: int) -> Tensor:
+    """Frames [start, stop) as [n, D]; of [B, D, T] no more than those are copied."""
+    if frames.ndim == 2:
+        return frames[start:stop]
+    numbers = torch.arange(start, stop, device=frames.device)
+    length = frames.shape[2]
+    return frames[numbers // length, :, numbers % length]
 
 
 @dataclass(frozen=True)

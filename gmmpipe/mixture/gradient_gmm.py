@@ -1,7 +1,8 @@
 """`GradientGMM`: a fitted mixture as an `nn.Module`, and its file."""
 
-import pickle
+import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.files import atomic_file
+from gmmpipe.files import write_atomic
 from gmmpipe.mixture.density import exact_log_joints
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class GradientGMM(nn.Module):
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if means.ndim != 2:
+            raise ValueError(f"means {tuple(means.shape)} are not [K, D]")
         num_components = len(means)
         if log_vars.shape != means.shape or log_weights.shape != (num_components,):
             raise ValueError(
@@ -95,7 +98,11 @@ class GradientGMM(nn.Module):
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}, but must be above 0")
         return self._per_block(
-            x, torch.float32, (self.K,), lambda joints: torch.softmax(joints / temperature, 1)
+            x,
+            torch.float32,
+            (self.K,),
+            # Shifted first, so that a tiny temperature does not overflow.
+            lambda joints: torch.softmax((joints - joints.amax(1, keepdim=True)) / temperature, 1),
         )
 
     def score_samples(self, x: Tensor) -> Tensor:
@@ -119,18 +126,16 @@ class GradientGMM(nn.Module):
     ) -> Tensor:
         """`result` of the log joints of each block of frames, put together as [N, *shape]."""
         with torch.autocast(x.device.type, enabled=False):
-            frames = self._as_frames(x)
-            out = torch.empty(len(frames), *shape, dtype=dtype, device=frames.device)
+            num_frames = self._count_frames(x)
+            out = torch.empty(num_frames, *shape, dtype=dtype, device=x.device)
             parameters = (self.means, self.log_vars, self.log_weights)
-            for rows, _, joints in exact_log_joints(frames, *parameters):
+            for rows, _, joints in exact_log_joints(x, *parameters):
                 out[rows] = result(joints)
         return out
 
-    def _as_frames(self, x: Tensor) -> Tensor:
-        if x.ndim == 3 and x.shape[1] == self.dim:
-            return x.transpose(1, 2).reshape(-1, self.dim)
-        if x.ndim == 2 and x.shape[1] == self.dim:
-            return x
+    def _count_frames(self, x: Tensor) -> int:
+        if x.ndim in (2, 3) and x.shape[1] == self.dim:
+            return x.numel() // self.dim
         raise ValueError(f"frames {tuple(x.shape)} are not [N, {self.dim}] or [B, {self.dim}, T]")
 
     def save(self, path: str | Path) -> None:
@@ -165,8 +170,9 @@ class GradientGMM(nn.Module):
             values = {name: content.pop(name) for name in buffers}
             num_components, dim = content.pop("K"), content.pop("dim")
             content.pop("format_version")
+            content.pop("resume", None)  # several times the model, and of use to a fit alone
             model = cls(values["means"], values["log_vars"], values["log_weights"], info=content)
-        except (KeyError, ValueError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{source}: not a gmmpipe model file: {error!r}") from error
         if (model.K, model.dim) != (num_components, dim):
             raise CheckpointError(f"{source}: K and dim are not those of its tensors")
@@ -203,8 +209,9 @@ class GradientGMM(nn.Module):
 
 def write_model(path: Path, content: dict[str, Any]) -> None:
     """Write a model file's content to `path`, whole or not at all."""
-    with atomic_file(path) as file:
-        torch.save(content, file)
+    buffer = BytesIO()  # torch reports a full disk in words of its own
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_model(path: Path) -> dict[str, Any]:
@@ -214,11 +221,17 @@ def read_model(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged or no model file.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(f"{path}: damaged: the checksum of {damaged} differs")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle fails in any way
+        raise CheckpointError(f"{path}: cannot be read as a model file: {error}") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
     return content

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.store import tar_shard
+from gmmpipe.store import shard_files
 from gmmpipe.store.rows import read_rows
 from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo
 
-_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Shard:
         Raises:
             StoreError: it is missing, damaged, or that of another shard.
         """
-        suffix = self.path.suffix
-        sidecar = _read_sidecar(self.path.with_name(self.path.name.removesuffix(suffix) + ".json"))
+        sidecar = _read_sidecar(self.path.with_suffix(".json"), self.row)
         if sidecar.row != self.row:
             raise StoreError(f"{self.path}: its sidecar does not belong to this store")
         return sidecar
@@ -68,10 +67,13 @@ class Shard:
         index = self.sidecar().index
         if order is not None:
             index = index.take(order)
-        read_rows(self.path, index, start, stop, out, self.dtype)
+        read_rows(shard_files.raw_file(self.path), index, start, stop, out, self.dtype)
 
 
-_read_sidecar = lru_cache(maxsize=16)(Sidecar.read)
+@lru_cache(maxsize=16)
+def _read_sidecar(path: Path, row: ShardRow) -> Sidecar:
+    """The sidecar at `path`; by its row too, since a store may be made anew at the same place."""
+    return Sidecar.read(path)
 
 
 class FeatureStore:
@@ -103,7 +105,7 @@ class FeatureStore:
         Raises:
             StoreError: one is missing, unfinished or damaged, or their fingerprints differ.
         """
-        folders = [Path(part) for part in str(path).split(",") if part.strip()]
+        folders = [Path(part.strip()) for part in str(path).split(",") if part.strip()]
         if not folders:
             raise StoreError("no feature store given")
         infos = [_read_info(folder) for folder in folders]
@@ -114,7 +116,7 @@ class FeatureStore:
                     f"not those of {folders[0]} ({infos[0].features.fingerprint[:12]})"
                 )
         shards = [
-            Shard(folder / row.name, row, _TORCH_DTYPES[info.plan.dtype])
+            Shard(folder / row.name, row, TORCH_DTYPES[info.plan.dtype])
             for folder, info in zip(folders, infos, strict=True)
             for row in info.shards
         ]
@@ -142,6 +144,21 @@ class FeatureStore:
         """The dtype that holds every stored frame exactly."""
         dtypes = {shard.dtype for shard in self.shards}
         return torch.float16 if dtypes == {torch.float16} else torch.float32
+
+    def check_files(self) -> None:
+        """Look for every shard and sidecar, without reading them.
+
+        Raises:
+            StoreError: one is missing, or a tar is not as long as recorded.
+        """
+        for shard in self.shards:
+            try:
+                size = shard_files.raw_file(shard.path).stat().st_size
+                shard.path.with_suffix(".json").stat()
+            except OSError as error:
+                raise StoreError(f"{error.filename}: {error.strerror}") from error
+            if shard.path.is_file() and size != shard.row.bytes:
+                raise StoreError(f"{shard.path}: {size} bytes where {shard.row.bytes} are recorded")
 
     def read_frames(self, start: int, stop: int) -> Tensor:
         """Frames [start, stop), numbered across shards in order: float32 [stop - start, D].
@@ -173,7 +190,7 @@ class FeatureStore:
         """
         for shard in self.shards:
             index = shard.sidecar().index
-            metadata = tar_shard.read_metadata(shard.path)
+            metadata = shard_files.read_metadata(shard.path)
             for position, key in enumerate(index.keys):
                 begin, end = (int(n) for n in index.row_offset[position : position + 2])
                 features = torch.empty(end - begin, self.dim, dtype=torch.float32)

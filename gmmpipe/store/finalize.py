@@ -1,15 +1,17 @@
 """The end of stage 1: all sidecars to ``rejects.jsonl`` and ``store.json``."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.files import atomic_file, canonical_json, remove_temporaries
+from gmmpipe.files import atomic_file, remove, remove_temporaries
 from gmmpipe.store.schema import (
     PLAN_FILE,
     REJECTS_FILE,
+    REOPENED_FILE,
     STORE_FILE,
     PlanOptions,
     ShardRow,
@@ -18,6 +20,21 @@ from gmmpipe.store.schema import (
     Tally,
     shard_stem,
 )
+
+
+def reopen(folder: Path, shards: Iterable[str]) -> None:
+    """Turn a store back into an unfinished one that lacks `shards`, to be made anew.
+
+    Args:
+        folder: the store, finished or not.
+        shards: their file names.
+    """
+    if (folder / STORE_FILE).exists():
+        (folder / STORE_FILE).replace(folder / REOPENED_FILE)
+    for name in shards:
+        path = folder / name
+        path.with_suffix(".json").unlink(missing_ok=True)  # first: it is what says "complete"
+        remove(path)
 
 
 def missing_shards(folder: Path, num_shards: int) -> list[int]:
@@ -41,17 +58,23 @@ def finalize(
         StoreError: nothing was usable, or more than `max_reject_fraction` of the lines were not.
     """
     rows: list[ShardRow] = []
-
-    def tallies() -> Iterator[Tally]:
-        with atomic_file(folder / REJECTS_FILE) as ledger:
-            for number in range(num_shards):
-                sidecar = Sidecar.read(folder / f"{shard_stem(number)}.json")
-                for reject in sidecar.rejects:
-                    ledger.write(canonical_json(asdict(reject)).encode() + b"\n")
-                rows.append(sidecar.row)
-                yield sidecar.tally
-
-    tally = Tally.total(tallies())
+    tallies: list[Tally] = []
+    reasons: Counter[str] = Counter()
+    failed_windows: Counter[tuple[str, int]] = Counter()
+    with atomic_file(folder / REJECTS_FILE) as ledger:
+        for number in range(num_shards):
+            sidecar = Sidecar.read(folder / f"{shard_stem(number)}.json")
+            rows.append(sidecar.row)
+            tallies.append(sidecar.tally)
+            for reject in sidecar.rejects:
+                if reject.num_windows > 1:
+                    line = (reject.manifest, reject.line)
+                    failed_windows[line] += 1
+                    if failed_windows[line] < reject.num_windows:
+                        continue  # another window may have given features
+                ledger.write(reject.ledger_line())
+                reasons[reject.reason] += 1
+    tally = replace(Tally.total(tallies), rejects=reasons.total(), rejects_by_reason=dict(reasons))
     if tally.utterances == 0:
         raise StoreError(f"{folder}: no usable audio: {_rejected(tally)}")
     if tally.rejects > max_reject_fraction * tally.lines:
@@ -62,9 +85,15 @@ def finalize(
         )
     info = StoreInfo(features, plan, tally, rows)
     info.write(folder / STORE_FILE)
-    (folder / PLAN_FILE).unlink(missing_ok=True)
-    remove_temporaries(folder)
+    tidy(folder)
     return info
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only an unfinished store needs, from a finished one."""
+    for leftover in (PLAN_FILE, REOPENED_FILE):
+        (folder / leftover).unlink(missing_ok=True)
+    remove_temporaries(folder)
 
 
 def _rejected(tally: Tally) -> str:

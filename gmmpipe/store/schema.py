@@ -24,7 +24,9 @@ FORMAT_VERSION = 1
 STORE_FILE = "store.json"
 PLAN_FILE = "plan.npz"
 REJECTS_FILE = "rejects.jsonl"
-SHARD_SUFFIXES = {"tar": ".tar"}
+REOPENED_FILE = "reopened.json"
+"""What ``store.json`` is renamed to while some shards of a finished store are made anew."""
+SHARD_SUFFIXES = {"tar": ".tar", "zarr": ".zarr"}
 """The kinds of shard this version reads and writes, and how their names end."""
 
 REJECT_REASONS = (
@@ -45,17 +47,31 @@ REJECT_REASONS = (
 )
 _T = TypeVar("_T")
 Dtype = Literal["float16", "float32"]
+Format = Literal["tar", "zarr"]
+LongAudio = Literal["crop", "split", "skip"]
+StoreAudio = Literal["none", "flac"]
 
 
 @dataclass(frozen=True)
 class Reject:
-    """One manifest line that gave no features, and why."""
+    """One manifest line that gave no features, and why.
+
+    In the sidecar of a store whose long audio is split, one window of such a line: the line is a
+    reject only if all `num_windows` are.
+    """
 
     manifest: str
     line: int
     path: str
     reason: str
     detail: str
+    num_windows: int = 1
+
+    def ledger_line(self) -> bytes:
+        """The line of ``rejects.jsonl``."""
+        values = asdict(self)
+        del values["num_windows"]
+        return canonical_json(values).encode() + b"\n"
 
     def __post_init__(self) -> None:
         assert self.reason in REJECT_REASONS, self.reason
@@ -203,9 +219,9 @@ class PlanOptions:
     shuffle: bool
     seed: int
     dtype: Dtype
-    format: str = "tar"
-    long_audio: str = "crop"
-    store_audio: str = "none"
+    format: Format = "tar"
+    long_audio: LongAudio = "crop"
+    store_audio: StoreAudio = "none"
 
     def differences(self, other: "PlanOptions") -> list[str]:
         """What differs from `other`, one phrase a field."""
@@ -250,7 +266,10 @@ class StoreInfo:
         try:
             if document["kind"] != "features":
                 raise StoreError(f"{path}: a store of {document['kind']}, not of features")
-            features = FeatureConfig.from_json(document["features"])
+            try:
+                features = FeatureConfig.from_json(document["features"])
+            except StoreError as error:
+                raise StoreError(f"{path}: {error}") from error
             if features.fingerprint != document["fingerprint"]:
                 raise StoreError(f"{path}: the fingerprint is not that of the features")
             info = cls(

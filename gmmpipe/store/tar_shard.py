@@ -36,14 +36,19 @@ class TarShardWriter:
             "crc32c": [],
         }
 
-    def add(self, key: str, metadata: dict[str, Any], frames: NDArray[Any]) -> None:
+    def add(
+        self, key: str, metadata: dict[str, Any], frames: NDArray[Any], audio: bytes | None
+    ) -> None:
         """Append one sample.
 
         Args:
             key: sorted after the keys before it.
             metadata: goes to ``{key}.json``.
             frames: [T, D] in the stored dtype, C order.
+            audio: a FLAC file for ``{key}.flac``, or None.
         """
+        if audio is not None:
+            self._add_member(f"{key}.flac", audio)
         self._add_member(f"{key}.json", canonical_json(metadata).encode())
         header = BytesIO()
         np.lib.format.write_array_header_1_0(

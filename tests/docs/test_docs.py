@@ -34,7 +34,7 @@ def test_links_lead_somewhere(page) -> None:
 def test_every_option_in_an_example_exists() -> None:
     examples = 0
     for page in PAGES:
-        for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), re.S | re.M):
             for line in block.splitlines():
                 words = (
                     shlex.split(line) if re.match(r"(gmmpipe|torchrun .*gmmpipe) ", line) else []
@@ -51,8 +51,8 @@ def test_every_option_in_an_example_exists() -> None:
 @pytest.mark.parametrize("name", commands())
 def test_every_option_has_a_help_text(name: str) -> None:
     for parameter in commands()[name].params:
-        assert isinstance(parameter, click.Option)
-        assert parameter.help, parameter.name
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
 
 
 def test_the_changelog_has_the_version() -> None:

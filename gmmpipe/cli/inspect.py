@@ -1,0 +1,84 @@
+"""``gmmpipe inspect``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gmmpipe.cli.common import job_options, run_job
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@job_options
+def command(path: Path, as_json: bool, debug: bool) -> None:
+    """Say what PATH holds: a feature store, finished or not, or a model file."""
+
+    def job() -> None:
+        found = _describe_store(path) if path.is_dir() else _describe_model(path)
+        if as_json:
+            click.echo(json.dumps(found, sort_keys=True))
+        else:
+            for line in _lines(found):
+                click.echo(line)
+
+    run_job(job, debug)
+
+
+def _describe_store(folder: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from gmmpipe.errors import StoreError
+    from gmmpipe.store.schema import STORE_FILE, Sidecar, StoreInfo, Tally
+
+    finished = (folder / STORE_FILE).exists()
+    if finished:
+        info = StoreInfo.read(folder / STORE_FILE)
+        tally, num_shards = info.tally, len(info.shards)
+        described: dict[str, Any] = {
+            "features": info.features.to_json(),
+            "fingerprint": info.features.fingerprint,
+            "plan": asdict(info.plan),
+        }
+    else:
+        sidecars = sorted(folder.glob("shard-*.json"))
+        if not sidecars:
+            raise StoreError(f"{folder}: holds no feature store")
+        tally, num_shards = Tally.total(Sidecar.read(p).tally for p in sidecars), len(sidecars)
+        described = {}
+    return {
+        "kind": "feature store",
+        "finished": finished,
+        "shards": num_shards,
+        **asdict(tally),
+        "hours": round(tally.seconds_kept / 3600, 6),
+        **described,
+    }
+
+
+def _describe_model(path: Path) -> dict[str, Any]:
+    from gmmpipe.mixture.gradient_gmm import read_model
+
+    content = read_model(path)
+    resume = content.get("resume", {})
+    return {
+        "kind": "model",
+        **{
+            name: content[name]
+            for name in ("K", "dim", "frames", "seed", "var_floor", "features")
+            if name in content
+        },
+        **{name: resume[name] for name in ("updates", "step", "identity") if name in resume},
+    }
+
+
+def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines

@@ -1,0 +1,77 @@
+"""``--dry_run``: what a store would come to, from the manifests and some headers alone."""
+
+from dataclasses import dataclass
+
+from gmmpipe.errors import AudioError
+from gmmpipe.featurize.audio import header_seconds
+from gmmpipe.featurize.line_table import OpenManifests
+from gmmpipe.featurize.manifest import audio_path, find_manifests, parse_line
+from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurize.plan import digest_manifests, make_plan
+from gmmpipe.randomness import permutation
+
+PROBED_HEADERS = 500
+_SAMPLE_OVERHEAD_BYTES = 2 * 512 + 1024 + 256
+"""Of a sample in a tar beside its frames: two headers, its JSON, and what fills the blocks."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a store would hold; frames, bytes and hours are estimates."""
+
+    utterances: int
+    shards: int
+    frames: int
+    bytes: int
+    hours: float
+
+
+def forecast(options: FeaturizeOptions) -> Forecast:
+    """Estimate a store without writing anything.
+
+    Lengths are the manifest's own durations; where those are missing, the mean of a random
+    sample of the files' headers stands for them.
+
+    Raises:
+        ManifestError: there is no manifest, or one cannot be read.
+    """
+    manifests = find_manifests(options.data_dir)
+    wanted = options.plan_options(*digest_manifests(manifests))
+    plan = make_plan(manifests, options.features, wanted)
+    files = OpenManifests()
+    utterances, stated, unstated = 0, 0.0, []
+    for at in range(len(plan.order)):
+        line = plan.table.line(manifests, at)
+        try:
+            utterance = parse_line(
+                files.line_at(line.manifest, int(plan.table.byte_offset[at])), line
+            )
+        except AudioError:
+            continue
+        if plan.table.duplicate[at]:
+            continue
+        utterances += 1
+        if utterance.duration_seconds is not None:
+            stated += min(utterance.duration_seconds, options.max_seconds)
+        else:
+            unstated.append(at)
+    probed = [unstated[n] for n in permutation(len(unstated), "headers")[:PROBED_HEADERS].tolist()]
+    seconds = 0.0
+    for at in probed:
+        line = plan.table.line(manifests, at)
+        utterance = parse_line(files.line_at(line.manifest, int(plan.table.byte_offset[at])), line)
+        path = audio_path(utterance.wav_path, line, options.base_path)
+        length = header_seconds(path) - (utterance.offset_seconds or 0.0)
+        seconds += min(max(0.0, length), options.max_seconds)
+    files.close()
+    total = stated + (seconds / len(probed) * len(unstated) if probed else 0.0)
+    features = options.features
+    frames = int(total * features.sample_rate / features.hop_length)
+    frame_bytes = features.n_mels * (2 if options.dtype == "float16" else 4)
+    return Forecast(
+        utterances=utterances,
+        shards=plan.num_shards,
+        frames=frames,
+        bytes=frames * frame_bytes + utterances * _SAMPLE_OVERHEAD_BYTES,
+        hours=round(total / 3600, 4),
+    )

@@ -1,0 +1,166 @@
+"""One pass over the manifests: where each line stands, and which may not be used twice."""
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmpipe.errors import AudioError
+from gmmpipe.featurize.manifest import (
+    Manifest,
+    ManifestLine,
+    audio_path,
+    clean_line,
+    key_of,
+    parse_line,
+    parse_window_key,
+    read_lines,
+)
+from gmmpipe.store.schema import PlanOptions
+
+_MOST_OPEN_FILES = 16  # a corpus may have a manifest a speaker
+MAX_WINDOWS = 100_000
+"""Of one line: what five digits of a key can number, 17 days at 15 s."""
+
+
+class OpenManifests:
+    """Lines of manifests by byte offset; the last few files stay open."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, BinaryIO] = {}
+
+    def line_at(self, manifest: Manifest, byte_offset: int) -> bytes:
+        """The cleaned line that begins at `byte_offset`."""
+        file = self._files.get(manifest.path)
+        if file is None:
+            if len(self._files) == _MOST_OPEN_FILES:
+                self.close()
+            file = self._files[manifest.path] = open(manifest.path, "rb")
+        file.seek(byte_offset)
+        return clean_line(file.readline(), first=byte_offset == 0)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+@dataclass(frozen=True)
+class LineTable:
+    """Where every planned line stands.
+
+    Args:
+        manifest_index: int32 [lines].
+        line_number: within its manifest, from 1, int64 [lines].
+        byte_offset: within its manifest, int64 [lines].
+        num_windows: into how many windows its audio is split, int32 [lines].
+        first_ordinal: lines in all manifests before each one, int64 [manifests].
+        duplicate: whether the line's key is another's already, bool [lines].
+    """
+
+    manifest_index: NDArray[np.int32]
+    line_number: NDArray[np.int64]
+    byte_offset: NDArray[np.int64]
+    num_windows: NDArray[np.int32]
+    first_ordinal: NDArray[np.int64]
+    duplicate: NDArray[np.bool_]
+
+    @cached_property
+    def first_row(self) -> NDArray[np.int64]:
+        """The first row of each line, a row being a window, and the total, int64 [lines + 1]."""
+        return np.cumsum([0, *self.num_windows], dtype=np.int64)
+
+    def line(self, manifests: Sequence[Manifest], at: int) -> ManifestLine:
+        """The planned line number `at`."""
+        index, number = int(self.manifest_index[at]), int(self.line_number[at])
+        return ManifestLine(manifests[index], number, int(self.first_ordinal[index]) + number)
+
+
+def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | None) -> LineTable:
+    """Read the manifests: 33 bytes a line, beside a passing 8 for the hash of its key.
+
+    Only where long audio is split and a line states no duration is its file's header read.
+    """
+    manifest_index, line_number, byte_offset = array("i"), array("q"), array("q")
+    num_windows, key_hash = array("i"), array("q")
+    window_like: dict[int, tuple[int, int]] = {}
+    first_ordinal = []
+    ordinal = 0
+    splits = options.long_audio == "split"
+    for index, manifest in enumerate(manifests):
+        first_ordinal.append(ordinal)
+        for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
+            ordinal += 1
+            line = clean_line(raw, first=offset == 0)
+            if not line:
+                continue
+            manifest_index.append(index)
+            line_number.append(number)
+            byte_offset.append(offset)
+            key = key_of(line, ordinal)
+            if splits and key and (like := parse_window_key(key)):
+                window_like[len(key_hash)] = (hash(like[0]), like[1])
+            # Lines without a key get numbers of their own, so that they match nothing.
+            key_hash.append(hash(key or -ordinal))
+            place = ManifestLine(manifest, number, ordinal)
+            num_windows.append(_count_windows(line, place, options, base_path) if splits else 1)
+    hashes = np.frombuffer(key_hash, dtype=np.int64)
+    table = LineTable(
+        np.frombuffer(manifest_index, dtype=np.int32),
+        np.frombuffer(line_number, dtype=np.int64),
+        np.frombuffer(byte_offset, dtype=np.int64),
+        np.frombuffer(num_windows, dtype=np.int32),
+        np.array(first_ordinal, dtype=np.int64),
+        np.zeros(len(hashes), dtype=np.bool_),
+    )
+    duplicate = _find_duplicates(manifests, table, hashes)
+    for at, (owner_hash, window) in window_like.items():
+        # An id that is the key of another line's window gives way to it.
+        owners = np.flatnonzero(hashes == owner_hash)
+        duplicate[at] |= bool((table.num_windows[owners] > max(window, 1)).any())
+    return replace(table, duplicate=duplicate)
+
+
+def _count_windows(
+    raw: bytes, line: ManifestLine, options: PlanOptions, base_path: Path | None
+) -> int:
+    """Into how many windows a line's audio is split: by its duration, else by its header."""
+    try:
+        utterance = parse_line(raw, line)
+    except AudioError:
+        return 1
+    seconds = utterance.duration_seconds
+    if seconds is None:
+        from gmmpipe.featurize.audio import header_seconds  # torch, which planning can do without
+
+        path = audio_path(utterance.wav_path, line, base_path)
+        seconds = header_seconds(path) - (utterance.offset_seconds or 0.0)
+    # A rounding error beyond a whole number of windows is no window of its own.
+    return min(max(1, math.ceil(seconds / options.max_seconds - 1e-6)), MAX_WINDOWS)
+
+
+def _find_duplicates(
+    manifests: Sequence[Manifest], table: LineTable, hashes: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which lines repeat an earlier line's key: equal hashes first, then the keys themselves."""
+    duplicate = np.zeros(len(hashes), dtype=np.bool_)
+    by_hash = np.argsort(hashes, kind="stable")
+    equal = hashes[by_hash][1:] == hashes[by_hash][:-1]
+    suspects = np.unique(np.concatenate([by_hash[1:][equal], by_hash[:-1][equal]]))
+    seen: set[str] = set()
+    files = OpenManifests()
+    for at in suspects.tolist():
+        line = table.line(manifests, at)
+        key = key_of(files.line_at(line.manifest, int(table.byte_offset[at])), line.ordinal)
+        if key is not None:
+            duplicate[at] = key in seen
+            seen.add(key)
+    files.close()
+    return duplicate

@@ -1,0 +1,133 @@
+"""A shard as a Zarr v3 group, for those who read arrays: opens with plain ``zarr.open``.
+
+    logmel        [frames, D]       all utterances, one after another
+    offsets       [utterances + 1]  where each begins in logmel, int64
+    json          [bytes]           their JSON, a line each, uint8
+    json_offsets  [utterances + 1]  where each line begins in json, int64
+    flac, flac_offsets              with --store_audio, their waveforms likewise
+
+logmel is one object (``logmel/c/0/0``) of uncompressed chunks in order, so the raw array of each
+utterance lies in one piece of it, and is read by its byte offset just as from a tar.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from gmmpipe.errors import StoreError
+from gmmpipe.files import canonical_json
+from gmmpipe.store.rows import crc32c
+from gmmpipe.store.schema import ShardIndex
+
+CHUNK_FRAMES = 8192
+RAW_OBJECT = Path("logmel", "c", "0", "0")
+
+
+class ZarrShardWriter:
+    """Gathers samples, then writes them as a group into a folder.
+
+    Args:
+        folder: empty; becomes the group.
+        dim: D.
+        dtype: the stored dtype, ``float16`` or ``float32``.
+    """
+
+    def __init__(self, folder: Path, dim: int, dtype: str) -> None:
+        self._folder = folder
+        self._dim = dim
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._keys: list[str] = []
+        self._frames: list[NDArray[Any]] = []
+        self._lines: list[bytes] = []
+        self._audio: list[bytes] = []
+
+    def add(
+        self, key: str, metadata: dict[str, Any], frames: NDArray[Any], audio: bytes | None
+    ) -> None:
+        """Append one sample; see `gmmpipe.store.tar_shard.TarShardWriter.add`."""
+        self._keys.append(key)
+        self._frames.append(frames)
+        self._lines.append(canonical_json(metadata).encode() + b"\n")
+        if audio is not None:
+            self._audio.append(audio)
+
+    def finish(self) -> tuple[ShardIndex, int, str]:
+        """Write the group: its index, size in bytes and SHA-256 (see `digest_folder`)."""
+        offsets = _offsets(self._frames)
+        group = zarr.create_group(self._folder)
+        total = int(offsets[-1])
+        frames = group.create_array(
+            "logmel",
+            shape=(total, self._dim),
+            dtype=self._dtype,
+            chunks=(CHUNK_FRAMES, self._dim),
+            shards=(max(1, -(-total // CHUNK_FRAMES)) * CHUNK_FRAMES, self._dim),
+            compressors=None,
+            filters=None,
+            config={"write_empty_chunks": True},
+        )
+        if self._frames:
+            frames[:] = np.concatenate(self._frames)
+        plain: dict[str, NDArray[Any]] = {
+            "offsets": offsets,
+            "json": np.frombuffer(b"".join(self._lines), dtype=np.uint8),
+            "json_offsets": _offsets(self._lines),
+        }
+        if self._audio:
+            plain["flac"] = np.frombuffer(b"".join(self._audio), dtype=np.uint8)
+            plain["flac_offsets"] = _offsets(self._audio)
+        for name, values in plain.items():
+            chunks = (max(1, len(values)),)
+            array = group.create_array(
+                name, shape=values.shape, dtype=values.dtype, chunks=chunks, compressors=None
+            )
+            array[:] = values
+        row_bytes = self._dim * self._dtype.itemsize
+        index = ShardIndex(
+            keys=self._keys,
+            num_frames=np.diff(offsets),
+            byte_offset=offsets[:-1] * row_bytes,
+            crc32c=np.array([crc32c(array) for array in self._frames], dtype=np.int64),
+        )
+        return index, *digest_folder(self._folder)
+
+
+def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and JSON of each sample of a shard, in order.
+
+    Raises:
+        StoreError: the shard is missing or damaged.
+    """
+    try:
+        group = zarr.open_group(path, mode="r")
+        text = np.asarray(group["json"]).tobytes()
+        bounds = np.asarray(group["json_offsets"]).tolist()
+        for begin, end in pairwise(bounds):
+            metadata = json.loads(text[begin:end])
+            yield metadata["key"], metadata
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged or missing: {error}") from error
+
+
+def digest_folder(folder: Path) -> tuple[int, str]:
+    """Total size, and SHA-256 over the sorted lines ``path NUL size NUL sha256`` of its files."""
+    lines, total = [], 0
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = path.stat().st_size
+            total += size
+            lines.append(f"{path.relative_to(folder).as_posix()}\0{size}\0{digest}\n")
+    return total, hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _offsets(parts: list[Any]) -> NDArray[np.int64]:
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)

@@ -1,0 +1,153 @@
+"""`gmmpipe fit` as a user runs it: exit statuses, messages, and the options file."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from conftest import (
+    CORPUS,
+    SMALL_FIT,
+    assert_same_fit,
+    file_bytes,
+    fit_arguments,
+    make_store,
+    run_gmmpipe,
+)
+from gmmpipe.features import FeatureConfig
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The output folder of a fit, and what the command printed to stdout and stderr."""
+    folder = tmp_path_factory.mktemp("cli") / "fitted"
+    done = run_gmmpipe(*fit_arguments(store, folder))
+    return folder, done.stdout, done.stderr
+
+
+def test_a_fit_writes_its_files_and_reports_on_stderr(finished) -> None:
+    folder, stdout, stderr = finished
+    names = {"gmm.pt", "gmm_ckpt_0.004M.pt", "gmm_ckpt_0.008M.pt", "metrics.tsv", "options.yaml"}
+    assert set(file_bytes(folder)) == names
+    assert stdout == ""
+    assert "Traceback" not in stderr
+
+
+def test_the_last_lines_balance_the_frames(finished) -> None:
+    found = re.search(r"(\d+) read = (\d+) used \+ (\d+) dropped", finished[2])
+    assert found is not None
+    read, used, dropped = map(int, found.groups())
+    assert (read, used) == (used + dropped, 8000)
+
+
+def test_the_options_file_holds_every_option_and_starts_the_same_fit(
+    finished, store, tmp_path
+) -> None:
+    """With dashes, an abbreviated count, and a flag that beats the file, for good measure."""
+    folder = finished[0]
+    options = yaml.safe_load((folder / "options.yaml").read_text())
+    assert {name: options[name] for name in SMALL_FIT} == SMALL_FIT
+    assert options["data_dir"] == str(store)
+    config = tmp_path / "options.yaml"
+    config.write_text(yaml.safe_dump({**options, "target_frames": "4k"}))
+    out = tmp_path / "out"
+    run_gmmpipe("fit", "--config", config, "--output-dir", out, "--target-frames", "8_000")
+    assert_same_fit(folder, out)
+    again = yaml.safe_load((out / "options.yaml").read_text())
+    assert again == {**options, "output_dir": str(out)}
+
+
+def one_line(stderr: str) -> str:
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1, stderr
+    return lines[0]
+
+
+def test_a_folder_that_holds_a_fit_is_refused_in_one_line(finished, store) -> None:
+    folder = finished[0]
+    before = file_bytes(folder)
+    done = run_gmmpipe(*fit_arguments(store, folder), check=False)
+    assert done.returncode == 1
+    assert re.search(f"{folder}.*--resume auto.*--overwrite", one_line(done.stderr))
+    assert file_bytes(folder) == before
+
+
+def test_fewer_frames_than_components_end_in_one_line(store, tmp_path) -> None:
+    arguments = fit_arguments(store, tmp_path / "out", K=9000, batch_update_size="5M")
+    done = run_gmmpipe(*arguments, check=False)
+    assert done.returncode == 1
+    assert re.search("K is 9000.*frames", one_line(done.stderr))
+
+
+def test_another_fit_is_not_resumed_and_the_line_names_what_differs(finished, store) -> None:
+    arguments = fit_arguments(store, finished[0], resume="auto", K=12, lr=0.5)
+    done = run_gmmpipe(*arguments, check=False)
+    assert done.returncode == 1
+    assert re.search(r"gmm.*\.pt.*K is 16.*12.*lr is 0\.01.*0\.5", one_line(done.stderr))
+
+
+def test_a_finished_fit_says_so_and_ends_well(finished, store) -> None:
+    before = file_bytes(finished[0])
+    done = run_gmmpipe(*fit_arguments(store, finished[0], resume="auto"))
+    assert "nothing to do" in done.stderr
+    assert file_bytes(finished[0]) == before
+
+
+def test_a_shard_that_is_missing_is_named_in_one_line(store_copy, tmp_path) -> None:
+    (store_copy / "shard-000001.tar").unlink()
+    out = tmp_path / "out"
+    done = run_gmmpipe(*fit_arguments(store_copy, out, batch_update_size=8561), check=False)
+    assert done.returncode == 1
+    assert "shard-000001.tar" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (out / "gmm.pt").exists()
+
+
+def test_a_store_of_other_features_is_refused_by_name(store, tmp_path) -> None:
+    other = make_store(CORPUS, tmp_path / "other", features=FeatureConfig(n_fft=512))
+    done = run_gmmpipe(*fit_arguments(f"{store},{other}", tmp_path / "out"), check=False)
+    assert done.returncode == 1
+    assert re.search(f"{other}.*fingerprint", one_line(done.stderr))
+
+
+def test_a_store_whose_features_are_damaged_is_refused_by_name(store_copy, tmp_path) -> None:
+    path = store_copy / "store.json"
+    path.write_text(re.sub(r'("sample_rate":\s*)16000', r"\g<1>8000", path.read_text()))
+    done = run_gmmpipe(*fit_arguments(store_copy, tmp_path / "out"), check=False)
+    assert done.returncode == 1
+    assert str(store_copy) in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"K": 0}, "--K"),
+        ({"target_frames": "many"}, "target_frames"),
+        ({"lr": 0}, "--lr"),
+        ({"var_floor": -1}, "--var_floor"),
+        ({"optimizer_of_dreams": 1}, "optimizer_of_dreams"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_usage_is_told_from_failure(changes, said, store, tmp_path) -> None:
+    done = run_gmmpipe(*fit_arguments(store, tmp_path / "out", **changes), check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume_and_overwrite_together_are_wrong_usage(store, tmp_path) -> None:
+    arguments = fit_arguments(store, tmp_path / "out", resume="auto")
+    done = run_gmmpipe(*arguments, "--overwrite", check=False)
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
+
+
+def test_overwrite_starts_afresh(finished, store, tmp_path) -> None:
+    out = Path(shutil.copytree(finished[0], tmp_path / "out"))
+    run_gmmpipe(*fit_arguments(store, out, target_frames=4000), "--overwrite")
+    assert torch.load(out / "gmm.pt", weights_only=True)["frames"] == 4000
+    assert not (out / "gmm_ckpt_0.008M.pt").exists()

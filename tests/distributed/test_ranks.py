@@ -1,0 +1,82 @@
+"""The same fit on one, two and three ranks, started by a real torchrun over gloo."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import fit_arguments, fit_here, run, torchrun
+from gmmpipe import FeatureStore
+
+# Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.
+SIZES = {
+    "batch_update_size": 4001,
+    "target_frames": 10_001,
+    "sgd_batch_size": 1003,
+    "n_sgd_steps": 60,
+    "K": 24,
+    "save_every": 4001,
+}
+FORMS = {2: ("-m", "gmmpipe"), 3: ("--no-python", str(Path(sys.executable).with_name("gmmpipe")))}
+
+
+@pytest.fixture(scope="module")
+def fits(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Output folders by the number of ranks; what the ranks printed is in printed.txt."""
+    folders = {size: tmp_path_factory.mktemp("ranks") / str(size) for size in (1, 2, 3)}
+    fit_here(store, folders[1], **SIZES)
+    for size, form in FORMS.items():
+        done = run([*torchrun(size, *form), *fit_arguments(store, folders[size], **SIZES)])
+        (folders[size] / "printed.txt").write_text(done.stderr)
+    return folders
+
+
+def metrics_of(folder: Path) -> dict[str, list[float]]:
+    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
+    columns = zip(*(map(float, row.split("\t")) for row in rows), strict=True)
+    return dict(zip(header.split("\t"), map(list, columns), strict=True))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_ranks_gives_the_same_model(size, fits) -> None:
+    one, many = (torch.load(fits[number] / "gmm.pt", weights_only=True) for number in (1, size))
+    heavy = one["weights"] > 1e-4
+    assert heavy.sum() >= 20
+    assert (one["means"] - many["means"])[heavy].abs().max() < 1e-2
+    assert (one["log_vars"] - many["log_vars"])[heavy].abs().max() < 1e-2
+    assert (one["weights"] - many["weights"]).abs().max() < 1e-3
+    assert one["frames"] == many["frames"] == 10_001
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_ranks_gives_the_same_metrics(size, fits) -> None:
+    one, many = (metrics_of(fits[number]) for number in (1, size))
+    assert many["frames"] == one["frames"] == [4001, 8002, 10_001]
+    assert many["nll"] == pytest.approx(one["nll"], abs=1e-3)
+    assert many["avg_loss"] == pytest.approx(one["avg_loss"], abs=1e-3)
+    for name in ("weight_entropy", "mean_delta", "avg_var", "intra_cluster_dist"):
+        assert many[name] == pytest.approx(one[name], rel=1e-3), name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_first_rank_alone_speaks_and_counts_the_frames_of_all(size, fits) -> None:
+    found = re.findall(
+        r"(\d+) read = (\d+) used \+ (\d+) dropped", (fits[size] / "printed.txt").read_text()
+    )
+    assert found == [("10001", "10001", "0")]
+
+
+def test_a_rank_that_meets_a_corrupt_shard_ends_the_job_and_names_it(store_copy, tmp_path) -> None:
+    """One epoch is one update, so just one rank meets the flipped byte; no rank waits for ever."""
+    shard = FeatureStore.open(store_copy).shards[3]
+    content = bytearray(shard.path.read_bytes())
+    content[int(shard.sidecar().index.byte_offset[0]) + 7] ^= 4
+    shard.path.write_bytes(content)
+    sizes = {**SIZES, "batch_update_size": 8561, "target_frames": 8561}
+    arguments = fit_arguments(store_copy, tmp_path / "out", **sizes)
+    done = run([*torchrun(2, "gmmpipe"), *arguments], check=False)
+    assert done.returncode != 0
+    assert f"error: {shard.path}" in done.stderr
+    assert not (tmp_path / "out" / "gmm.pt").exists()

@@ -1,0 +1,100 @@
+"""Array slices and a Dask cluster make the same bytes as local workers, whoever dies."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, run_gmmpipe
+
+OPTIONS = ("--data_dir", CORPUS, "--utterances_per_shard", 4)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("here") / "store"
+    return file_bytes(make_store(CORPUS, folder, utterances_per_shard=4))
+
+
+def test_slices_in_any_order(expected: dict[str, bytes], tmp_path: Path) -> None:
+    for index in (2, 0, 2, 1):  # a slice submitted twice does no harm
+        sliced = ("--task_index", index, "--num_tasks", 3)
+        done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path / "store", *sliced)
+        finished = (tmp_path / "store" / "store.json").exists()
+        assert finished == (index == 1)
+        assert ("without slices finishes the store" in done.stderr) == (not finished)
+    assert file_bytes(tmp_path / "store") == expected
+
+
+def test_the_command_without_slices_finishes_what_slices_left(
+    expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    where = ("--output_dir", tmp_path / "store")
+    run_gmmpipe("featurize", *OPTIONS, *where, "--task_index", 0, "--num_tasks", 2)
+    run_gmmpipe("featurize", *OPTIONS, *where)
+    assert file_bytes(tmp_path / "store") == expected
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_a_slice_outside_is_wrong_usage(index: int, tmp_path: Path) -> None:
+    sliced = ("--task_index", index, "--num_tasks", 3)
+    done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path, *sliced, check=False)
+    assert done.returncode == 2
+
+
+def start(module: str, *arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=one_thread(),
+        start_new_session=True,
+    )
+
+
+def scheduler_address(scheduler: subprocess.Popen) -> str:
+    for line in scheduler.stderr:
+        found = re.search(r"Scheduler at:\s+tcp://\S+:(\d+)", line)
+        if found:
+            return f"tcp://127.0.0.1:{found[1]}"
+    raise AssertionError("the scheduler ended")
+
+
+def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path: Path) -> None:
+    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
+    processes = [scheduler]
+    try:
+        address = scheduler_address(scheduler)
+        worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
+        processes += [start(*worker), start(*worker)]
+        dask = ("--executor", "dask", "--dask_scheduler", address)
+        job = start("gmmpipe", "featurize", *OPTIONS, "--output_dir", tmp_path / "store", *dask)
+        processes.append(job)
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "store").glob("shard-*.json")):
+            assert job.poll() is None, job.stderr.read()
+            assert time.monotonic() < deadline, "no shard was made"
+            time.sleep(0.02)
+        os.killpg(processes[1].pid, signal.SIGKILL)
+        assert job.wait(120) == 0, job.stderr.read()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stderr.close()
+    assert file_bytes(tmp_path / "store") == expected
+
+
+def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
+    dask = ("--executor", "dask", "--dask_scheduler", "tcp://127.0.0.1:1")
+    done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path, *dask, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: tcp://127.0.0.1:1")

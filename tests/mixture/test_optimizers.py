@@ -1,0 +1,193 @@
+"""Steps on sufficient statistics: the gradient, Adam, and the M-step of EM."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from gmmpipe.mixture.density import Statistics, StatisticsKernel
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.optimizers import Adam, m_step, nll_gradient
+from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.seeding import seed_mixture
+
+K, D = 16, 80
+FLOOR = 0.1
+
+
+@pytest.fixture(scope="module")
+def sample(frames: Tensor) -> Tensor:
+    return frames[::3]
+
+
+@pytest.fixture(scope="module")
+def parameters(sample: Tensor) -> Parameters:
+    """Somewhat away from the optimum, and with logits that are not normalised."""
+    seeded = seed_mixture(sample, K, FLOOR, seed=1)
+    moved = seeded.clone()
+    moved.flat.add_(0.3 * torch.randn(len(moved.flat), generator=torch.Generator().manual_seed(2)))
+    moved.logits.add_(5.0)
+    return moved
+
+
+def log_joints(frames: Tensor, means: Tensor, log_vars: Tensor, logits: Tensor) -> Tensor:
+    difference = frames[:, None] - means
+    exponent = (difference.square() * torch.exp(-log_vars) + log_vars).sum(2)
+    return torch.log_softmax(logits, 0) - 0.5 * (exponent + D * math.log(2 * math.pi))
+
+
+def mean_nll(frames: Tensor, parameters: Parameters) -> float:
+    model = (parameters.means.double(), parameters.log_vars.double(), parameters.logits.double())
+    joints = [log_joints(block.double(), *model) for block in frames.split(512)]
+    return -float(torch.logsumexp(torch.cat(joints), 1).mean())
+
+
+def statistics_of(frames: Tensor, parameters: Parameters, center: Tensor) -> Statistics:
+    model = (parameters.means, parameters.log_vars, parameters.log_weights)
+    return StatisticsKernel(len(parameters.means), center)(frames, *model)
+
+
+def autograd_gradient(frames: Tensor, parameters: Parameters) -> Parameters:
+    flat = parameters.flat.double().requires_grad_()
+    view = Parameters.view(flat, K, D)
+    for block in frames.double().split(512):
+        joints = log_joints(block, view.means, view.log_vars, view.logits)
+        (-torch.logsumexp(joints, 1).sum() / len(frames)).backward()
+    return Parameters.view(flat.grad, K, D)
+
+
+def test_the_formula_of_the_gradient_is_that_of_autograd(sample, parameters) -> None:
+    """With statistics in float64, so that nothing but the formula is at stake."""
+    wide = Parameters.view(parameters.flat.double(), K, D)
+    center = sample.double().mean(0)
+    joints = [
+        log_joints(x, wide.means, wide.log_vars, wide.logits) for x in sample.double().split(512)
+    ]
+    posteriors = torch.softmax(torch.cat(joints), 1)
+    centred = sample.double() - center
+    moments = posteriors.t() @ torch.cat([centred, centred.square()], 1)
+    statistics = Statistics(torch.empty(0), posteriors.sum(0), moments, torch.empty(0))
+    gradient = Parameters.view(torch.zeros_like(wide.flat), K, D)
+    nll_gradient(statistics, wide, center, len(sample), out=gradient)
+    expected = autograd_gradient(sample, parameters)
+    torch.testing.assert_close(gradient.flat, expected.flat, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("part", "bound"),
+    # Where a second moment about the mean is taken from one about the centre, digits cancel.
+    [("means", 2e-5), ("log_vars", 3e-4), ("logits", 1e-5)],
+)
+def test_the_gradient_in_float32_is_that_of_autograd_in_float64(
+    part, bound, sample, parameters
+) -> None:
+    center = sample.mean(0)
+    gradient = parameters.clone()
+    statistics = statistics_of(sample, parameters, center)
+    nll_gradient(statistics, parameters, center, len(sample), out=gradient)
+    here, there = getattr(gradient, part), getattr(autograd_gradient(sample, parameters), part)
+    assert (here - there).abs().max() < bound * there.abs().max()
+
+
+def test_em_never_lowers_the_likelihood(sample, parameters) -> None:
+    fitted, center = parameters.clone(), sample.mean(0)
+    fitted.log_vars.clamp_(min=math.log(FLOOR))
+    losses = [mean_nll(sample, fitted)]
+    for _ in range(6):
+        m_step(statistics_of(sample, fitted, center), fitted, center, FLOOR)
+        losses.append(mean_nll(sample, fitted))
+    assert all(after < before + 1e-6 for before, after in pairwise(losses))
+    assert losses[-1] < losses[0] - 1.0, "from a disturbed start there is much to gain"
+
+
+def test_an_m_step_is_that_of_scikit_learn(sample, parameters) -> None:
+    here, center = parameters.clone(), sample.mean(0)
+    model = GradientGMM(here.means, here.log_vars, here.log_weights).to_sklearn()
+    m_step(statistics_of(sample, here, center), here, center, var_floor=1e-6)
+    model.reg_covar = 0.0
+    _, log_posteriors = GaussianMixture._e_step(model, sample.double().numpy())
+    model._m_step(sample.double().numpy(), log_posteriors)
+    assert np.allclose(here.log_weights.exp().numpy(), model.weights_, atol=1e-6)
+    assert np.allclose(here.means.numpy(), model.means_, atol=2e-5)
+    assert np.allclose(here.log_vars.exp().numpy(), model.covariances_, rtol=1e-5, atol=3e-4)
+
+
+def test_an_m_step_keeps_variances_at_or_above_the_floor(sample, parameters) -> None:
+    here, center = parameters.clone(), sample.mean(0)
+    m_step(statistics_of(sample, here, center), here, center, var_floor=2.0)
+    assert here.log_vars.min() == pytest.approx(math.log(2.0), abs=1e-6)
+
+
+def test_a_component_without_responsibility_keeps_its_place(sample, parameters) -> None:
+    here, center = parameters.clone(), sample.mean(0)
+    here.means[3] = 1e4
+    before = here.clone()
+    statistics = statistics_of(sample, here, center)
+    assert statistics.counts[3] == 0
+    m_step(statistics, here, center, FLOOR)
+    assert torch.equal(here.means[3], before.means[3])
+    assert torch.equal(here.log_vars[3], before.log_vars[3])
+    assert not torch.equal(here.means[2], before.means[2])
+    assert torch.isfinite(here.flat).all()
+    assert here.log_weights[3] < -10
+
+
+def gradients(count: int, size: int = 500) -> list[Tensor]:
+    """Of sizes from 1e-6 to 1e2, as the gradients of unlike parameters are."""
+    generator = torch.Generator().manual_seed(3)
+    size_of_each = torch.logspace(-6, 2, size)
+    return [size_of_each * torch.randn(size, generator=generator) for _ in range(count)]
+
+
+def test_adam_is_torch_optims_adam_over_200_steps() -> None:
+    start = torch.randn(500, generator=torch.Generator().manual_seed(4))
+    ours, theirs = start.clone(), start.clone().requires_grad_()
+    adam = Adam(torch.ones(500))
+    reference = torch.optim.Adam([theirs], lr=1.0)
+    for step, gradient in enumerate(gradients(200)):
+        lr = 1e-2 * (1 + math.cos(step / 50))
+        adam.step(ours, gradient, lr)
+        theirs.grad = gradient.clone()
+        reference.param_groups[0]["lr"] = lr
+        reference.step()
+    assert (ours - start).abs().min() > 1e-4, "every coordinate should have moved"
+    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=2e-6)
+
+
+def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
+    one, three = torch.zeros(500), torch.zeros(500)
+    adams = Adam(torch.ones(500)), Adam(torch.full((500,), 3.0))
+    for gradient in gradients(5):
+        for adam, values in zip(adams, (one, three), strict=True):
+            adam.step(values, gradient, 1e-2)
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_adam_goes_on_exactly_from_its_state() -> None:
+    whole, parts = torch.zeros(500), torch.zeros(500)
+    adam, first = (Adam(torch.linspace(1, 2, 500)) for _ in range(2))
+    steps = gradients(20)
+    for gradient in steps:
+        adam.step(whole, gradient, 1e-2)
+    for gradient in steps[:10]:
+        first.step(parts, gradient, 1e-2)
+    second = Adam.from_state(first.state_dict(), torch.device("cpu"))
+    for gradient in steps[10:]:
+        second.step(parts, gradient, 1e-2)
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("count", [2**24, 2**31 - 1, 2**31, 2**53])
+def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
+    adam = Adam(torch.ones(3))
+    adam = Adam.from_state({**adam.state_dict(), "count": count}, torch.device("cpu"))
+    values = torch.zeros(3)
+    adam.step(values, torch.ones(3), 1.0)
+    assert adam.state_dict()["count"] == count + 1
+    assert isinstance(adam.state_dict()["count"], int)
+    # Bias corrections are gone by then: (1 - 0.9) / sqrt(1 - 0.999).
+    assert values.tolist() == pytest.approx([-0.1 / math.sqrt(0.001)] * 3, rel=1e-4)

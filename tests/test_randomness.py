@@ -1,0 +1,44 @@
+"""Draws are pure functions of their purpose, fair, and the same for ever."""
+
+import numpy as np
+import pytest
+
+from gmmpipe.randomness import integers, permutation, uniforms
+
+
+def test_draws_are_frozen() -> None:
+    # What they decide (shards, crops, steps) must not change with a version of numpy.
+    assert permutation(8, "shuffle", 0).tolist() == [6, 5, 7, 3, 2, 1, 4, 0]
+    assert integers(1000, 4, "step", 0, 1, 2).tolist() == [694, 260, 150, 790]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 1000])
+def test_a_permutation_holds_every_number_once(length: int) -> None:
+    assert sorted(permutation(length, "p", 1).tolist()) == list(range(length))
+
+
+def test_every_part_of_the_purpose_matters() -> None:
+    purposes = [("a", 0), ("a", 1), ("b", 0), ("a", 0, 0), ("a",), ("a", -1)]
+    draws = {permutation(50, *purpose).tobytes() for purpose in purposes}
+    assert len(draws) == len(purposes)
+
+
+def test_any_first_place_of_a_permutation_is_as_likely() -> None:
+    counts = np.bincount([permutation(4, "fair", n)[0] for n in range(4000)], minlength=4)
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+
+
+def test_uniforms_fill_the_unit_interval() -> None:
+    values = uniforms(100_000, "u")
+    assert 0 <= values.min() < 1e-3
+    assert 1 - 1e-3 < values.max() < 1
+    assert abs(values.mean() - 0.5) < 5 / np.sqrt(12 * 100_000)
+
+
+@pytest.mark.parametrize("bound", [1, 7, 2**33])
+def test_integers_stay_below_their_bound_and_are_even(bound: int) -> None:
+    values = integers(bound, 70_000, "i", bound)
+    assert values.dtype == np.int64
+    assert values.min() >= 0
+    assert values.max() < bound
+    assert abs((values / bound).mean() - (0.5 if bound > 7 else (bound - 1) / 2 / bound)) < 0.01
