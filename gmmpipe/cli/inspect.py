@@ -31,7 +31,8 @@ def _describe_store(folder: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gmmpipe.errors import StoreError
-    from gmmpipe.store.schema import STORE_FILE, Sidecar, StoreInfo, Tally
+    from gmmpipe.store.ledger import Tally
+    from gmmpipe.store.schema import STORE_FILE, Sidecar, StoreInfo
 
     finished = (folder / STORE_FILE).exists()
     if finished:

@@ -22,6 +22,7 @@ from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000
 _BLOCK_SAMPLES = 1 << 20
+_UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile then fails at every seek, and soundfile seeks
 _INEXACT_FORMATS = frozenset({"OGG", "MP3"})
 """Containers whose length is an estimate or simply where the file happens to end."""
 
@@ -149,6 +150,10 @@ def _open_audio(path: Path) -> Iterator[soundfile.SoundFile]:
 def _segment(utterance: Utterance, file: soundfile.SoundFile) -> _Span:
     """The source samples that the manifest line means."""
     rate, available = file.samplerate, file.frames
+    if available == _UNKNOWN_LENGTH:
+        raise AudioError(
+            "undecodable", "its header states no length, as of a FLAC that was written to a pipe"
+        )
     if file.format in _CLAMPED_FORMATS:
         _refuse_clamped(file.extra_info)
     elif file.format == "NIST":

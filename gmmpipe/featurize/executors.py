@@ -17,7 +17,7 @@ from itertools import islice
 
 from gmmpipe.errors import GmmpipeError
 from gmmpipe.featurize.plan import ShardTask
-from gmmpipe.store.schema import Tally
+from gmmpipe.store.ledger import Tally
 
 
 def run_local(tasks: Iterable[ShardTask], num_workers: int) -> Iterator[Tally]:

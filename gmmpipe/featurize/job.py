@@ -15,6 +15,7 @@ from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
 from gmmpipe.files import remove, remove_temporaries
 from gmmpipe.progress import Progress
 from gmmpipe.store.finalize import finalize, missing_shards, reopen, tidy
+from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
     PLAN_FILE,
     REJECTS_FILE,
@@ -23,7 +24,6 @@ from gmmpipe.store.schema import (
     PlanOptions,
     Sidecar,
     StoreInfo,
-    Tally,
 )
 
 log = logging.getLogger(__name__)

@@ -27,15 +27,8 @@ from gmmpipe.featurize.plan import LineTask, ShardTask
 from gmmpipe.featurize.stored_audio import encode_flac
 from gmmpipe.logmel import LogMel
 from gmmpipe.store.feature_store import TORCH_DTYPES
-from gmmpipe.store.schema import (
-    SHARD_SUFFIXES,
-    Dtype,
-    Reject,
-    ShardRow,
-    Sidecar,
-    Tally,
-    shard_stem,
-)
+from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.schema import SHARD_SUFFIXES, Dtype, ShardRow, Sidecar, shard_stem
 from gmmpipe.store.shard_files import open_writer
 
 _log_mel = lru_cache(maxsize=1)(LogMel)

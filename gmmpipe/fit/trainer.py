@@ -24,6 +24,7 @@ from gmmpipe.fit.checkpoint import (
 )
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Update, crosses_multiple, is_loss_step
+from gmmpipe.fit.start import seed_state
 from gmmpipe.fit.stream import HeldFrames, UpdateStream
 from gmmpipe.fit.update_metrics import (
     METRIC_COLUMNS,
@@ -33,9 +34,8 @@ from gmmpipe.fit.update_metrics import (
     write_metrics,
 )
 from gmmpipe.mixture.density import StatisticsKernel, exact_log_joints
-from gmmpipe.mixture.optimizers import Adam, nll_gradient
+from gmmpipe.mixture.optimizers import nll_gradient
 from gmmpipe.mixture.parameters import Parameters
-from gmmpipe.mixture.seeding import seed_mixture
 from gmmpipe.progress import Progress
 from gmmpipe.signals import stop_signals
 from gmmpipe.store.feature_store import FeatureStore
@@ -43,7 +43,6 @@ from gmmpipe.store.feature_store import FeatureStore
 log = logging.getLogger(__name__)
 OPTIONS_FILE = "options.yaml"
 _STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
-_MIN_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,11 @@ class Trainer:
             while (arrived := self._await_frames(updates)) is not None:
                 update, held = arrived
                 if self.state is None:
-                    self._begin_fitting(self._seed(update, held))
+                    began = time.monotonic()
+                    self._begin_fitting(
+                        seed_state(self.options, self.schedule, update, held, self.world)
+                    )
+                    self.seconds_seeding = time.monotonic() - began
                 row = self._fit_update(update, held)
                 progress.advance(update.num_frames, f"nll {row['nll']:.4f}, {row['alive']} alive")
 
@@ -171,27 +174,6 @@ class Trainer:
         remove_temporaries(folder)
         write_atomic(self._path(OPTIONS_FILE), options.to_yaml().encode())
         return found[1] if found else None
-
-    def _seed(self, update: Update, held: HeldFrames) -> FitState:
-        """Parameters from a sample of the first update, the same bits on any number of ranks."""
-        began = time.monotonic()
-        numbers = self.schedule.seeding_frames(update)
-        log.info("seeding %d components from %d frames", self.options.K, len(numbers))
-        sample = torch.zeros(len(numbers), self.store.dim, device=self.world.device)
-        mine = torch.from_numpy((numbers >= held.start) & (numbers < held.stop))
-        sample[mine.to(sample.device)] = held.select(numbers).float()
-        self.world.all_reduce(sample)  # every row is zero on all ranks but one
-        options = self.options
-        parameters = seed_mixture(sample, options.K, options.var_floor, options.seed)
-        self.world.broadcast(parameters.flat)  # CUDA's sums may differ from rank to rank
-        scale = Parameters.of(
-            # Means move in units of the data's spread; log-variances and logits have none.
-            means=sample.std(0, correction=0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
-            log_vars=torch.ones_like(parameters.log_vars),
-            log_weights=torch.ones_like(parameters.logits),
-        )
-        self.seconds_seeding = time.monotonic() - began
-        return FitState(parameters, Adam(scale.flat), sample.mean(0))
 
     def _begin_fitting(self, state: FitState) -> None:
         self.state = state

@@ -8,6 +8,7 @@ from pathlib import Path
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.files import atomic_file, remove, remove_temporaries
+from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
     PLAN_FILE,
     REJECTS_FILE,
@@ -17,7 +18,6 @@ from gmmpipe.store.schema import (
     ShardRow,
     Sidecar,
     StoreInfo,
-    Tally,
     shard_stem,
 )
 

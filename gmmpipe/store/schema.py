@@ -6,9 +6,7 @@ the same bytes.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.files import canonical_json, write_atomic
+from gmmpipe.store.ledger import Reject, Tally
 
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
@@ -29,89 +28,11 @@ REOPENED_FILE = "reopened.json"
 SHARD_SUFFIXES = {"tar": ".tar", "zarr": ".zarr"}
 """The kinds of shard this version reads and writes, and how their names end."""
 
-REJECT_REASONS = (
-    "bad_json",  # the line is no JSON object, or a known field has the wrong type
-    "missing_path",  # none of the path fields holds a path
-    "unsafe_path",  # a command, a URL or standard input
-    "not_found",
-    "not_a_regular_file",  # a folder, device, FIFO or socket
-    "unreadable",  # no permission, or an I/O error
-    "undecodable",  # not audio that libsndfile knows, or damaged
-    "truncated",  # less audio than an exact header states or the manifest promises
-    "too_short",  # no frame fits
-    "too_long",  # beyond --max_seconds where such audio is skipped
-    "non_finite",  # NaN or infinity in the samples, or features that overflow
-    "unsupported_rate",  # below 4 kHz or above 192 kHz
-    "bad_offset",  # negative, not a number, or beyond the end
-    "duplicate_id",  # an earlier line has the same key
-)
 _T = TypeVar("_T")
 Dtype = Literal["float16", "float32"]
 Format = Literal["tar", "zarr"]
 LongAudio = Literal["crop", "split", "skip"]
 StoreAudio = Literal["none", "flac"]
-
-
-@dataclass(frozen=True)
-class Reject:
-    """One manifest line that gave no features, and why.
-
-    In the sidecar of a store whose long audio is split, one window of such a line: the line is a
-    reject only if all `num_windows` are.
-    """
-
-    manifest: str
-    line: int
-    path: str
-    reason: str
-    detail: str
-    num_windows: int = 1
-
-    def ledger_line(self) -> bytes:
-        """The line of ``rejects.jsonl``."""
-        values = asdict(self)
-        del values["num_windows"]
-        return canonical_json(values).encode() + b"\n"
-
-    def __post_init__(self) -> None:
-        assert self.reason in REJECT_REASONS, self.reason
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Lines and hours: what came in and where it went.
-
-    lines = lines that gave features + rejects; seconds_in = kept + cropped + rejected, where a
-    reject counts as long as its header or its manifest says, or 0 where neither does.
-    """
-
-    lines: int = 0
-    utterances: int = 0
-    rejects: int = 0
-    frames: int = 0
-    bytes: int = 0
-    seconds_kept: float = 0.0
-    seconds_cropped: float = 0.0
-    seconds_rejected: float = 0.0
-    rejects_by_reason: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def seconds_in(self) -> float:
-        """Seconds of source audio that the lines name."""
-        return self.seconds_kept + self.seconds_cropped + self.seconds_rejected
-
-    @classmethod
-    def total(cls, parts: Iterable["Tally"]) -> "Tally":
-        """The sum of `parts`; seconds are rounded to microseconds, in the order of the parts."""
-        sums: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
-        for part in parts:
-            values = asdict(part)
-            reasons.update(values.pop("rejects_by_reason"))
-            for name, value in values.items():
-                sums[name] += value
-        rounded = {n: round(v, 6) if n.startswith("seconds") else v for n, v in sums.items()}
-        return cls(**rounded, rejects_by_reason=dict(reasons))
 
 
 @dataclass(frozen=True)

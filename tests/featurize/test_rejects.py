@@ -14,7 +14,7 @@ import soundfile
 
 from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
-from gmmpipe.store.schema import REJECT_REASONS
+from gmmpipe.store.ledger import REJECT_REASONS
 
 Line = dict[str, Any] | str
 WriteManifest = Callable[..., Path]
@@ -71,6 +71,16 @@ def huge_claim(path: Path) -> Line:
     return content(path, header + fmt + b"data" + struct.pack("<I", 1_600_000_000) + bytes(3200))
 
 
+def of_unknown_length(path: Path) -> Line:
+    """A FLAC whose header states no number of samples, as an encoder leaves it in a pipe."""
+    line = speech(path)
+    header = bytearray(path.read_bytes())
+    header[21] &= 0xF0  # the number's 36 bits
+    header[22:26] = bytes(4)
+    path.write_bytes(header)
+    return line
+
+
 SECOND = {"path": "good.wav"}
 CASES: dict[str, tuple[str, Callable[[Path], Line]]] = {
     "no json": ("bad_json", lambda d: "wav_path: a.wav"),
@@ -103,6 +113,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Line]]] = {
     ),
     "empty file": ("undecodable", lambda d: content(d / "e.flac", b"")),
     "text": ("undecodable", lambda d: content(d / "t.wav", b"RIFF of words\n" * 99)),
+    "FLAC from a pipe": ("undecodable", lambda d: of_unknown_length(d / "p.flac")),
     "cut wav": ("truncated", lambda d: cut(d / "c.wav")),
     "cut float wav": ("truncated", lambda d: cut(d / "c.wav", subtype="FLOAT")),
     "cut flac": ("truncated", lambda d: cut(d / "c.flac")),
@@ -120,6 +131,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Line]]] = {
         "too_short",
         lambda d: samples(d / "s.wav", spoilt(0)[:159], 8000),
     ),
+    "no samples at 8 kHz": ("too_short", lambda d: samples(d / "s.wav", np.zeros(0), 8000)),
     "no samples": ("too_short", lambda d: samples(d / "s.wav", np.zeros(0))),
     "segment too short": ("too_short", lambda d: {**SECOND, "offset": 0.5, "duration": 0.01}),
     "NaN": ("non_finite", lambda d: samples(d / "n.wav", spoilt(np.nan))),

@@ -1,0 +1,47 @@
+"""Where a fit starts: seeding on a sample of the first update, the same on every rank."""
+
+import logging
+
+import torch
+
+from gmmpipe.distributed import World
+from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.options import FitOptions
+from gmmpipe.fit.schedule import Schedule, Update
+from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.seeding import seed_mixture
+
+log = logging.getLogger(__name__)
+_MIN_SCALE = 1e-3
+
+
+def seed_state(
+    options: FitOptions, schedule: Schedule, update: Update, held: HeldFrames, world: World
+) -> FitState:
+    """The state before the first step: the same bits on every rank, and on any number of them.
+
+    Args:
+        options: how many components, which variance floor, which seed.
+        schedule: says which frames are the sample.
+        update: the first one.
+        held: this rank's frames of it.
+        world: the ranks; their frames are put together by one all-reduce.
+    """
+    numbers = schedule.seeding_frames(update)
+    log.info("seeding %d components from %d frames", options.K, len(numbers))
+    dim = held.frames.shape[1]
+    sample = torch.zeros(len(numbers), dim, dtype=torch.float32, device=world.device)
+    mine = torch.from_numpy((numbers >= held.start) & (numbers < held.stop))
+    sample[mine.to(sample.device)] = held.select(numbers).float()
+    world.all_reduce(sample)  # every row is zero on all ranks but one
+    parameters = seed_mixture(sample, options.K, options.var_floor, options.seed)
+    world.broadcast(parameters.flat)  # CUDA's sums may differ from rank to rank
+    scale = Parameters.of(
+        # Means move in units of the data's spread; log-variances and logits have none.
+        means=sample.std(0, correction=0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
+        log_vars=torch.ones_like(parameters.log_vars),
+        log_weights=torch.ones_like(parameters.logits),
+    )
+    return FitState(parameters, Adam(scale.flat), sample.mean(0))
