@@ -9,18 +9,29 @@ import gmmpipe
 
 PACKAGE = Path(gmmpipe.__file__).parent
 
-BASE = {"errors", "files", "features", "randomness", "signals", "progress", "logmel", "distributed"}
+BASE = {
+    "errors",
+    "files",
+    "features",
+    "randomness",
+    "signals",
+    "progress",
+    "logmel",
+    "distributed",
+    "banded",
+}
 """Single modules that any room may use; among themselves they import only those before them."""
 
 MAY_IMPORT = {
     "errors": set(),
+    "banded": set(),
     "files": {"errors"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
     "distributed": set(),
     "features": {"errors", "files"},
-    "logmel": {"features"},
+    "logmel": {"banded", "features"},
     "store": {"errors", "files", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},

@@ -50,6 +50,7 @@ def run_local(tasks: Iterable[ShardTask], num_workers: int) -> Iterator[Tally]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+            process.join()
 
 
 def run_dask(

@@ -1,7 +1,6 @@
 """Resampling as torchaudio does it, without multiplying by its kernel's zeros."""
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import soxr
@@ -9,10 +8,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from gmmpipe.banded import BAND_COLUMNS, find_bands, multiply
+
 MAX_RATIO_TERM = 1_000
 """A sinc kernel grows with the product of the reduced ratio's terms: 44101 -> 16000 takes 3 GB."""
 
-_PHASES_A_BAND = 16
 _NEGLIGIBLE = 1e-12
 """Kernel entries below this are the rounding of a window's zero at its edge."""
 
@@ -39,15 +39,6 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> tuple[Tensor, str]:
     return _banded_resampler(before, after)(samples), "sinc"
 
 
-@dataclass(frozen=True)
-class _Band:
-    """Some neighbouring output phases, and the only taps that they touch."""
-
-    phases: slice
-    first_tap: int
-    kernel: Tensor  # [taps, phases]
-
-
 class BandedResampler:
     """torchaudio's sinc resampling, a band of phases at a time.
 
@@ -63,42 +54,29 @@ class BandedResampler:
         # The default would build the kernel in float64; float32 gives the functional's own.
         reference = torchaudio.transforms.Resample(before, after, dtype=torch.float32)
         kernel = reference.kernel[:, 0]  # [after, 2 width + before]
-        self._ratio = after / before
         self._before, self._after = before, after
         self._width = int(reference.width)
         # With few phases, several blocks make one, so that a band is worth a GEMM.
-        repeats = -(-4 * _PHASES_A_BAND // after)
+        repeats = -(-4 * BAND_COLUMNS // after)
         self._step, self._phases = before * repeats, after * repeats
         wide = torch.zeros(self._phases, kernel.shape[1] + self._step - before)
         for block in range(repeats):
             rows = slice(block * after, (block + 1) * after)
             wide[rows, block * before : block * before + kernel.shape[1]] = kernel
-        self._taps = wide.shape[1]
-        self._bands = list(_bands(wide))
+        self._kernel = wide.t().contiguous()
+        self._bands = find_bands(self._kernel, _NEGLIGIBLE)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Resample float32 [S] to float32 [ceil(S · after / before)]."""
         length = math.ceil(self._after * len(samples) / self._before)
         blocks = -(-length // self._phases)
-        padded = samples.new_zeros((blocks - 1) * self._step + self._taps)
+        taps = len(self._kernel)
+        padded = samples.new_zeros((blocks - 1) * self._step + taps)
         room = len(padded) - self._width
         kept = samples[:room]
         padded[self._width : self._width + len(kept)] = kept
-        out = samples.new_empty(blocks, self._phases)
-        for band in self._bands:
-            windows = padded.as_strided((blocks, len(band.kernel)), (self._step, 1), band.first_tap)
-            torch.mm(windows, band.kernel, out=out[:, band.phases])
-        return out.view(-1)[:length]
-
-
-def _bands(kernel: Tensor) -> "list[_Band]":
-    bands = []
-    for start in range(0, len(kernel), _PHASES_A_BAND):
-        phases = slice(start, min(start + _PHASES_A_BAND, len(kernel)))
-        used = (kernel[phases].abs().amax(0) > _NEGLIGIBLE).nonzero()[:, 0]
-        first, last = int(used[0]), int(used[-1])
-        bands.append(_Band(phases, first, kernel[phases, first : last + 1].t().contiguous()))
-    return bands
+        windows = padded.as_strided((blocks, taps), (self._step, 1))
+        return multiply(windows, self._kernel, self._bands).view(-1)[:length]
 
 
 # Most corpora have a few rates; one with hundreds must not keep a kernel for each.
