@@ -60,7 +60,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder that appears as `path` once the block has ended without an error.
 
-    Its files are flushed to the disk before. What stood at `path` is replaced.
+    Its files are flushed to the disk before. A folder that stands at
+    `path` already was whole when it came there, and stays.
     """
     temporary = temporary_path(path)
     temporary.mkdir()
@@ -68,8 +69,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for part in [*temporary.rglob("*"), temporary]:
             sync(part)
-        remove(path)
-        temporary.replace(path)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     finally:
         remove(temporary)
     sync(path.parent)
@@ -97,8 +101,14 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it, if it is there."""
+    """Delete a file, or a folder with all that is in it, if it is there.
+
+    A folder is renamed first, so that nobody ever finds half of it under its name.
+    """
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        doomed = (
+            path if path.name.startswith(TEMPORARY_PREFIX) else path.rename(temporary_path(path))
+        )
+        shutil.rmtree(doomed, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ torch is imported where shards are made, not here: the process that hands out th
 faster and stays small.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -75,25 +76,41 @@ def run_dask(
     with ExitStack() as stack:
         try:
             address = scheduler or stack.enter_context(
-                LocalCluster(num_workers, threads_per_worker=1, dashboard_address=":0")
+                LocalCluster(
+                    n_workers=num_workers,
+                    threads_per_worker=1,
+                    dashboard_address=":0",
+                    silence_logs=logging.CRITICAL,
+                )
             )
             client = stack.enter_context(Client(address, timeout="30s"))
         except OSError as error:
             raise GmmpipeError(f"{scheduler}: no Dask scheduler answers: {error}") from error
         threads = max(1, sum(client.nthreads().values()))
         waiting = iter(tasks)
-        submit = partial(client.submit, _make_shard, pure=False)
+        submit = partial(client.submit, _make_shard_or_error, pure=False)
         running = as_completed([submit(task) for task in islice(waiting, 2 * threads)])
         try:
             for future in running:
                 for task in islice(waiting, 1):
                     running.add(submit(task))
-                yield future.result()
+                result = future.result()
+                if isinstance(result, Exception):
+                    raise result
+                yield result
         except KilledWorker as error:
             raise GmmpipeError(
                 "Dask workers died again and again on one shard (out of memory?); finished shards "
                 "are kept: run the same command again"
             ) from error
+
+
+def _make_shard_or_error(task: ShardTask) -> Tally | Exception:
+    """The same on a Dask worker, which would log an error's traceback all over."""
+    try:
+        return _make_shard(task)
+    except Exception as error:
+        return error
 
 
 def _make_shard(task: ShardTask) -> Tally:

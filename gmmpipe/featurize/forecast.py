@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize.audio import header_seconds
 from gmmpipe.featurize.line_table import OpenManifests
-from gmmpipe.featurize.manifest import audio_path, find_manifests, parse_line
+from gmmpipe.featurize.manifest import (
+    ManifestLine,
+    Utterance,
+    audio_path,
+    find_manifests,
+    parse_line,
+)
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import digest_manifests, make_plan
 from gmmpipe.randomness import permutation
@@ -37,32 +45,31 @@ def forecast(options: FeaturizeOptions) -> Forecast:
     """
     manifests = find_manifests(options.data_dir)
     wanted = options.plan_options(*digest_manifests(manifests))
-    plan = make_plan(manifests, options.features, wanted)
-    files = OpenManifests()
+    plan = make_plan(manifests, options.features, wanted, options.base_path)
+    table, files = plan.table, OpenManifests()
+
+    def utterance_at(at: int) -> tuple[Utterance, ManifestLine]:
+        line = table.line(manifests, at)
+        return parse_line(files.line_at(line.manifest, int(table.byte_offset[at])), line), line
+
     utterances, stated, unstated = 0, 0.0, []
-    for at in range(len(plan.order)):
-        line = plan.table.line(manifests, at)
+    for at in np.flatnonzero(~table.duplicate).tolist():
         try:
-            utterance = parse_line(
-                files.line_at(line.manifest, int(plan.table.byte_offset[at])), line
-            )
+            utterance, _ = utterance_at(at)
         except AudioError:
             continue
-        if plan.table.duplicate[at]:
-            continue
-        utterances += 1
+        utterances += int(table.num_windows[at])
         if utterance.duration_seconds is not None:
-            stated += min(utterance.duration_seconds, options.max_seconds)
+            stated += _kept_seconds(utterance.duration_seconds, options)
         else:
             unstated.append(at)
     probed = [unstated[n] for n in permutation(len(unstated), "headers")[:PROBED_HEADERS].tolist()]
     seconds = 0.0
     for at in probed:
-        line = plan.table.line(manifests, at)
-        utterance = parse_line(files.line_at(line.manifest, int(plan.table.byte_offset[at])), line)
+        utterance, line = utterance_at(at)
         path = audio_path(utterance.wav_path, line, options.base_path)
         length = header_seconds(path) - (utterance.offset_seconds or 0.0)
-        seconds += min(max(0.0, length), options.max_seconds)
+        seconds += _kept_seconds(length, options)
     files.close()
     total = stated + (seconds / len(probed) * len(unstated) if probed else 0.0)
     features = options.features
@@ -75,3 +82,10 @@ def forecast(options: FeaturizeOptions) -> Forecast:
         bytes=frames * frame_bytes + utterances * _SAMPLE_OVERHEAD_BYTES,
         hours=round(total / 3600, 4),
     )
+
+
+def _kept_seconds(seconds: float, options: FeaturizeOptions) -> float:
+    """What is kept of an utterance this long."""
+    if options.long_audio == "split" or seconds <= options.max_seconds:
+        return max(0.0, seconds)
+    return options.max_seconds if options.long_audio == "crop" else 0.0

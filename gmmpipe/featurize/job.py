@@ -14,12 +14,13 @@ from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
 from gmmpipe.files import remove, remove_temporaries
 from gmmpipe.progress import Progress
-from gmmpipe.store.finalize import finalize, missing_shards, reopen, tidy
+from gmmpipe.store.finalize import finalize, finish_reopening, missing_shards, reopen, tidy
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
+    SHARD_SUFFIXES,
     STORE_FILE,
     PlanOptions,
     Sidecar,
@@ -46,6 +47,7 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     if options.overwrite:
         _clear(folder)
     elif options.retry_rejected:
+        _refuse_other_store(folder, options.features, wanted)
         reopen(folder, _shards_with_rejects(folder))
     plan = _obtain_plan(folder, manifests, options, wanted)
     if isinstance(plan, StoreInfo):
@@ -53,7 +55,7 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
         log.info("%s is finished already: nothing to do", options.output_dir)
         return plan
     _make_missing_shards(plan, folder, options)
-    missing = missing_shards(folder, plan.num_shards)
+    missing = missing_shards(folder, plan.num_shards, SHARD_SUFFIXES[plan.options.format])
     if missing:
         log.info(
             "slice %s of %s is done; %d of %d shards are missing still: the same command without "
@@ -86,21 +88,37 @@ def _obtain_plan(
     found: Plan | None = None
     with suppress(FileNotFoundError):
         found = Plan.load(folder / PLAN_FILE, manifests)
+    _refuse_other_store(folder, features, wanted)
+    reopened = (folder / REOPENED_FILE).exists()
+    if reopened:
+        finish_reopening(folder)
     if (folder / STORE_FILE).exists():
-        info = StoreInfo.read(folder / STORE_FILE)
-        _refuse_other(folder, info.features, info.plan, features, wanted)
-        return info
+        return StoreInfo.read(folder / STORE_FILE)
     if found is not None:
-        _refuse_other(folder, found.features, found.options, features, wanted)
         return found
-    if (folder / REOPENED_FILE).exists():
-        info = StoreInfo.read(folder / REOPENED_FILE)
-        _refuse_other(folder, info.features, info.plan, features, wanted)
-    elif has_shards:
+    if has_shards and not reopened:
         raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
     plan = make_plan(manifests, features, wanted, options.base_path)
+    if reopened:
+        there = StoreInfo.read(folder / REOPENED_FILE).plan.windows_sha256
+        if there != plan.options.windows_sha256:
+            raise StoreError(
+                f"{folder}: audio files changed their lengths since the store was made, so that "
+                "they split into other windows; use --overwrite"
+            )
     plan.save(folder / PLAN_FILE)
     return plan
+
+
+def _refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
+    """Refuse a folder whose store, finished or not, was made with other options."""
+    for name in (STORE_FILE, REOPENED_FILE):
+        if (folder / name).exists():
+            info = StoreInfo.read(folder / name)
+            _refuse_other(folder, info.features, info.plan, features, wanted)
+    with suppress(FileNotFoundError):
+        plan = Plan.load(folder / PLAN_FILE, ())
+        _refuse_other(folder, plan.features, plan.options, features, wanted)
 
 
 def _refuse_other(
@@ -125,8 +143,9 @@ def _refuse_other(
 
 
 def _make_missing_shards(plan: Plan, folder: Path, options: FeaturizeOptions) -> None:
+    suffix = SHARD_SUFFIXES[plan.options.format]
     index, count = options.task_index or 0, options.num_tasks or 1
-    missing = [n for n in missing_shards(folder, plan.num_shards) if n % count == index]
+    missing = [n for n in missing_shards(folder, plan.num_shards, suffix) if n % count == index]
     total = len(range(index, plan.num_shards, count))
     num_workers = min(options.num_workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
     base_path = options.base_path.absolute() if options.base_path else None
@@ -192,9 +211,12 @@ def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
             log.info("  %-20s %d", reason, count)
     if tally.seconds_cropped > CROP_WARNING_FRACTION * tally.seconds_in:
         log.warning(
-            "warning: cropping to %s s lost %.0f %% of the audio; --long_audio split keeps it",
+            "warning: cropping to %s s lost %.0f %% of the audio; %s",
             options.max_seconds,
             100 * tally.seconds_cropped / tally.seconds_in,
+            "the manifest's durations are shorter than the files"
+            if options.long_audio == "split"
+            else "--long_audio split keeps it",
         )
 
 

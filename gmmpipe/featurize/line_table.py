@@ -25,6 +25,7 @@ from gmmpipe.featurize.manifest import (
 from gmmpipe.store.schema import PlanOptions
 
 _MOST_OPEN_FILES = 16  # a corpus may have a manifest a speaker
+_DOUBTFUL_WINDOWS = 64  # a duration this long may be in milliseconds: look at the header
 MAX_WINDOWS = 100_000
 """Of one line: what five digits of a key can number, 17 days at 15 s."""
 
@@ -75,7 +76,7 @@ class LineTable:
     @cached_property
     def first_row(self) -> NDArray[np.int64]:
         """The first row of each line, a row being a window, and the total, int64 [lines + 1]."""
-        return np.cumsum([0, *self.num_windows], dtype=np.int64)
+        return np.concatenate([[0], np.cumsum(self.num_windows, dtype=np.int64)])
 
     def line(self, manifests: Sequence[Manifest], at: int) -> ManifestLine:
         """The planned line number `at`."""
@@ -90,7 +91,7 @@ def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | 
     """
     manifest_index, line_number, byte_offset = array("i"), array("q"), array("q")
     num_windows, key_hash = array("i"), array("q")
-    window_like: dict[int, tuple[int, int]] = {}
+    like_line, like_owner, like_window = array("q"), array("q"), array("q")
     first_ordinal = []
     ordinal = 0
     splits = options.long_audio == "split"
@@ -106,7 +107,9 @@ def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | 
             byte_offset.append(offset)
             key = key_of(line, ordinal)
             if splits and key and (like := parse_window_key(key)):
-                window_like[len(key_hash)] = (hash(like[0]), like[1])
+                like_line.append(len(key_hash))
+                like_owner.append(hash(like[0]))
+                like_window.append(like[1])
             # Lines without a key get numbers of their own, so that they match nothing.
             key_hash.append(hash(key or -ordinal))
             place = ManifestLine(manifest, number, ordinal)
@@ -121,10 +124,15 @@ def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | 
         np.zeros(len(hashes), dtype=np.bool_),
     )
     duplicate = _find_duplicates(manifests, table, hashes)
-    for at, (owner_hash, window) in window_like.items():
+    if like_line:
         # An id that is the key of another line's window gives way to it.
-        owners = np.flatnonzero(hashes == owner_hash)
-        duplicate[at] |= bool((table.num_windows[owners] > max(window, 1)).any())
+        by_hash = np.argsort(hashes, kind="stable")
+        owner = np.searchsorted(hashes, like_owner, sorter=by_hash)
+        owner = by_hash[np.minimum(owner, len(hashes) - 1)]
+        is_window = (hashes[owner] == like_owner) & (
+            table.num_windows[owner] > np.maximum(like_window, 1)
+        )
+        duplicate[np.asarray(like_line)[is_window]] = True
     return replace(table, duplicate=duplicate)
 
 
@@ -137,11 +145,12 @@ def _count_windows(
     except AudioError:
         return 1
     seconds = utterance.duration_seconds
-    if seconds is None:
+    if seconds is None or seconds > _DOUBTFUL_WINDOWS * options.max_seconds:
         from gmmpipe.featurize.audio import header_seconds  # torch, which planning can do without
 
         path = audio_path(utterance.wav_path, line, base_path)
-        seconds = header_seconds(path) - (utterance.offset_seconds or 0.0)
+        held = header_seconds(path) - (utterance.offset_seconds or 0.0)
+        seconds = held if seconds is None else min(seconds, held)
     # A rounding error beyond a whole number of windows is no window of its own.
     return min(max(1, math.ceil(seconds / options.max_seconds - 1e-6)), MAX_WINDOWS)
 

@@ -8,7 +8,7 @@ function of its task.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -162,4 +162,7 @@ def make_plan(
         order = permutation(num_rows, "shuffle", options.seed)
     else:
         order = np.arange(num_rows, dtype=np.int64)
+    if options.long_audio == "split":
+        windows = hashlib.sha256(table.num_windows.tobytes()).hexdigest()
+        options = replace(options, windows_sha256=windows)
     return Plan(manifests, features, options, table, order)

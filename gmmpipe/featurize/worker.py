@@ -38,17 +38,25 @@ class _Ledger:
     """The lines of a shard that gave no features, and how long they claim to be."""
 
     def __init__(self) -> None:
-        self.rejects: list[tuple[int, Reject]] = []
+        self.rejects: list[Reject] = []
         self.seconds = 0.0
 
     def add(self, planned: LineTask, path: str, error: AudioError, seconds: float = 0.0) -> None:
-        line, windows = planned.line, planned.num_windows
-        reject = Reject(line.manifest.name, line.number, path, error.reason, error.detail, windows)
-        self.rejects.append((line.ordinal, reject))
-        self.seconds += seconds / windows
+        line = planned.line
+        reject = Reject(
+            manifest=line.manifest.name,
+            line=line.number,
+            path=path,
+            reason=error.reason,
+            detail=error.detail,
+            ordinal=line.ordinal,
+            num_windows=planned.num_windows,
+        )
+        self.rejects.append(reject)
+        self.seconds += seconds
 
     def in_order(self) -> list[Reject]:
-        return [reject for _, reject in sorted(self.rejects, key=lambda pair: pair[0])]
+        return sorted(self.rejects, key=lambda reject: reject.ordinal)
 
 
 def make_shard(task: ShardTask) -> Tally:
@@ -58,18 +66,18 @@ def make_shard(task: ShardTask) -> Tally:
         What the shard's lines came to.
     """
     sidecar_path = task.output_dir / f"{shard_stem(task.number)}.json"
-    if not sidecar_path.exists():
+    shard_path = sidecar_path.with_suffix(SHARD_SUFFIXES[task.options.format])
+    if not (sidecar_path.exists() and shard_path.exists()):
         try:
-            _publish(task, sidecar_path)
+            _publish(task, shard_path, sidecar_path)
         except FileNotFoundError:
             # Whoever finalizes removes all temporaries; then the shard has been published too.
-            if not sidecar_path.exists():
+            if not (sidecar_path.exists() and shard_path.exists()):
                 raise
     return Sidecar.read(sidecar_path).tally
 
 
-def _publish(task: ShardTask, sidecar_path: Path) -> None:
-    shard_path = sidecar_path.with_suffix(SHARD_SUFFIXES[task.options.format])
+def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     ledger = _Ledger()
     seconds_kept = seconds_cropped = 0.0
     with open_writer(shard_path, task.features.n_mels, task.options.dtype) as writer:
@@ -87,6 +95,9 @@ def _publish(task: ShardTask, sidecar_path: Path) -> None:
                 frames = compute_frames(waveform, task.features, task.options.dtype)
             except AudioError as error:
                 seconds = utterance.duration_seconds or header_seconds(path)
+                if planned.num_windows > 1:  # this window's share
+                    longest = task.options.max_seconds
+                    seconds = min(max(0.0, seconds - planned.window * longest), longest)
                 ledger.add(planned, utterance.wav_path, error, seconds)
                 continue
             metadata = _metadata(utterance, planned.line, waveform, frames, task.features)
@@ -177,7 +188,8 @@ def _metadata(
         "sample_rate": features.sample_rate,
         "offset": waveform.start_seconds,
     }
-    metadata.pop("resampler", None)  # the manifest's would pass for ours
+    for name in ("resampler", "audio_scale"):
+        metadata.pop(name, None)  # the manifest's would pass for ours
     if waveform.resampler == "soxr":
         metadata["resampler"] = waveform.resampler
     return metadata

@@ -102,6 +102,8 @@ class Trainer:
         first = self.schedule.update_at(*position)
         with stop_signals(self._on_signal):
             if first is None:
+                if self.state and self.state.step:
+                    raise self._unfinished(self.state)
                 log.info("%d frames are done already: nothing to do", position[0])
             else:
                 self._fit_updates(first)
@@ -190,10 +192,7 @@ class Trainer:
             state.at_start = state.parameters.clone()
             state.update_stop = update.stop
         elif state.update_stop != update.stop:
-            raise CheckpointError(
-                f"the fit was stopped inside an update that ends at {state.update_stop} frames; "
-                f"finish that with --target_frames {state.update_stop}, then raise it"
-            )
+            raise self._unfinished(state)
         for step in range(state.step, update.num_steps):
             stop = self._fit_step(state, update, held, step)
             state.step = step + 1
@@ -258,6 +257,12 @@ class Trainer:
         path = self._path(name)
         self.world.on_first_rank(lambda: state.save(path, self.identity, self.store.features))
         log.info("wrote %s", path)
+
+    def _unfinished(self, state: FitState) -> CheckpointError:
+        return CheckpointError(
+            f"the fit was stopped inside an update that ends at {state.update_stop} frames; finish "
+            f"that with --target_frames {state.update_stop} before choosing another"
+        )
 
     def _path(self, name: str) -> Path:
         return self.options.output_dir / name

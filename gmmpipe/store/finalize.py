@@ -1,5 +1,6 @@
 """The end of stage 1: all sidecars to ``rejects.jsonl`` and ``store.json``."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.files import atomic_file, remove, remove_temporaries
+from gmmpipe.files import atomic_file, canonical_json, remove, remove_temporaries, write_atomic
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
     PLAN_FILE,
@@ -29,18 +30,40 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
         folder: the store, finished or not.
         shards: their file names.
     """
-    if (folder / STORE_FILE).exists():
-        (folder / STORE_FILE).replace(folder / REOPENED_FILE)
+    store, reopened = folder / STORE_FILE, folder / REOPENED_FILE
+    if not store.exists():
+        _remove_shards(folder, shards)
+        return
+    document = {**json.loads(store.read_bytes()), "redo": sorted(shards)}
+    write_atomic(reopened, canonical_json(document).encode() + b"\n")
+    store.unlink()
+    finish_reopening(folder)
+
+
+def finish_reopening(folder: Path) -> None:
+    """Remove what `reopen` meant to, had it not been killed; does nothing where it had ended."""
+    reopened = folder / REOPENED_FILE
+    document = json.loads(reopened.read_bytes())
+    if document["redo"]:
+        _remove_shards(folder, document["redo"])
+        write_atomic(reopened, canonical_json({**document, "redo": []}).encode() + b"\n")
+
+
+def _remove_shards(folder: Path, shards: Iterable[str]) -> None:
     for name in shards:
         path = folder / name
         path.with_suffix(".json").unlink(missing_ok=True)  # first: it is what says "complete"
         remove(path)
 
 
-def missing_shards(folder: Path, num_shards: int) -> list[int]:
-    """The numbers of the shards that have no sidecar yet."""
-    present = {path.name for path in folder.glob("shard-*.json")}
-    return [n for n in range(num_shards) if f"{shard_stem(n)}.json" not in present]
+def missing_shards(folder: Path, num_shards: int, suffix: str) -> list[int]:
+    """The numbers of the shards, named with `suffix`, that are not there with their sidecars."""
+    present = {path.name for path in folder.glob("shard-*")}
+    return [
+        number
+        for number in range(num_shards)
+        if not {f"{shard_stem(number)}.json", f"{shard_stem(number)}{suffix}"} <= present
+    ]
 
 
 def finalize(
@@ -60,7 +83,7 @@ def finalize(
     rows: list[ShardRow] = []
     tallies: list[Tally] = []
     reasons: Counter[str] = Counter()
-    failed_windows: Counter[tuple[str, int]] = Counter()
+    failed_windows: Counter[int] = Counter()
     with atomic_file(folder / REJECTS_FILE) as ledger:
         for number in range(num_shards):
             sidecar = Sidecar.read(folder / f"{shard_stem(number)}.json")
@@ -68,9 +91,8 @@ def finalize(
             tallies.append(sidecar.tally)
             for reject in sidecar.rejects:
                 if reject.num_windows > 1:
-                    line = (reject.manifest, reject.line)
-                    failed_windows[line] += 1
-                    if failed_windows[line] < reject.num_windows:
+                    failed_windows[reject.ordinal] += 1
+                    if failed_windows[reject.ordinal] < reject.num_windows:
                         continue  # another window may have given features
                 ledger.write(reject.ledger_line())
                 reasons[reject.reason] += 1

@@ -28,8 +28,8 @@ REJECT_REASONS = (
 class Reject:
     """One manifest line that gave no features, and why.
 
-    In the sidecar of a store whose long audio is split, one window of such a line: the line is a
-    reject only if all `num_windows` are.
+    In a sidecar its `ordinal` over all manifests stands beside it. Where long audio is split, a
+    sidecar's reject is one window of the line, which is a reject only if all `num_windows` are.
     """
 
     manifest: str
@@ -37,12 +37,13 @@ class Reject:
     path: str
     reason: str
     detail: str
+    ordinal: int = 0
     num_windows: int = 1
 
     def ledger_line(self) -> bytes:
         """The line of ``rejects.jsonl``."""
         values = asdict(self)
-        del values["num_windows"]
+        del values["ordinal"], values["num_windows"]
         return canonical_json(values).encode() + b"\n"
 
     def __post_init__(self) -> None:

@@ -131,7 +131,11 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The options, and the input, that decide a store's bytes beyond the features themselves."""
+    """The options, and the input, that decide a store's bytes beyond the features themselves.
+
+    `windows_sha256` is of the number of windows of each line, where long audio is split: those may
+    come from the files' headers, and then a plan made again must find the same.
+    """
 
     manifest_sha256: str
     lines: int
@@ -143,13 +147,14 @@ class PlanOptions:
     format: Format = "tar"
     long_audio: LongAudio = "crop"
     store_audio: StoreAudio = "none"
+    windows_sha256: str = ""
 
     def differences(self, other: "PlanOptions") -> list[str]:
         """What differs from `other`, one phrase a field."""
         return [
             f"{f.name} is {getattr(self, f.name)} there and {getattr(other, f.name)} here"
             for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
+            if f.name != "windows_sha256" and getattr(self, f.name) != getattr(other, f.name)
         ]
 
 
@@ -226,4 +231,4 @@ def _read_document(path: Path) -> dict[str, Any]:
 def _pick(cls: type[_T], values: dict[str, Any]) -> _T:
     """A dataclass from a JSON object; fields that later versions added are left out."""
     names = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    return cls(**{name: values[name] for name in names})
+    return cls(**{name: values[name] for name in names if name in values})

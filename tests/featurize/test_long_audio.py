@@ -9,8 +9,12 @@ import pytest
 import soundfile
 import torch
 
-from conftest import make_store, read_json_lines, read_speech
+from conftest import file_bytes, make_store, read_json_lines, read_speech, save_plan
 from gmmpipe import FeatureStore, LogMel
+from gmmpipe.errors import StoreError
+from gmmpipe.featurize.forecast import forecast
+from gmmpipe.featurize.job import featurize
+from gmmpipe.featurize.options import FeaturizeOptions
 
 SECONDS = 2.0
 
@@ -110,3 +114,65 @@ def test_a_crop_that_loses_much_names_split(
 ) -> None:
     make_store(write_manifest({"path": "long.wav"}), tmp_path / "store", max_seconds=SECONDS)
     assert "--long_audio split" in caplog.text
+
+
+def test_lines_of_manifests_with_one_name_are_told_apart(
+    speech: np.ndarray, tmp_path: Path
+) -> None:
+    lines = [
+        {"path": "missing.wav", "duration": 3.0},
+        {"path": "gone.wav", "duration": 3.0},
+        {"path": str(tmp_path / "short.wav")},
+    ]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "m.jsonl").write_text(text)
+    data_dir = f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    folder = make_store(data_dir, tmp_path / "s", max_seconds=SECONDS, long_audio="split")
+    assert (totals(folder)["lines"], totals(folder)["rejects"]) == (6, 4)
+    assert len(read_json_lines(folder / "rejects.jsonl")) == 4
+
+
+def test_a_duration_in_milliseconds_plans_no_more_windows_than_there_is_audio(
+    speech: np.ndarray, tmp_path: Path, write_manifest: Callable[..., Path]
+) -> None:
+    manifest = write_manifest({"path": "long.wav", "duration": 11300}, {"path": "short.wav"})
+    options = FeaturizeOptions(str(manifest), tmp_path / "s", max_seconds=2.0, long_audio="split")
+    assert save_plan(options).table.num_windows.tolist() == [6, 1]
+
+
+def test_a_plan_made_again_from_changed_audio_is_refused(
+    speech: np.ndarray, tmp_path: Path, write_manifest: Callable[..., Path]
+) -> None:
+    manifest = write_manifest({"path": "long.wav"}, {"path": "short.wav"}, {"path": "none.wav"})
+    options = {"max_seconds": SECONDS, "long_audio": "split", "max_reject_fraction": 0.5}
+    folder = make_store(manifest, tmp_path / "s", **options)
+    soundfile.write(tmp_path / "short.wav", speech[:80000], 16000)
+    again = FeaturizeOptions(str(manifest), folder, retry_rejected=True, **options)
+    with pytest.raises(StoreError, match="changed their lengths"):
+        featurize(again)
+
+
+def test_retrying_with_other_options_is_refused_before_anything_is_removed(
+    speech: np.ndarray, tmp_path: Path, write_manifest: Callable[..., Path]
+) -> None:
+    manifest = write_manifest({"path": "long.wav"}, {"path": "none.wav"})
+    folder = make_store(manifest, tmp_path / "s", max_seconds=SECONDS)
+    before = file_bytes(folder)
+    other = FeaturizeOptions(str(manifest), folder, retry_rejected=True, max_seconds=5.0)
+    with pytest.raises(StoreError, match="max_seconds"):
+        featurize(other)
+    assert file_bytes(folder) == before
+
+
+@pytest.mark.parametrize("long_audio", ["crop", "split", "skip"])
+def test_the_forecast_knows_what_becomes_of_long_audio(
+    long_audio: str, speech: np.ndarray, tmp_path: Path, write_manifest: Callable[..., Path]
+) -> None:
+    manifest = write_manifest({"path": "long.wav"}, {"path": "short.wav", "duration": 1.0})
+    options = {"max_seconds": SECONDS, "long_audio": long_audio}
+    expected = forecast(FeaturizeOptions(str(manifest), tmp_path / "none", **options))
+    folder = make_store(manifest, tmp_path / "s", **options)
+    assert expected.frames == pytest.approx(totals(folder)["frames"], rel=0.02)
+    assert expected.hours == pytest.approx(totals(folder)["seconds_kept"] / 3600, abs=1e-4)
