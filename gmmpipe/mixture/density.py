@@ -12,8 +12,8 @@ The gradient of the likelihood and the M-step of EM both follow from the statist
 
 Two precisions, for two uses. Fitting takes float32: where variances sit at the floor the terms of
 the map cancel and scores err by up to some 1e-2 nats, which a gradient tolerates. What is returned
-to anybody takes float64, in which the same map is exact to 1e-9: about 1.5 times the time, and
-nothing (autocast, TF32, the default dtype) can touch it.
+to anybody takes float64, in which the same map is exact to 1e-9, and which nothing (autocast, TF32,
+the default dtype) can touch.
 """
 
 import math
