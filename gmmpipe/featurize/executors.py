@@ -48,10 +48,10 @@ def run_local(tasks: Iterable[ShardTask], num_workers: int) -> Iterator[Tally]:
             "same command again, with fewer --num_workers if memory is short"
         ) from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
-            process.join()
+        # The pool's own thread collects the ended processes; nobody else may, or both miss some.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def run_dask(
