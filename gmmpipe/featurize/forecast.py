@@ -74,7 +74,7 @@ def forecast(options: FeaturizeOptions) -> Forecast:
     total = stated + (seconds / len(probed) * len(unstated) if probed else 0.0)
     features = options.features
     frames = int(total * features.sample_rate / features.hop_length)
-    frame_bytes = features.n_mels * (2 if options.dtype == "float16" else 4)
+    frame_bytes = features.n_mels * np.dtype(options.dtype).itemsize
     return Forecast(
         utterances=utterances,
         shards=plan.num_shards,
