@@ -14,6 +14,9 @@ from typing import Any, BinaryIO
 from gmmpipe.errors import GmmpipeError
 
 TEMPORARY_PREFIX = ".tmp-"
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+)
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -23,9 +26,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: a number is NaN or infinite.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def temporary_path(path: Path) -> Path:

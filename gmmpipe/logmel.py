@@ -15,7 +15,8 @@ class LogMel(nn.Module):
     n_mels=n_mels)`` within 1e-5 after the logarithm, at two thirds of its time: the power spectrum
     is never formed. The squared real and imaginary parts, interleaved as the FFT leaves them, are
     multiplied by a mel matrix whose rows stand twice, which adds them up; and since a mel filter
-    covers few bins, 16 filters at a time are multiplied with just theirs.
+    covers few bins, 16 filters at a time are multiplied with just theirs. The frames that the
+    spectrogram has beyond ⌊S / hop⌋ are not computed.
     """
 
     window: Tensor
@@ -54,20 +55,14 @@ class LogMel(nn.Module):
         if num_samples < config.min_samples:
             raise ValueError(f"{num_samples} samples give no frame; {config.min_samples} would")
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(
-                waveform.reshape(-1, num_samples).float(),
-                config.n_fft,
-                config.hop_length,
-                window=self.window,
-                center=True,
-                pad_mode="reflect",
-                return_complex=True,
-            )
-            # stft computes frame by frame and returns a transposed view: this undoes it for free.
-            parts = torch.view_as_real(
-                spectrum.transpose(1, 2)[:, : num_samples // config.hop_length]
-            )
+            samples = waveform.reshape(-1, num_samples).float()
+            half = config.n_fft // 2  # mirrored at either end, so that frames are centred
+            left, right = samples[:, 1 : half + 1], samples[:, -half - 1 : -1]
+            padded = torch.cat([left.flip(1), samples, right.flip(1)], dim=1)
+            frames = padded.unfold(1, config.n_fft, config.hop_length)
+            frames = frames[:, : num_samples // config.hop_length]
+            parts = torch.view_as_real(torch.fft.rfft(frames * self.window))
             mel = multiply(
-                parts.reshape(-1, len(self.mel_twice)).square(), self.mel_twice, self._bands
+                parts.reshape(-1, len(self.mel_twice)).square_(), self.mel_twice, self._bands
             )
         return mel.add_(LOG_OFFSET).log_().reshape(*waveform.shape[:-1], -1, config.n_mels)

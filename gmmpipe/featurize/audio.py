@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -65,9 +64,31 @@ class _Span:
     cropped: int = 0
 
 
+class _OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """Read from the front to the end: soundfile then spares libsndfile a seek after every read."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def skip_to(self, start: int) -> None:
+        """Go to sample `start` from the beginning of the file."""
+        # To 0 too in an MP3, which decodes to other bits without; and soundfile.read does it.
+        if start == 0 and self.format != "MP3":
+            return
+        if super().seekable():
+            self.seek(start)
+            return
+        while start > 0:  # GSM in WAV, for one, cannot seek
+            shape = (min(start, _BLOCK_SAMPLES), self.channels)
+            skipped = len(self.read(out=np.empty(shape, np.int16)))
+            if skipped == 0:
+                return
+            start -= skipped
+
+
 def load_waveform(
     utterance: Utterance,
-    path: Path,
+    path: str,
     sample_rate: int,
     options: PlanOptions,
     window: int = 0,
@@ -114,7 +135,7 @@ def load_waveform(
     )
 
 
-def header_seconds(path: Path) -> float:
+def header_seconds(path: str) -> float:
     """How long the file's header says it lasts, or 0.0 if nothing can be said."""
     try:
         with _open_audio(path) as file:
@@ -124,29 +145,31 @@ def header_seconds(path: Path) -> float:
 
 
 @contextmanager
-def _open_audio(path: Path) -> Iterator[soundfile.SoundFile]:
+def _open_audio(path: str) -> Iterator[_OneWayFile]:
     """A regular local file as soundfile sees it; anything else is refused before it is opened."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise AudioError("not_a_regular_file", "a folder, device, FIFO or socket")
-        raw = open(path, "rb")
+        descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise AudioError("not_found", "no such file") from error
     except UnicodeEncodeError as error:
         raise AudioError("not_found", "a name that no file can have") from error
     except OSError as error:
         raise AudioError("unreadable", error.strerror or "cannot be opened") from error
-    with raw:
+    try:
         try:
             # By descriptor: soundfile cannot open names that are not UTF-8.
-            file = soundfile.SoundFile(raw.fileno(), closefd=False)
+            file = _OneWayFile(descriptor, closefd=False)
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise AudioError("undecodable", _reason(error)) from error
         with file:
             yield file
+    finally:
+        os.close(descriptor)
 
 
-def _segment(utterance: Utterance, file: soundfile.SoundFile) -> _Span:
+def _segment(utterance: Utterance, file: _OneWayFile) -> _Span:
     """The source samples that the manifest line means."""
     rate, available = file.samplerate, file.frames
     if available == _UNKNOWN_LENGTH:
@@ -183,7 +206,7 @@ def _refuse_clamped(libsndfile_log: str) -> None:
         raise AudioError("truncated", f"{short[1]} samples where {short[2]} are stated")
 
 
-def _refuse_short_sphere(file: soundfile.SoundFile) -> None:
+def _refuse_short_sphere(file: _OneWayFile) -> None:
     """The same for NIST sphere files, of which libsndfile's log says nothing."""
     header = os.pread(file.name, 1024, 0)
     stated = re.search(rb"^sample_count -i (\d+)", header, re.M)
@@ -212,7 +235,7 @@ def _split(segment: _Span, max_samples: int, window: int, num_windows: int) -> _
     return _Span(segment.start + skipped, count, remaining - count if is_last else 0)
 
 
-def _read_mono(file: soundfile.SoundFile, span: _Span) -> Tensor:
+def _read_mono(file: _OneWayFile, span: _Span) -> Tensor:
     """The mean of the channels over `span`, float32 [count].
 
     Raises:
@@ -223,7 +246,7 @@ def _read_mono(file: soundfile.SoundFile, span: _Span) -> Tensor:
     exact = file.format not in _INEXACT_FORMATS
     blocks: list[Tensor] = []
     try:
-        _skip_to(file, span.start)
+        file.skip_to(span.start)
         missing = span.count
         while missing > 0:
             shape = (min(missing, _BLOCK_SAMPLES), file.channels)
@@ -244,19 +267,6 @@ def _read_mono(file: soundfile.SoundFile, span: _Span) -> Tensor:
     if not blocks:
         return torch.zeros(0)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-
-
-def _skip_to(file: soundfile.SoundFile, start: int) -> None:
-    if file.seekable():
-        file.seek(start)  # to 0 too: an MP3 decodes to other bits without, and soundfile.read does
-        return
-    while start > 0:  # GSM in WAV, for one, cannot seek
-        skipped = len(
-            file.read(out=np.empty((min(start, _BLOCK_SAMPLES), file.channels), np.int16))
-        )
-        if skipped == 0:
-            return
-        start -= skipped
 
 
 def _mix_down(block: Tensor) -> Tensor:

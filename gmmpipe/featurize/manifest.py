@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def parse_json(raw: bytes) -> dict[str, Any]:
         AudioError: bad_json.
     """
     try:
-        values = json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        values = _STRICT_JSON.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise AudioError("bad_json", str(error) or "nested too deeply") from error
     if not isinstance(values, dict):
@@ -193,7 +194,7 @@ def named_path(raw: bytes) -> str:
 def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
     """A sample's key: the id itself where it is safe, else made from it, or from the file name."""
     if identifier is None:
-        stem = _UNSAFE_KEY_CHARACTERS.sub("_", Path(wav_path).stem)
+        stem = _UNSAFE_KEY_CHARACTERS.sub("_", os.path.splitext(os.path.basename(wav_path))[0])
         return f"{ordinal:010d}-{stem[:40]}"
     if _KEY.fullmatch(identifier):
         return identifier
@@ -201,9 +202,10 @@ def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
     return f"{_UNSAFE_KEY_CHARACTERS.sub('_', identifier)[:60]}-{digest[:10]}"
 
 
-def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> Path:
+def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> str:
     """Where a manifest's audio path points: relative ones start at `base_path` or the manifest."""
-    return (base_path or line.manifest.path.parent) / wav_path
+    # Not by pathlib, which takes longer over it than the system over opening the file.
+    return os.path.join(base_path or os.path.dirname(line.manifest.path), wav_path)
 
 
 def _identifier(values: dict[str, Any]) -> str | None:
@@ -266,3 +268,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {text} is too large")
     return value
+
+
+_STRICT_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)

