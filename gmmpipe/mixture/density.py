@@ -1,12 +1,12 @@
-"""The density of a diagonal mixture, as one affine map of [x, x²].
+"""The density of a diagonal mixture, as one linear map of [x, x², 1].
 
 Legend: N frames, D dimensions, K components; p = 1/σ² the precisions. For frames centred by c,
 
     ln w_k N(x; μ_k, σ_k²) = b_k + x·(p_k μ_k) + x²·(-p_k / 2)
     b_k = ln w_k - (D ln 2π + Σ_d [ln σ_kd² + p_kd μ_kd²]) / 2
 
-so the log joints of N frames are one GEMM of [x, x²] (N x 2D) with the map (2D x K), and the
-sufficient statistics Σ r, Σ r x and Σ r x² a second one of the posteriors with the same [x, x²].
+so the log joints of N frames are one GEMM of [x, x², 1] (N x 2D + 1) with the map, and the
+sufficient statistics Σ r x, Σ r x² and Σ r a second one of the posteriors with the same matrix.
 The gradient of the likelihood and the M-step of EM both follow from the statistics in O(K D)
 (`gmmpipe.mixture.optimizers`), so no N x K x D array and no autograd graph ever exists.
 
@@ -33,33 +33,31 @@ def block_frames(device: torch.device) -> int:
     return CUDA_BLOCK_FRAMES if device.type == "cuda" else BLOCK_FRAMES
 
 
-def affine_map(
-    means: Tensor, log_vars: Tensor, log_weights: Tensor, center: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The map from [x - center, (x - center)²] to log joints.
+def linear_map(means: Tensor, log_vars: Tensor, log_weights: Tensor, center: Tensor) -> Tensor:
+    """The map from [x - center, (x - center)², 1] to log joints, [K, 2D + 1].
 
     Args:
         means, log_vars: [K, D].
         log_weights: [K], normalised.
         center: [D]; near the data's mean, for the sake of float32.
-
-    Returns:
-        The bias [K] and the map [K, 2D], in the dtype of `means`.
     """
     precisions = torch.exp(-log_vars)
     centred = means - center
     scaled = centred * precisions
     constant = means.shape[1] * math.log(2 * math.pi)
     bias = log_weights - 0.5 * (constant + (log_vars + scaled * centred).sum(1))
-    return bias, torch.cat([scaled, precisions.mul_(-0.5)], dim=1)
+    return torch.cat([scaled, precisions.mul_(-0.5), bias[:, None]], dim=1)
 
 
 def expand(frames: Tensor, center: Tensor, out: Tensor) -> Tensor:
-    """[x - center, (x - center)²] of `frames` [n, D], written to the first n rows of `out`."""
+    """[x - center, (x - center)²] of `frames` [n, D], written to the first n rows of `out`.
+
+    The column of ones that `out` ends with is left alone.
+    """
     n, dim = frames.shape
     expanded = out[:n]
     torch.sub(frames, center, out=expanded[:, :dim])
-    torch.mul(expanded[:, :dim], expanded[:, :dim], out=expanded[:, dim:])
+    torch.mul(expanded[:, :dim], expanded[:, :dim], out=expanded[:, dim : 2 * dim])
     return expanded
 
 
@@ -78,15 +76,15 @@ def exact_log_joints(
         float64 [n, K], in a buffer that the next block overwrites.
     """
     center = means.double().mean(0)
-    bias, weights = affine_map(means.double(), log_vars.double(), log_weights.double(), center)
+    weights = linear_map(means.double(), log_vars.double(), log_weights.double(), center)
     num_frames = frames.numel() // means.shape[1]
     size = min(block_frames(frames.device), max(1, num_frames))
-    expanded = torch.empty(size, weights.shape[1], dtype=torch.float64, device=frames.device)
-    joints = torch.empty(size, len(bias), dtype=torch.float64, device=frames.device)
+    expanded = torch.ones(size, weights.shape[1], dtype=torch.float64, device=frames.device)
+    joints = torch.empty(size, len(weights), dtype=torch.float64, device=frames.device)
     for start in range(0, num_frames, size):
         block = _block(frames, start, min(start + size, num_frames)).double()
         out = joints[: len(block)]
-        torch.addmm(bias, expand(block, center, expanded), weights.t(), out=out)
+        torch.mm(expand(block, center, expanded), weights.t(), out=out)
         yield slice(start, start + len(block)), block, out
 
 
@@ -105,25 +103,34 @@ class Statistics:
 
     Args:
         flat: float32 [K (2D + 1) + extra].
-        counts: Σ_n r_nk, [K].
-        moments: Σ_n r_nk [x - c, (x - c)²], [K, 2D].
+        sums: Σ_n r_nk [x - c, (x - c)², 1], [K, 2D + 1].
         extra: further numbers that travel along, [extra].
     """
 
     flat: Tensor
-    counts: Tensor
-    moments: Tensor
+    sums: Tensor
     extra: Tensor
+
+    @property
+    def counts(self) -> Tensor:
+        """Σ_n r_nk, [K]."""
+        return self.sums[:, -1]
+
+    @property
+    def moments(self) -> Tensor:
+        """Σ_n r_nk [x - c, (x - c)²], [K, 2D]."""
+        return self.sums[:, :-1]
 
     @classmethod
     def zeros(
         cls, num_components: int, dim: int, device: torch.device, extra: int = 0
     ) -> "Statistics":
         """Empty statistics."""
-        sizes = [num_components, num_components * 2 * dim, extra]
-        flat = torch.zeros(sum(sizes), dtype=torch.float32, device=device)
-        counts, moments, rest = torch.split(flat, sizes)
-        return cls(flat, counts, moments.view(num_components, 2 * dim), rest)
+        flat = torch.zeros(
+            num_components * (2 * dim + 1) + extra, dtype=torch.float32, device=device
+        )
+        sums, rest = torch.split(flat, [len(flat) - extra, extra])
+        return cls(flat, sums.view(num_components, 2 * dim + 1), rest)
 
 
 class StatisticsKernel:
@@ -141,7 +148,7 @@ class StatisticsKernel:
         size, dim, device = block_frames(center.device), len(center), center.device
         self.center = center
         self.statistics = Statistics.zeros(num_components, dim, device, extra)
-        self._expanded = torch.empty(size, 2 * dim, device=device, dtype=torch.float32)
+        self._expanded = torch.ones(size, 2 * dim + 1, device=device, dtype=torch.float32)
         self._posteriors = torch.empty(size, num_components, device=device, dtype=torch.float32)
 
     @torch.no_grad()
@@ -149,7 +156,7 @@ class StatisticsKernel:
         self, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor
     ) -> Statistics:
         """Statistics of `frames` [N, D] (any floating dtype), in place of the previous ones."""
-        bias, weights = affine_map(means, log_vars, log_weights, self.center)
+        weights = linear_map(means, log_vars, log_weights, self.center)
         statistics = self.statistics
         statistics.flat.zero_()
         size = len(self._posteriors)
@@ -157,8 +164,7 @@ class StatisticsKernel:
             block = frames[start : start + size]
             posteriors = self._posteriors[: len(block)]
             expanded = expand(block.float(), self.center, self._expanded)
-            torch.addmm(bias, expanded, weights.t(), out=posteriors)
+            torch.mm(expanded, weights.t(), out=posteriors)
             torch.softmax(posteriors, 1, out=posteriors)
-            statistics.counts.add_(posteriors.sum(0))
-            statistics.moments.addmm_(posteriors.t(), expanded)
+            statistics.sums.addmm_(posteriors.t(), expanded)
         return statistics

@@ -69,8 +69,8 @@ def test_the_formula_of_the_gradient_is_that_of_autograd(sample, parameters) -> 
     ]
     posteriors = torch.softmax(torch.cat(joints), 1)
     centred = sample.double() - center
-    moments = posteriors.t() @ torch.cat([centred, centred.square()], 1)
-    statistics = Statistics(torch.empty(0), posteriors.sum(0), moments, torch.empty(0))
+    expanded = torch.cat([centred, centred.square(), torch.ones(len(centred), 1)], 1)
+    statistics = Statistics(torch.empty(0), posteriors.t() @ expanded, torch.empty(0))
     gradient = Parameters.view(torch.zeros_like(wide.flat), K, D)
     nll_gradient(statistics, wide, center, len(sample), out=gradient)
     expected = autograd_gradient(sample, parameters)
