@@ -102,7 +102,7 @@ class Statistics:
     """Sums over frames, as views of one flat buffer: what ranks exchange.
 
     Args:
-        flat: float32 [K (2D + 1) + extra].
+        flat: [K (2D + 1) + extra].
         sums: Σ_n r_nk [x - c, (x - c)², 1], [K, 2D + 1].
         extra: further numbers that travel along, [extra].
     """
@@ -123,13 +123,17 @@ class Statistics:
 
     @classmethod
     def zeros(
-        cls, num_components: int, dim: int, device: torch.device, extra: int = 0
+        cls,
+        num_components: int,
+        dim: int,
+        device: torch.device,
+        extra: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> "Statistics":
         """Empty statistics."""
-        flat = torch.zeros(
-            num_components * (2 * dim + 1) + extra, dtype=torch.float32, device=device
-        )
-        sums, rest = torch.split(flat, [len(flat) - extra, extra])
+        size = num_components * (2 * dim + 1)
+        flat = torch.zeros(size + extra, dtype=dtype, device=device)
+        sums, rest = torch.split(flat, [size, extra])
         return cls(flat, sums.view(num_components, 2 * dim + 1), rest)
 
 
