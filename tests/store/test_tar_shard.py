@@ -18,7 +18,7 @@ import webdataset
 
 from conftest import CORPUS, file_bytes, make_store
 from gmmpipe.featurize.resample import resample
-from gmmpipe.store.tar_shard import _tar_header
+from gmmpipe.store.tar_writer import _tar_header
 
 
 @pytest.fixture(scope="module")
