@@ -190,6 +190,14 @@ def assert_same_fit(first: Path, second: Path) -> None:
     assert (first / "metrics.tsv").read_bytes() == (second / "metrics.tsv").read_bytes()
 
 
+@pytest.fixture(scope="session")
+def fitted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gmm.pt of 16 components fitted to the store; not to be changed."""
+    folder = tmp_path_factory.mktemp("fitted") / "fit"
+    fit_here(store, folder)
+    return folder / "gmm.pt"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
     """As in the processes that tests start; on a busy machine two threads take longer than one."""

@@ -29,14 +29,6 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def fitted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file fitted to the demo store."""
-    folder = tmp_path_factory.mktemp("evaluate") / "fit"
-    fit_here(store, folder)
-    return folder / "gmm.pt"
-
-
-@pytest.fixture(scope="module")
 def silent_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store a fifth of whose frames are digital silence."""
     folder = tmp_path_factory.mktemp("silence")

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import torch
+
 from conftest import run_gmmpipe
+from gmmpipe.apply.label import LabelOptions, label
+from gmmpipe.distributed import World
 
 
 def test_a_store_as_json(store: Path) -> None:
@@ -24,6 +28,21 @@ def test_an_unfinished_store(store_copy: Path) -> None:
     (store_copy / "shard-000000.json").unlink()
     found = json.loads(run_gmmpipe("inspect", store_copy, "--json").stdout)
     assert (found["finished"], found["shards"]) == (False, 3)
+
+
+def test_a_label_store_finished_or_not(store: Path, fitted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    options = LabelOptions(store=store, gmm_path=fitted, output_dir=out, top_k=2)
+    totals = label(options, World(0, 1, torch.device("cpu"))).totals
+    found = json.loads(run_gmmpipe("inspect", out, "--json").stdout)
+    assert (found["kind"], found["finished"], found["shards"]) == ("label store", True, 4)
+    assert (found["utterances"], found["frames"]) == (56, 8561)
+    assert (found["K"], found["top_k"], found["temperature"]) == (16, 2, 1.0)
+    assert found["left_out_mass"] == totals.left_out_mass
+    (out / "store.json").rename(out / "plan.json")
+    (out / "shard-000000.json").unlink()
+    lines = run_gmmpipe("inspect", out).stdout.splitlines()
+    assert {"kind: label store", "finished: False", "shards: 3", "K: 16"} <= set(lines)
 
 
 def test_a_model(store: Path, tmp_path: Path) -> None:

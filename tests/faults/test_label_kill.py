@@ -1,0 +1,79 @@
+"""Whatever kills label, finished shards are kept, and the label store becomes the same bytes."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, run_gmmpipe
+from gmmpipe import FeatureStore, GradientGMM
+from gmmpipe.apply.label import LabelOptions, label
+from gmmpipe.distributed import World
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A store of 28 shards and a model whose labels take long enough to be killed in the midst."""
+    folder = tmp_path_factory.mktemp("kill")
+    store = make_store(CORPUS, folder / "store", utterances_per_shard=2)
+    opened = FeatureStore.open(store)
+    means = opened.read_frames(0, 4096)
+    GradientGMM(means, torch.zeros_like(means), torch.full((4096,), -8.3)).save(folder / "gmm.pt")
+    return store, folder / "gmm.pt"
+
+
+def arguments(job: tuple[Path, Path], out: Path) -> list[str]:
+    store, gmm = job
+    return ["label", str(store), "--gmm_path", str(gmm), "--output_dir", str(out), "--top_k", "4"]
+
+
+def stop(job: tuple[Path, Path], out: Path, signum: int, new_shards: int) -> int:
+    """Start label, and send it a signal once it has finished some more shards; its status."""
+    before = len(list(out.glob("shard-*.json")))
+    with open(out.parent / "stderr.txt", "wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gmmpipe", *arguments(job, out)],
+            stderr=stderr,
+            cwd=ROOT,
+            env=one_thread(),
+        )
+    while len(list(out.glob("shard-*.json"))) < before + new_shards:
+        assert process.poll() is None, (out.parent / "stderr.txt").read_text()
+        time.sleep(0.002)
+    process.send_signal(signum)
+    return process.wait()
+
+
+def test_a_label_store_made_through_stops_has_the_bytes_of_one_made_at_once(job, tmp_path) -> None:
+    out, whole = tmp_path / "l", tmp_path / "whole"
+    assert stop(job, out, signal.SIGKILL, new_shards=3) == -signal.SIGKILL
+    assert not (out / "store.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.json")}
+
+    assert stop(job, out, signal.SIGTERM, new_shards=3) == 143
+    assert "stopped by SIGTERM" in (tmp_path / "stderr.txt").read_text()
+    assert not (out / "store.json").exists()
+
+    (out / ".tmp-another-host-1-00000000-shard-000020.tar").write_bytes(b"half")
+    done = run_gmmpipe(*arguments(job, out))
+    assert " finished already" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    store, gmm = job
+    options = LabelOptions(store=store, gmm_path=gmm, output_dir=whole, top_k=4)
+    label(options, World(0, 1, torch.device("cpu")))
+    assert file_bytes(out) == file_bytes(whole)
+
+
+def test_killed_between_the_last_two_writes_it_only_tidies_up(job, tmp_path) -> None:
+    store, gmm = job
+    out = tmp_path / "l"
+    options = LabelOptions(store=store, gmm_path=gmm, output_dir=out)
+    label(options, World(0, 1, torch.device("cpu")))
+    whole = file_bytes(out)
+    (out / "plan.json").write_bytes(whole["store.json"])
+    label(options, World(0, 1, torch.device("cpu")))
+    assert file_bytes(out) == whole

@@ -1,0 +1,133 @@
+"""`LabelStore`: labels at random, checked, and only ever those of the right feature store."""
+
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
+from gmmpipe import FeatureStore, GradientGMM, LabelStore
+from gmmpipe.apply.label import LabelOptions, label
+from gmmpipe.distributed import World
+from gmmpipe.errors import StoreError
+
+
+@pytest.fixture(scope="module")
+def labelled(store: Path, fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The label store of the demo store, top 4; not to be changed."""
+    folder = tmp_path_factory.mktemp("labelled") / "labels"
+    options = LabelOptions(store=store, gmm_path=fitted, output_dir=folder, top_k=4)
+    label(options, World(0, 1, torch.device("cpu")))
+    return folder
+
+
+@pytest.fixture
+def labelled_copy(labelled: Path, tmp_path: Path) -> Path:
+    """A label store that a test may damage."""
+    return Path(shutil.copytree(labelled, tmp_path / "labelled_copy"))
+
+
+def test_any_utterance_of_any_shard_has_its_labels(store, fitted, labelled) -> None:
+    labels, opened = LabelStore.open(labelled), FeatureStore.open(store)
+    labels.check_source(opened)
+    assert (len(labels), labels.num_frames) == (len(opened), opened.num_frames)
+    gmm = GradientGMM.load(fitted)
+    positions = [(n, at) for n, s in enumerate(opened.shards) for at in range(s.row.utterances)]
+    for (shard, position), utterance in reversed(
+        list(zip(positions, opened.utterances(), strict=True))
+    ):
+        found = labels.read_utterance(shard, position)
+        posteriors = gmm.soft_assign(utterance.features)
+        assert torch.equal(found.labels, gmm.assign(utterance.features))
+        assert torch.equal(found.topk_probs, posteriors.topk(4).values.half().float())
+        assert (found.labels.dtype, found.topk_ids.dtype) == (torch.int64, torch.int64)
+
+
+def test_any_range_of_frames_has_its_labels(store, fitted, labelled) -> None:
+    labels, shard = LabelStore.open(labelled), FeatureStore.open(store).shards[1]
+    frames = torch.empty(900, 80)
+    shard.read_rows(123, 1023, frames)
+    found = labels.read(1, 123, 1023)
+    assert torch.equal(found.labels, GradientGMM.load(fitted).assign(frames))
+    assert found.topk_ids.shape == found.topk_probs.shape == (900, 4)
+    assert labels.read(1, 5, 5).labels.shape == (0,)
+    with pytest.raises(IndexError, match="frames 0 to"):
+        labels.read(1, 0, shard.row.frames + 1)
+
+
+def test_without_top_k_there_are_labels_alone(store, fitted, tmp_path) -> None:
+    options = LabelOptions(store=store, gmm_path=fitted, output_dir=tmp_path / "l")
+    assert label(options, World(0, 1, torch.device("cpu"))).totals.left_out_mass is None
+    found = LabelStore.open(tmp_path / "l").read_utterance(2, 3)
+    assert found.topk_ids is None
+    assert found.topk_probs is None
+
+
+def test_it_goes_to_loader_workers(labelled) -> None:
+    there = pickle.loads(pickle.dumps(LabelStore.open(labelled)))
+    assert len(there.read_utterance(0, 0).labels) > 0
+
+
+@pytest.mark.parametrize("array", ["index", "topk_ids_index", "topk_probs_index"])
+def test_a_flipped_byte_of_any_array_is_found_and_named(array, labelled_copy) -> None:
+    labels = LabelStore.open(labelled_copy)
+    name = array.removesuffix("_index").replace("index", "labels")
+    index = labels.shards[2].sidecar().indices[name]
+    path = labelled_copy / "shard-000002.tar"
+    content = bytearray(path.read_bytes())
+    content[int(index.byte_offset[7]) + 1] ^= 8
+    path.write_bytes(content)
+    labels.read_utterance(2, 6)
+    with pytest.raises(StoreError, match=rf"shard-000002\.tar: utterance {index.keys[7]} is corr"):
+        labels.read_utterance(2, 7)
+
+
+def test_a_swapped_sidecar_is_found(labelled_copy) -> None:
+    shutil.copy(labelled_copy / "shard-000001.json", labelled_copy / "shard-000002.json")
+    with pytest.raises(StoreError, match="its sidecar does not belong to this store"):
+        LabelStore.open(labelled_copy).read_utterance(2, 0)
+
+
+def test_the_labels_of_another_store_are_refused(labelled, tmp_path) -> None:
+    other = FeatureStore.open(make_store(CORPUS, tmp_path / "other", utterances_per_shard=20))
+    with pytest.raises(StoreError, match=f"{labelled}: the labels of another feature store"):
+        LabelStore.open(labelled).check_source(other)
+
+
+def test_what_reads_the_other_kind_of_store_says_so(store, store_copy, labelled_copy) -> None:
+    with pytest.raises(StoreError, match=r"labelled_copy.*: a store of labels, not of features"):
+        FeatureStore.open(labelled_copy)
+    with pytest.raises(StoreError, match="a store of features, not of labels"):
+        LabelStore.open(store)
+    with pytest.raises(StoreError, match="no such label store"):
+        LabelStore.open(store / "nowhere")
+    (labelled_copy / "store.json").rename(labelled_copy / "plan.json")
+    with pytest.raises(StoreError, match="a store of labels, not of features"):
+        FeatureStore.open(labelled_copy)
+    with pytest.raises(StoreError, match=r"not a finished label store .*gmmpipe label"):
+        LabelStore.open(labelled_copy)
+    (store_copy / "store.json").unlink()
+    with pytest.raises(StoreError, match="a store of features, not of labels"):
+        LabelStore.open(store_copy)
+
+
+def test_verify_passes_a_good_label_store_and_repairs_a_bad_one(
+    store, fitted, labelled, labelled_copy
+) -> None:
+    path = labelled_copy / "shard-000001.tar"
+    content = bytearray(path.read_bytes())
+    content[600] ^= 1  # in a header of .npy, which has no CRC
+    path.write_bytes(content)
+    (labelled_copy / "shard-000003.tar").unlink()
+    found = run_gmmpipe("verify", labelled_copy, "--repair", check=False)
+    assert found.returncode == 1
+    assert "2 of 4 shards are bad: shard-000001.tar, shard-000003.tar" in found.stderr
+    assert "shard-000003.tar: missing" in found.stderr
+    assert not (labelled_copy / "store.json").exists()
+    options = LabelOptions(store=store, gmm_path=fitted, output_dir=labelled_copy, top_k=4)
+    label(options, World(0, 1, torch.device("cpu")))
+    assert file_bytes(labelled_copy) == file_bytes(labelled)
+    assert re.search("all 4 shards are good", run_gmmpipe("verify", labelled_copy).stderr)
