@@ -118,9 +118,7 @@ def read_audio(path: Path, after: int, before: int, key: str) -> tuple[bytes, by
     members = {}
     try:
         with tarfile.open(fileobj=BytesIO(between), mode="r:") as archive:
-            for member in islice(
-                archive, 2
-            ):  # the third is the array, cut short
+            for member in islice(archive, 2):  # the third is the array, cut short
                 content = archive.extractfile(member)
                 members[member.name] = content.read() if content else b""
         return members[f"{key}.json"], members[f"{key}.flac"]

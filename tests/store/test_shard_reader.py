@@ -12,22 +12,10 @@ import soundfile
 import torch
 import webdataset as wds
 
-from conftest import CORPUS, make_store, read_speech
+from conftest import make_store, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.store.shard_reader import ShardReader
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The demo corpus with its audio, as tar and as zarr."""
-    folder = tmp_path_factory.mktemp("audio")
-    return {
-        kind: make_store(
-            CORPUS, folder / kind, format=kind, store_audio="flac", utterances_per_shard=40
-        )
-        for kind in ("tar", "zarr")
-    }
 
 
 def readers_of(path: Path) -> list[ShardReader]:
@@ -36,9 +24,9 @@ def readers_of(path: Path) -> list[ShardReader]:
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
-def test_frames_are_those_of_the_store_in_any_order(kind: str, stores) -> None:
-    expected = {utt.key: utt.features for utt in FeatureStore.open(stores[kind]).utterances()}
-    for reader in readers_of(stores[kind]):
+def test_frames_are_those_of_the_store_in_any_order(kind: str, audio_stores) -> None:
+    expected = {utt.key: utt.features for utt in FeatureStore.open(audio_stores[kind]).utterances()}
+    for reader in readers_of(audio_stores[kind]):
         for position in reversed(range(len(reader.index.keys))):
             frames = reader.read_frames(position)
             assert frames.dtype == torch.float32
@@ -47,10 +35,10 @@ def test_frames_are_those_of_the_store_in_any_order(kind: str, stores) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
-def test_waveforms_are_the_stored_samples_times_their_scale(kind: str, stores) -> None:
-    shards = str(stores["tar"] / "shard-{000000..000001}.tar")
+def test_waveforms_are_the_stored_samples_times_their_scale(kind: str, audio_stores) -> None:
+    shards = str(audio_stores["tar"] / "shard-{000000..000001}.tar")
     samples = list(wds.WebDataset(shards, shardshuffle=False))
-    readers = readers_of(stores[kind])
+    readers = readers_of(audio_stores[kind])
     found = [
         (reader.index.keys[at], reader.read_waveform(at))
         for reader in readers
@@ -81,8 +69,8 @@ def flip(path: Path, at: int, bit: int = 1) -> None:
         file.write(bytes([byte ^ bit]))
 
 
-def test_a_flipped_byte_anywhere_in_the_frames_is_found(stores, tmp_path) -> None:
-    path = Path(shutil.copytree(stores["tar"], tmp_path / "copy"))
+def test_a_flipped_byte_anywhere_in_the_frames_is_found(audio_stores, tmp_path) -> None:
+    path = Path(shutil.copytree(audio_stores["tar"], tmp_path / "copy"))
     reader = readers_of(path)[0]
     flip(path / "shard-000000.tar", int(reader.index.byte_offset[3]) + 1001)
     with pytest.raises(StoreError, match=rf"shard-000000\.tar.*{reader.index.keys[3]}"):
@@ -91,9 +79,9 @@ def test_a_flipped_byte_anywhere_in_the_frames_is_found(stores, tmp_path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
-def test_a_flipped_byte_in_the_audio_is_found(kind: str, stores, tmp_path) -> None:
+def test_a_flipped_byte_in_the_audio_is_found(kind: str, audio_stores, tmp_path) -> None:
     """At many places of the FLAC, of which no CRC is recorded: the same samples, or an error."""
-    path = Path(shutil.copytree(stores[kind], tmp_path / "copy"))
+    path = Path(shutil.copytree(audio_stores[kind], tmp_path / "copy"))
     reader = readers_of(path)[0]
     intact, key = reader.read_waveform(5), reader.index.keys[5]
     file = path / ("shard-000000.tar" if kind == "tar" else "shard-000000.zarr/flac/c/0")
@@ -125,8 +113,8 @@ def test_a_flipped_byte_in_the_audio_is_found(kind: str, stores, tmp_path) -> No
         (rb'"key"', 1, "Expecting"),
     ],
 )
-def test_json_that_is_not_that_of_its_audio_is_refused(text, bit, message, stores, tmp_path):
-    path = Path(shutil.copytree(stores["tar"], tmp_path / "copy"))
+def test_json_that_is_not_that_of_its_audio_is_refused(text, bit, message, audio_stores, tmp_path):
+    path = Path(shutil.copytree(audio_stores["tar"], tmp_path / "copy"))
     (reader, _), file = readers_of(path), path / "shard-000000.tar"
     found = re.search(text, file.read_bytes())
     assert found is not None
@@ -136,8 +124,8 @@ def test_json_that_is_not_that_of_its_audio_is_refused(text, bit, message, store
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
-def test_a_missing_or_truncated_shard_is_named(kind: str, stores, tmp_path) -> None:
-    path = Path(shutil.copytree(stores[kind], tmp_path / "copy"))
+def test_a_missing_or_truncated_shard_is_named(kind: str, audio_stores, tmp_path) -> None:
+    path = Path(shutil.copytree(audio_stores[kind], tmp_path / "copy"))
     reader = readers_of(path)[0]
     for name in ("shard-000000.tar",) if kind == "tar" else ("flac/c/0", "json/c/0"):
         file = path / name if kind == "tar" else path / "shard-000000.zarr" / name
