@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},
     "fit": {"store", "mixture", *BASE},
+    "jepa": {"store", "mixture", *BASE},
     "cli": {"__init__", "featurize", "fit", "store", "mixture", *BASE},
     "__main__": {"cli"},
     # Names of the public interface, imported on first use.
