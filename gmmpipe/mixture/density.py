@@ -104,7 +104,7 @@ class Statistics:
     """Sums over frames, as views of one flat buffer: what ranks exchange.
 
     Args:
-        flat: float32 [K (2D + 1) + extra].
+        flat: [K (2D + 1) + extra].
         counts: Σ_n r_nk, [K].
         moments: Σ_n r_nk [x - c, (x - c)²], [K, 2D].
         extra: further numbers that travel along, [extra].
@@ -117,11 +117,16 @@ class Statistics:
 
     @classmethod
     def zeros(
-        cls, num_components: int, dim: int, device: torch.device, extra: int = 0
+        cls,
+        num_components: int,
+        dim: int,
+        device: torch.device,
+        extra: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> "Statistics":
         """Empty statistics."""
         sizes = [num_components, num_components * 2 * dim, extra]
-        flat = torch.zeros(sum(sizes), dtype=torch.float32, device=device)
+        flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
         counts, moments, rest = torch.split(flat, sizes)
         return cls(flat, counts, moments.view(num_components, 2 * dim), rest)
 
