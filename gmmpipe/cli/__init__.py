@@ -6,7 +6,9 @@ import click
 
 from gmmpipe import __version__
 
-_COMMANDS = {name: f"gmmpipe.cli.{name}" for name in ("featurize", "fit", "inspect", "verify")}
+_COMMANDS = {
+    name: f"gmmpipe.cli.{name}" for name in ("featurize", "fit", "evaluate", "inspect", "verify")
+}
 
 
 class _LazyGroup(click.Group):
