@@ -56,6 +56,17 @@ def _remove_shards(folder: Path, shards: Iterable[str]) -> None:
         remove(path)
 
 
+def clear(folder: Path) -> None:
+    """Remove a store, its marks of completeness first."""
+    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for sidecar in folder.glob("shard-*.json"):
+        sidecar.unlink()
+    for shard in folder.glob("shard-*"):
+        remove(shard)
+    remove_temporaries(folder)
+
+
 def missing_shards(folder: Path, num_shards: int, suffix: str) -> list[int]:
     """The numbers of the shards, named with `suffix`, that are not there with their sidecars."""
     present = {path.name for path in folder.glob("shard-*")}
