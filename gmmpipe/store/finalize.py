@@ -36,7 +36,6 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
         return
     document = {**json.loads(store.read_bytes()), "redo": sorted(shards)}
     write_atomic(reopened, canonical_json(document).encode() + b"\n")
-    store.unlink()
     finish_reopening(folder)
 
 
@@ -45,6 +44,7 @@ def finish_reopening(folder: Path) -> None:
     reopened = folder / REOPENED_FILE
     document = json.loads(reopened.read_bytes())
     if document["redo"]:
+        (folder / STORE_FILE).unlink(missing_ok=True)
         _remove_shards(folder, document["redo"])
         write_atomic(reopened, canonical_json({**document, "redo": []}).encode() + b"\n")
 
