@@ -90,6 +90,16 @@ def exact_log_joints(
         yield slice(start, start + len(block)), block, out
 
 
+def temper(joints: Tensor, temperature: float) -> Tensor:
+    """softmax(log joint / temperature) over the components, in place of the joints [n, K].
+
+    The temperature is above 0; 1 gives the posteriors.
+    """
+    # Shifted first, so that a tiny temperature does not overflow.
+    joints.sub_(joints.amax(1, keepdim=True)).div_(temperature)
+    return torch.softmax(joints, 1, out=joints)
+
+
 def _block(frames: Tensor, start: int, stop: int) -> Tensor:
     """Frames [start, stop) as [n, D]; of [B, D, T] no more than those are copied."""
     if frames.ndim == 2:
