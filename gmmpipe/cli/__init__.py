@@ -7,7 +7,8 @@ import click
 from gmmpipe import __version__
 
 _COMMANDS = {
-    name: f"gmmpipe.cli.{name}" for name in ("featurize", "fit", "evaluate", "inspect", "verify")
+    name: f"gmmpipe.cli.{name}"
+    for name in ("featurize", "fit", "evaluate", "label", "inspect", "verify")
 }
 
 

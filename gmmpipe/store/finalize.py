@@ -9,8 +9,10 @@ from pathlib import Path
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.files import atomic_file, canonical_json, remove, remove_temporaries, write_atomic
+from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
+    LABEL_PLAN_FILE,
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
@@ -58,7 +60,7 @@ def _remove_shards(folder: Path, shards: Iterable[str]) -> None:
 
 def clear(folder: Path) -> None:
     """Remove a store, its marks of completeness first."""
-    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE):
+    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, LABEL_PLAN_FILE, REJECTS_FILE):
         (folder / name).unlink(missing_ok=True)
     for sidecar in folder.glob("shard-*.json"):
         sidecar.unlink()
@@ -122,9 +124,18 @@ def finalize(
     return info
 
 
+def finalize_labels(folder: Path, num_shards: int, plan: LabelPlan) -> LabelInfo:
+    """Publish a label store: a pure function of its sidecars and plan."""
+    paths = (folder / f"{shard_stem(number)}.json" for number in range(num_shards))
+    info = LabelInfo.over(plan, map(LabelSidecar.read, paths))
+    info.write(folder / STORE_FILE)
+    tidy(folder)
+    return info
+
+
 def tidy(folder: Path) -> None:
     """Remove what only an unfinished store needs, from a finished one."""
-    for leftover in (PLAN_FILE, REOPENED_FILE):
+    for leftover in (PLAN_FILE, LABEL_PLAN_FILE, REOPENED_FILE):
         (folder / leftover).unlink(missing_ok=True)
     remove_temporaries(folder)
 
