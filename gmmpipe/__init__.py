@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from gmmpipe.logmel import LogMel
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
+    from gmmpipe.store.label_store import LabelStore
 
 __version__ = "0.1.0"
-__all__ = ["FeatureConfig", "FeatureStore", "GradientGMM", "LogMel", "__version__"]
+__all__ = ["FeatureConfig", "FeatureStore", "GradientGMM", "LabelStore", "LogMel", "__version__"]
 
 _HOMES = {
     "FeatureConfig": "gmmpipe.features",
     "FeatureStore": "gmmpipe.store.feature_store",
     "GradientGMM": "gmmpipe.mixture.gradient_gmm",
+    "LabelStore": "gmmpipe.store.label_store",
     "LogMel": "gmmpipe.logmel",
 }
 

@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},
     "fit": {"store", "mixture", *BASE},
-    "jepa": {"store", "mixture", *BASE},
-    "cli": {"__init__", "featurize", "fit", "store", "mixture", *BASE},
+    "apply": {"store", "mixture", *BASE},
+    "jepa": {"apply", "store", "mixture", *BASE},
+    "cli": {"__init__", "apply", "featurize", "fit", "store", "mixture", *BASE},
     "__main__": {"cli"},
     # Names of the public interface, imported on first use.
     "__init__": {"features", "logmel", "mixture", "store"},

@@ -6,7 +6,10 @@ import click
 
 from gmmpipe import __version__
 
-_COMMANDS = {name: f"gmmpipe.cli.{name}" for name in ("featurize", "fit", "inspect", "verify")}
+_COMMANDS = {
+    name: f"gmmpipe.cli.{name}"
+    for name in ("featurize", "fit", "evaluate", "label", "inspect", "verify")
+}
 
 
 class _LazyGroup(click.Group):

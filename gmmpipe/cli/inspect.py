@@ -14,10 +14,17 @@ from gmmpipe.cli.common import job_options, run_job
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @job_options
 def command(path: Path, as_json: bool, debug: bool) -> None:
-    """Say what PATH holds: a feature store, finished or not, or a model file."""
+    """Say what PATH holds: a store of features or labels, finished or not, or a model file."""
 
     def job() -> None:
-        found = _describe_store(path) if path.is_dir() else _describe_model(path)
+        from gmmpipe.store.schema import kind_of
+
+        if not path.is_dir():
+            found = _describe_model(path)
+        elif kind_of(path) == "labels":
+            found = _describe_labels(path)
+        else:
+            found = _describe_features(path)
         if as_json:
             click.echo(json.dumps(found, sort_keys=True))
         else:
@@ -27,7 +34,7 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
     run_job(job, debug)
 
 
-def _describe_store(folder: Path) -> dict[str, Any]:
+def _describe_features(folder: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gmmpipe.errors import StoreError
@@ -56,6 +63,31 @@ def _describe_store(folder: Path) -> dict[str, Any]:
         **asdict(tally),
         "hours": round(tally.seconds_kept / 3600, 6),
         **described,
+    }
+
+
+def _describe_labels(folder: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from gmmpipe.errors import StoreError
+    from gmmpipe.store.label_schema import LabelInfo, LabelSidecar, find_label_plan
+    from gmmpipe.store.schema import STORE_FILE
+
+    plan = find_label_plan(folder)
+    if plan is None:
+        raise StoreError(f"{folder}: holds shards of labels, and nothing that says whose")
+    finished = (folder / STORE_FILE).exists()
+    if finished:
+        info = LabelInfo.read(folder / STORE_FILE)
+    else:
+        sidecars = map(LabelSidecar.read, sorted(folder.glob("shard-*.json")))
+        info = LabelInfo.over(plan, sidecars)
+    return {
+        "kind": "label store",
+        "finished": finished,
+        "shards": len(info.shards),
+        **asdict(info.totals),
+        **asdict(info.plan),
     }
 
 

@@ -13,26 +13,32 @@ from gmmpipe.cli.common import job_options, log, run_job
     "--repair",
     "repairing",
     is_flag=True,
-    help="Remove bad shards, so that the next featurize makes just those anew.",
+    help="Remove bad shards, so that the next featurize or label makes just those anew.",
 )
 @job_options
 def command(store: Path, repairing: bool, debug: bool) -> None:
-    """Read every byte of STORE against its checksums and decode every sample."""
+    """Read every byte of a store against its checksums and decode every sample.
+
+    STORE is of features or of labels.
+    """
 
     def job() -> None:
         from gmmpipe.errors import StoreError
         from gmmpipe.progress import Progress
         from gmmpipe.store.feature_store import FeatureStore
         from gmmpipe.store.finalize import reopen
+        from gmmpipe.store.label_store import LabelStore
+        from gmmpipe.store.schema import kind_of
         from gmmpipe.store.verify import verify
 
-        opened = FeatureStore.open(store)
+        kind = LabelStore if kind_of(store) == "labels" else FeatureStore
+        opened = kind.open(store)
         bad = []
         with Progress("verify", "shards", total=len(opened.shards)) as progress:
-            for shard, fault in verify(opened):
+            for path, fault in verify(opened):
                 if fault:
-                    bad.append(shard.row.name)
-                    log.error("%s: %s", shard.path, fault)
+                    bad.append(path.name)
+                    log.error("%s: %s", path, fault)
                 progress.advance(1)
         if not bad:
             log.info("%s: all %d shards are good", store, len(opened.shards))

@@ -12,9 +12,15 @@ from gmmpipe.featurize.executors import run_dask, run_local
 from gmmpipe.featurize.manifest import Manifest, find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
-from gmmpipe.files import remove, remove_temporaries
 from gmmpipe.progress import Progress
-from gmmpipe.store.finalize import finalize, finish_reopening, missing_shards, reopen, tidy
+from gmmpipe.store.finalize import (
+    clear,
+    finalize,
+    finish_reopening,
+    missing_shards,
+    reopen,
+    tidy,
+)
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
     PLAN_FILE,
@@ -45,7 +51,7 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     wanted = options.plan_options(*digest_manifests(manifests))
     folder.mkdir(parents=True, exist_ok=True)
     if options.overwrite:
-        _clear(folder)
+        clear(folder)
     elif options.retry_rejected:
         _refuse_other_store(folder, options.features, wanted)
         reopen(folder, _shards_with_rejects(folder))
@@ -175,17 +181,6 @@ def _run(
 def _shards_with_rejects(folder: Path) -> list[str]:
     sidecars = (Sidecar.read(path) for path in sorted(folder.glob("shard-*.json")))
     return [sidecar.row.name for sidecar in sidecars if sidecar.rejects]
-
-
-def _clear(folder: Path) -> None:
-    """Remove a store, its marks of completeness first."""
-    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for sidecar in folder.glob("shard-*.json"):
-        sidecar.unlink()
-    for shard in folder.glob("shard-*"):
-        remove(shard)
-    remove_temporaries(folder)
 
 
 def _report(info: StoreInfo, options: FeaturizeOptions) -> None:

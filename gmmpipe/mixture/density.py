@@ -90,6 +90,16 @@ def exact_log_joints(
         yield slice(start, start + len(block)), block, out
 
 
+def temper(joints: Tensor, temperature: float) -> Tensor:
+    """softmax(log joint / temperature) over the components, in place of the joints [n, K].
+
+    The temperature is above 0; 1 gives the posteriors.
+    """
+    # Shifted first, so that a tiny temperature does not overflow.
+    joints.sub_(joints.amax(1, keepdim=True)).div_(temperature)
+    return torch.softmax(joints, 1, out=joints)
+
+
 def _block(frames: Tensor, start: int, stop: int) -> Tensor:
     """Frames [start, stop) as [n, D]; of [B, D, T] no more than those are copied."""
     if frames.ndim == 2:
@@ -104,7 +114,7 @@ class Statistics:
     """Sums over frames, as views of one flat buffer: what ranks exchange.
 
     Args:
-        flat: float32 [K (2D + 1) + extra].
+        flat: [K (2D + 1) + extra].
         counts: Σ_n r_nk, [K].
         moments: Σ_n r_nk [x - c, (x - c)²], [K, 2D].
         extra: further numbers that travel along, [extra].
@@ -117,11 +127,16 @@ class Statistics:
 
     @classmethod
     def zeros(
-        cls, num_components: int, dim: int, device: torch.device, extra: int = 0
+        cls,
+        num_components: int,
+        dim: int,
+        device: torch.device,
+        extra: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> "Statistics":
         """Empty statistics."""
         sizes = [num_components, num_components * 2 * dim, extra]
-        flat = torch.zeros(sum(sizes), dtype=torch.float32, device=device)
+        flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
         counts, moments, rest = torch.split(flat, sizes)
         return cls(flat, counts, moments.view(num_components, 2 * dim), rest)
 

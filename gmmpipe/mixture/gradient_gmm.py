@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.files import write_atomic
-from gmmpipe.mixture.density import exact_log_joints
+from gmmpipe.mixture.density import exact_log_joints, temper
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -98,11 +98,7 @@ class GradientGMM(nn.Module):
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}, but must be above 0")
         return self._per_block(
-            x,
-            torch.float32,
-            (self.K,),
-            # Shifted first, so that a tiny temperature does not overflow.
-            lambda joints: torch.softmax((joints - joints.amax(1, keepdim=True)) / temperature, 1),
+            x, torch.float32, (self.K,), lambda joints: temper(joints, temperature)
         )
 
     def score_samples(self, x: Tensor) -> Tensor:

@@ -9,6 +9,22 @@ from torch import Tensor
 from gmmpipe.mixture.density import exact_log_joints
 
 
+def posteriors_of(joints: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The likeliest component [n], ln p(x) [n], p(k|x) [n, K] and H(p(k|x)) [n], in nats.
+
+    Args:
+        joints: log joints, float64 [n, K].
+    """
+    labels = joints.argmax(1)
+    posteriors = torch.softmax(joints, 1)
+    # ln p(x) = ln p(k, x) - ln p(k|x) for any k, without a second pass of exponentials.
+    best = labels[:, None]
+    scores = (joints.gather(1, best) - posteriors.gather(1, best).log())[:, 0]
+    # A weight of 0 gives -inf, and 0 times that would be NaN.
+    entropies = scores - (posteriors * joints.clamp_min(-1e300)).sum(1)
+    return labels, scores, posteriors, entropies.clamp_min_(0.0)
+
+
 @dataclass(frozen=True)
 class UsageSums:
     """Sums over frames, float64, which add up over ranks.
@@ -34,18 +50,14 @@ class UsageSums:
         wide_means = means.double()
         square_norms = wide_means.square().sum(1)
         for _, block, joints in exact_log_joints(frames, means, log_vars, log_weights):
-            scores = torch.logsumexp(joints, 1)
-            log_posteriors = joints - scores[:, None]
-            posteriors = log_posteriors.exp()
+            labels, scores, posteriors, entropies = posteriors_of(joints)
             # |x - mean|² weighted by posteriors that sum to 1.
             weighted = posteriors @ wide_means
             distance = block.square().sum() - 2 * (block * weighted).sum()
             distance += (posteriors @ square_norms).sum()
-            counts += torch.bincount(joints.argmax(1), minlength=num_components)
-            entropy = -(posteriors * log_posteriors.clamp_min(-1e300)).sum()
-            totals += torch.stack(
-                [torch.full_like(entropy, len(block)), -scores.sum(), entropy, distance]
-            )
+            counts += torch.bincount(labels, minlength=num_components)
+            totals[0] += len(block)
+            totals[1:] += torch.stack([-scores.sum(), entropies.sum(), distance])
         return cls(flat, counts, totals)
 
 

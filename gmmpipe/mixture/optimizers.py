@@ -89,15 +89,19 @@ class Adam:
 
 
 def m_step(
-    statistics: Statistics, parameters: Parameters, center: Tensor, var_floor: float
+    statistics: Statistics,
+    parameters: Parameters,
+    center: Tensor,
+    var_floor: float,
+    min_count: float = _MIN_COUNT,
 ) -> None:
     """Maximise the expected complete likelihood (Dempster, Laird and Rubin 1977), in place.
 
-    Components without responsibility keep their place; weights are the normalised counts.
+    Components of at most `min_count` keep their place; weights are the normalised counts.
     """
     dim = len(center)
-    counts = statistics.counts.clamp_min(_MIN_COUNT)[:, None]
-    alive = (statistics.counts > _MIN_COUNT)[:, None]
+    counts = statistics.counts.clamp_min(min_count)[:, None]
+    alive = (statistics.counts > min_count)[:, None]
     means = statistics.moments[:, :dim] / counts
     variances = (statistics.moments[:, dim:] / counts - means.square()).clamp_min_(var_floor)
     parameters.means.copy_(torch.where(alive, means + center, parameters.means))

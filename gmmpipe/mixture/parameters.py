@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Parameters:
-    """Views of one flat float32 buffer, so that an optimizer steps all of them at once.
+    """Views of one flat buffer, so that an optimizer steps all of them at once.
 
     Args:
         flat: [K (2D + 1)].
@@ -30,10 +30,16 @@ class Parameters:
         return cls(flat, means.view(shape), log_vars.view(shape), logits)
 
     @classmethod
-    def of(cls, means: Tensor, log_vars: Tensor, log_weights: Tensor) -> "Parameters":
+    def of(
+        cls,
+        means: Tensor,
+        log_vars: Tensor,
+        log_weights: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Parameters":
         """A copy of the given parameters in a new buffer."""
-        parts = [means.flatten(), log_vars.flatten(), log_weights]
-        return cls.view(torch.cat(parts).float(), *means.shape)
+        parts = [part.to(dtype).flatten() for part in (means, log_vars, log_weights)]
+        return cls.view(torch.cat(parts), *means.shape)
 
     @property
     def log_weights(self) -> Tensor:

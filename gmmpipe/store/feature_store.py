@@ -16,7 +16,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.store import shard_files
 from gmmpipe.store.rows import read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo
+from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, kind_of
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -212,6 +212,8 @@ def _read_info(folder: Path) -> StoreInfo:
         raise StoreError(f"{folder}: no such feature store")
     path = folder / STORE_FILE
     if not path.exists():
+        if kind_of(folder) == "labels":
+            raise StoreError(f"{folder}: a store of labels, not of features")
         remedy = "run the same gmmpipe featurize command again to finish it"
         raise StoreError(f"{folder}: not a finished feature store (no {STORE_FILE}); {remedy}")
     return StoreInfo.read(path)

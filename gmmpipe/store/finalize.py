@@ -9,8 +9,10 @@ from pathlib import Path
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.files import atomic_file, canonical_json, remove, remove_temporaries, write_atomic
+from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import (
+    LABEL_PLAN_FILE,
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
@@ -36,7 +38,6 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
         return
     document = {**json.loads(store.read_bytes()), "redo": sorted(shards)}
     write_atomic(reopened, canonical_json(document).encode() + b"\n")
-    store.unlink()
     finish_reopening(folder)
 
 
@@ -45,6 +46,7 @@ def finish_reopening(folder: Path) -> None:
     reopened = folder / REOPENED_FILE
     document = json.loads(reopened.read_bytes())
     if document["redo"]:
+        (folder / STORE_FILE).unlink(missing_ok=True)
         _remove_shards(folder, document["redo"])
         write_atomic(reopened, canonical_json({**document, "redo": []}).encode() + b"\n")
 
@@ -54,6 +56,17 @@ def _remove_shards(folder: Path, shards: Iterable[str]) -> None:
         path = folder / name
         path.with_suffix(".json").unlink(missing_ok=True)  # first: it is what says "complete"
         remove(path)
+
+
+def clear(folder: Path) -> None:
+    """Remove a store, its marks of completeness first."""
+    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, LABEL_PLAN_FILE, REJECTS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for sidecar in folder.glob("shard-*.json"):
+        sidecar.unlink()
+    for shard in folder.glob("shard-*"):
+        remove(shard)
+    remove_temporaries(folder)
 
 
 def missing_shards(folder: Path, num_shards: int, suffix: str) -> list[int]:
@@ -111,9 +124,18 @@ def finalize(
     return info
 
 
+def finalize_labels(folder: Path, num_shards: int, plan: LabelPlan) -> LabelInfo:
+    """Publish a label store: a pure function of its sidecars and plan."""
+    paths = (folder / f"{shard_stem(number)}.json" for number in range(num_shards))
+    info = LabelInfo.over(plan, map(LabelSidecar.read, paths))
+    info.write(folder / STORE_FILE)
+    tidy(folder)
+    return info
+
+
 def tidy(folder: Path) -> None:
     """Remove what only an unfinished store needs, from a finished one."""
-    for leftover in (PLAN_FILE, REOPENED_FILE):
+    for leftover in (PLAN_FILE, LABEL_PLAN_FILE, REOPENED_FILE):
         (folder / leftover).unlink(missing_ok=True)
     remove_temporaries(folder)
 

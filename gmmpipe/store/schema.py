@@ -22,6 +22,8 @@ from gmmpipe.store.ledger import Reject, Tally
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
 PLAN_FILE = "plan.npz"
+LABEL_PLAN_FILE = "plan.json"
+"""What an unfinished label store is made by; see `gmmpipe.store.label_schema`."""
 REJECTS_FILE = "rejects.jsonl"
 REOPENED_FILE = "reopened.json"
 """What ``store.json`` is renamed to while some shards of a finished store are made anew."""
@@ -117,13 +119,13 @@ class Sidecar:
         Raises:
             StoreError: it is missing or not a sidecar of this version.
         """
-        document = _read_document(path)
+        document = read_document(path)
         try:
             return cls(
-                row=_pick(ShardRow, document),
+                row=pick(ShardRow, document),
                 index=ShardIndex.from_json(document["index"]),
-                tally=_pick(Tally, document["tally"]),
-                rejects=[_pick(Reject, reject) for reject in document["rejects"]],
+                tally=pick(Tally, document["tally"]),
+                rejects=[pick(Reject, reject) for reject in document["rejects"]],
             )
         except (KeyError, TypeError, ValueError, AssertionError) as error:
             raise StoreError(f"{path}: not a sidecar: {error!r}") from error
@@ -188,7 +190,7 @@ class StoreInfo:
             StoreError: it is missing, of another version or kind, or its fingerprint is not that
                 of its features.
         """
-        document = _read_document(path)
+        document = read_document(path)
         try:
             if document["kind"] != "features":
                 raise StoreError(f"{path}: a store of {document['kind']}, not of features")
@@ -200,9 +202,9 @@ class StoreInfo:
                 raise StoreError(f"{path}: the fingerprint is not that of the features")
             info = cls(
                 features=features,
-                plan=_pick(PlanOptions, document["plan"]),
-                tally=_pick(Tally, document["totals"]),
-                shards=[_pick(ShardRow, row) for row in document["shards"]],
+                plan=pick(PlanOptions, document["plan"]),
+                tally=pick(Tally, document["totals"]),
+                shards=[pick(ShardRow, row) for row in document["shards"]],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: not a feature store: {error!r}") from error
@@ -216,7 +218,28 @@ def shard_stem(number: int) -> str:
     return f"shard-{number:06d}"
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def kind_of(folder: Path) -> str | None:
+    """``features`` or ``labels``: what a store, finished or not, holds; None where none is.
+
+    Raises:
+        StoreError: the file that says so cannot be read.
+    """
+    for name in (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE):
+        if (folder / name).exists():
+            return str(read_document(folder / name).get("kind"))
+    if (folder / PLAN_FILE).exists():
+        return "features"
+    for sidecar in folder.glob("shard-*.json"):
+        return str(read_document(sidecar).get("kind", "features"))
+    return None
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A JSON object of this format version.
+
+    Raises:
+        StoreError: it is missing, damaged or of another version.
+    """
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -228,7 +251,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _pick(cls: type[_T], values: dict[str, Any]) -> _T:
+def pick(cls: type[_T], values: dict[str, Any]) -> _T:
     """A dataclass from a JSON object; fields that later versions added are left out."""
     names = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return cls(**{name: values[name] for name in names if name in values})

@@ -1,6 +1,5 @@
 """A shard as a plain tar in WebDataset convention: ``{key}.json`` and ``{key}.logmel.npy``."""
 
-import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
@@ -9,27 +8,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
 from gmmpipe.store.rows import crc32c, read_bytes
 from gmmpipe.store.schema import ShardIndex
-
-_BLOCK = tarfile.BLOCKSIZE
+from gmmpipe.store.tar_writer import TarWriter
 
 
 class TarShardWriter:
-    """Writes samples to an open file, hashing as it goes, so that nothing is read again.
-
-    Headers are ustar with every field that could vary (times, owners) left at zero.
-    """
+    """Writes samples to an open file, and gathers their index."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._position = 0
+        self._tar = TarWriter(file)
         self._columns: dict[str, list[Any]] = {
             "keys": [],
             "num_frames": [],
@@ -49,39 +41,17 @@ class TarShardWriter:
             audio: a FLAC file for ``{key}.flac``, or None.
         """
         if audio is not None:
-            self._add_member(f"{key}.flac", audio)
-        self._add_member(f"{key}.json", canonical_json(metadata).encode())
-        header = BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, np.lib.format.header_data_from_array_1_0(frames)
-        )
-        offset = self._add_member(f"{key}.logmel.npy", header.getvalue(), frames)
+            self._tar.add_bytes(f"{key}.flac", audio)
+        self._tar.add_bytes(f"{key}.json", canonical_json(metadata).encode())
+        offset = self._tar.add_array(f"{key}.logmel.npy", frames)
         self._columns["keys"].append(key)
         self._columns["num_frames"].append(len(frames))
-        self._columns["byte_offset"].append(offset + header.tell())
+        self._columns["byte_offset"].append(offset)
         self._columns["crc32c"].append(crc32c(frames))
 
     def finish(self) -> tuple[ShardIndex, int, str]:
         """End the archive: its index, size in bytes and SHA-256."""
-        used = self._position + 2 * _BLOCK
-        self._write(bytes(2 * _BLOCK + -used % tarfile.RECORDSIZE))
-        return ShardIndex.from_json(self._columns), self._position, self._sha256.hexdigest()
-
-    def _add_member(self, name: str, head: bytes, body: NDArray[Any] | None = None) -> int:
-        info = tarfile.TarInfo(name)
-        info.size = len(head) + (0 if body is None else body.nbytes)
-        self._write(info.tobuf(tarfile.USTAR_FORMAT))
-        start = self._position
-        self._write(head)
-        if body is not None:
-            self._write(body.data.cast("B"))
-        self._write(bytes(-info.size % _BLOCK))
-        return start
-
-    def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._sha256.update(data)
-        self._position += len(data)
+        return ShardIndex.from_json(self._columns), *self._tar.finish()
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -114,7 +84,7 @@ def read_audio(path: Path, after: int, before: int, key: str) -> tuple[bytes, by
     Raises:
         StoreError: the two members are not there. Their content is not checked.
     """
-    between = read_bytes(path, after + -after % _BLOCK, before)
+    between = read_bytes(path, after + -after % tarfile.BLOCKSIZE, before)
     members = {}
     try:
         with tarfile.open(fileobj=BytesIO(between), mode="r:") as archive:

@@ -1,12 +1,13 @@
 """`gmmpipe verify` finds damage, and with --repair leaves a store that featurize completes."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import CORPUS, file_bytes, run_gmmpipe
+from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
 
 
 def flip(path: Path) -> None:
@@ -50,6 +51,15 @@ def test_a_bad_shard_is_named_and_repaired(
     )
     assert "1 to make here, 3 finished already" in made.stderr
     assert file_bytes(store_copy) == file_bytes(store)
+
+
+def test_a_repair_killed_at_its_start_is_ended_by_featurize(store: Path, store_copy: Path) -> None:
+    """When the store still seems finished, but its shards are to go already."""
+    document = json.loads((store_copy / "store.json").read_text())
+    document["redo"] = ["shard-000001.tar"]
+    (store_copy / "reopened.json").write_text(json.dumps(document))
+    made = make_store(CORPUS, store_copy, utterances_per_shard=16)
+    assert file_bytes(made) == file_bytes(store)
 
 
 def test_a_repaired_store_is_not_completed_with_other_options(store_copy: Path) -> None:

@@ -1,0 +1,1 @@
+"""What a fitted mixture says of a feature store: scores and labels."""

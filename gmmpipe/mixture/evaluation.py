@@ -1,0 +1,95 @@
+"""How a mixture scores frames, how its components are used, and what an EM step would gain.
+
+All in float64: these numbers are for comparing with others, so they must not depend on the kernel.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gmmpipe.mixture.density import Statistics, exact_log_joints, expand
+from gmmpipe.mixture.metrics import posteriors_of
+from gmmpipe.mixture.optimizers import m_step
+from gmmpipe.mixture.parameters import Parameters
+
+_NUM_TOTALS = 5
+_COUNT_OFFSET = 10 * torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class EvaluationSums:
+    """Sums over frames, float64, which add up over ranks.
+
+    Args:
+        statistics: of the frames, centred by 0; all the sums are views of its flat buffer.
+        counts: frames whose most likely component is k, [K].
+        totals: frames, Σ ln p(x), Σ (ln p(x))², Σ H(p(k|x)) and Σ max_k p(k|x), [5].
+    """
+
+    statistics: Statistics
+    counts: Tensor
+    totals: Tensor
+
+    @classmethod
+    def zeros(cls, num_components: int, dim: int, device: torch.device) -> "EvaluationSums":
+        """Sums over no frames."""
+        extra = num_components + _NUM_TOTALS
+        statistics = Statistics.zeros(num_components, dim, device, extra, torch.float64)
+        counts, totals = torch.split(statistics.extra, [num_components, _NUM_TOTALS])
+        return cls(statistics, counts, totals)
+
+    @torch.no_grad()
+    def add(self, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor) -> None:
+        """Add `frames` [N, D] under a mixture, in memory that does not grow with N."""
+        origin = torch.zeros(means.shape[1], dtype=torch.float64, device=means.device)
+        for _, block, joints in exact_log_joints(frames, means, log_vars, log_weights):
+            labels, scores, posteriors, entropies = posteriors_of(joints)
+            expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
+            self.statistics.counts.add_(posteriors.sum(0))
+            self.statistics.moments.addmm_(posteriors.t(), expanded)
+            self.counts.add_(torch.bincount(labels, minlength=len(self.counts)))
+            self.totals[0] += len(block)
+            parts = (scores, scores.square(), entropies, posteriors.amax(1))
+            self.totals[1:] += torch.stack([part.sum() for part in parts])
+
+    def measures(self) -> dict[str, float]:
+        """nll, nll_stderr, alive, usage_perplexity, posterior_entropy and max_posterior.
+
+        nll, its standard error and the entropy are in nats a frame, means over at least one frame;
+        the standard error takes the frames for independent. Usage is by hard assignment, as in
+        alive, the components that are some frame's most likely one: usage_perplexity is exp H of
+        their shares of the frames, between 1 and alive.
+        """
+        frames, score, squares, entropy, largest = self.totals.tolist()
+        variance = max(0.0, squares - score * score / frames) / max(1.0, frames - 1)
+        usage = self.counts[self.counts > 0] / frames
+        return {
+            "nll": -score / frames,
+            "nll_stderr": math.sqrt(variance / frames),
+            "alive": len(usage),
+            "usage_perplexity": math.exp(-float((usage * usage.log()).sum())),
+            "posterior_entropy": entropy / frames,
+            "max_posterior": largest / frames,
+        }
+
+
+def em_step(
+    statistics: Statistics, means: Tensor, log_vars: Tensor, log_weights: Tensor, var_floor: float
+) -> Parameters:
+    """The mixture after one exact EM step with a lower bound of the variances, float64.
+
+    As in scikit-learn each count is raised by ten machine epsilons, so a component whose counts are
+    nothing but underflow ends with no weight to speak of, wherever that puts it.
+
+    Args:
+        statistics: of all frames under the mixture, float64, centred by 0.
+        means, log_vars: [K, D].
+        log_weights: [K].
+        var_floor: above 0.
+    """
+    parameters = Parameters.of(means, log_vars, log_weights, torch.float64)
+    raised = replace(statistics, counts=statistics.counts + _COUNT_OFFSET)
+    m_step(raised, parameters, torch.zeros_like(parameters.means[0]), var_floor, min_count=0.0)
+    return parameters

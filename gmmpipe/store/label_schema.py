@@ -1,0 +1,206 @@
+"""The label store on disk: ``store.json``, the sidecars, and ``plan.json`` while it is unfinished.
+
+Shards are named as those of the feature store that they label, and hold the same keys in the same
+order. Version 1, as frozen as `gmmpipe.store.schema`.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmmpipe.errors import StoreError
+from gmmpipe.files import canonical_json, write_atomic
+from gmmpipe.store.schema import (
+    FORMAT_VERSION,
+    LABEL_PLAN_FILE,
+    REOPENED_FILE,
+    STORE_FILE,
+    ShardIndex,
+    ShardRow,
+    pick,
+    read_document,
+)
+
+LABELS, TOPK_IDS, TOPK_PROBS = "labels", "topk_ids", "topk_probs"
+"""The arrays of an utterance, as members ``{key}.{name}.npy``."""
+ARRAY_DTYPES = {LABELS: torch.uint16, TOPK_IDS: torch.uint16, TOPK_PROBS: torch.float16}
+MAX_COMPONENTS = 1 << 16
+"""More cannot be numbered in uint16."""
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """What decides a label store's bytes.
+
+    Args:
+        source_sha256: of the feature store's ``store.json``.
+        gmm_sha256: of the model file.
+        K: components of the model.
+        top_k: how many posteriors of a frame are kept; None where none are.
+        temperature: of those posteriors.
+    """
+
+    source_sha256: str
+    gmm_sha256: str
+    K: int
+    top_k: int | None
+    temperature: float
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The arrays that each utterance has, and how many numbers a frame has in them."""
+        width = self.top_k
+        return {LABELS: 1} if width is None else {LABELS: 1, TOPK_IDS: width, TOPK_PROBS: width}
+
+    def differences(self, other: "LabelPlan") -> list[str]:
+        """What differs from `other`, one phrase a field."""
+        return [
+            f"{f.name} is {getattr(self, f.name)} there and {getattr(other, f.name)} here"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and what kind of document has them."""
+        return {"format_version": FORMAT_VERSION, "kind": "labels", **asdict(self)}
+
+    def write(self, path: Path) -> None:
+        """Publish the plan as `path`."""
+        write_atomic(path, canonical_json(self.to_json()).encode() + b"\n")
+
+    @classmethod
+    def of(cls, document: dict[str, Any], path: Path) -> "LabelPlan":
+        """The plan in the content of ``plan.json`` or ``store.json``; `path` names it in errors.
+
+        Raises:
+            StoreError: it is damaged or of another kind of store.
+        """
+        if document.get("kind") != "labels":
+            raise StoreError(f"{path}: of a store of {document.get('kind')}, not of labels")
+        try:
+            return pick(cls, document)
+        except TypeError as error:
+            raise StoreError(f"{path}: not of a label store: {error}") from error
+
+
+def find_label_plan(folder: Path) -> LabelPlan | None:
+    """What a label store in `folder`, finished or not, is made by; None where nothing says so.
+
+    Raises:
+        StoreError: what says so is damaged, or of another kind of store.
+    """
+    for name in (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE):
+        if (folder / name).exists():
+            return LabelPlan.of(read_document(folder / name), folder / name)
+    return None
+
+
+@dataclass(frozen=True)
+class LabelSidecar:
+    """``shard-000000.json``: its presence says that the shard beside it is complete.
+
+    Args:
+        row: what ``store.json`` says of the shard.
+        indices: where each utterance's array of each name lies; keys and frame counts are shared.
+        left_out: Σ over the shard's frames of the posterior mass beyond the top k; None without.
+    """
+
+    row: ShardRow
+    indices: dict[str, ShardIndex]
+    left_out: float | None
+
+    def write(self, path: Path) -> None:
+        """Publish the sidecar as `path`."""
+        document = {
+            "format_version": FORMAT_VERSION,
+            "kind": "labels",
+            **asdict(self.row),
+            "index": self.indices[LABELS].to_json(),
+            "left_out": self.left_out,
+        }
+        for name in self.indices.keys() - {LABELS}:
+            columns = self.indices[name].to_json()
+            document[f"{name}_index"] = {n: columns[n] for n in ("byte_offset", "crc32c")}
+        write_atomic(path, canonical_json(document).encode() + b"\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "LabelSidecar":
+        """Read and check a sidecar.
+
+        Raises:
+            StoreError: it is missing or not a label store's sidecar of this version.
+        """
+        document = read_document(path)
+        try:
+            indices = {LABELS: ShardIndex.from_json(document["index"])}
+            for name in (TOPK_IDS, TOPK_PROBS):
+                if places := document.get(f"{name}_index"):
+                    indices[name] = ShardIndex.from_json({**document["index"], **places})
+            return cls(pick(ShardRow, document), indices, document["left_out"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not a sidecar of labels: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class LabelTotals:
+    """Sums over a label store; `left_out_mass` is a mean over its frames, None without top k."""
+
+    utterances: int
+    frames: int
+    bytes: int
+    left_out_mass: float | None
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """``store.json`` of a label store: written last; a folder without it is unfinished."""
+
+    plan: LabelPlan
+    totals: LabelTotals
+    shards: list[ShardRow]
+
+    @classmethod
+    def over(cls, plan: LabelPlan, sidecars: Iterable[LabelSidecar]) -> "LabelInfo":
+        """What the sidecars come to; no more than a row of each is kept."""
+        rows: list[ShardRow] = []
+        left_out: list[float] = []
+        for sidecar in sidecars:
+            rows.append(sidecar.row)
+            if sidecar.left_out is not None:
+                left_out.append(sidecar.left_out)
+        frames = sum(row.frames for row in rows)
+        totals = LabelTotals(
+            utterances=sum(row.utterances for row in rows),
+            frames=frames,
+            bytes=sum(row.bytes for row in rows),
+            left_out_mass=math.fsum(left_out) / max(1, frames) if plan.top_k else None,
+        )
+        return cls(plan, totals, rows)
+
+    def write(self, path: Path) -> None:
+        """Publish the document as `path`."""
+        document = {
+            **self.plan.to_json(),
+            "totals": asdict(self.totals),
+            "shards": [asdict(row) for row in self.shards],
+        }
+        write_atomic(path, canonical_json(document).encode() + b"\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "LabelInfo":
+        """Read and check ``store.json``.
+
+        Raises:
+            StoreError: it is missing, damaged, of another version or of another kind of store.
+        """
+        document = read_document(path)
+        plan = LabelPlan.of(document, path)
+        try:
+            totals = pick(LabelTotals, document["totals"])
+            return cls(plan, totals, [pick(ShardRow, row) for row in document["shards"]])
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{path}: not a label store: {error!r}") from error

@@ -1,0 +1,158 @@
+"""`LabelStore`: the labels of a feature store's frames, read at random."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gmmpipe.errors import StoreError
+from gmmpipe.store.feature_store import FeatureStore
+from gmmpipe.store.label_schema import (
+    ARRAY_DTYPES,
+    LABELS,
+    TOPK_IDS,
+    TOPK_PROBS,
+    LabelInfo,
+    LabelPlan,
+    LabelSidecar,
+)
+from gmmpipe.store.rows import read_rows
+from gmmpipe.store.schema import STORE_FILE, ShardRow, kind_of
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """What a label store says of n frames.
+
+    Args:
+        labels: the most likely component of each, int64 [n].
+        topk_ids: the k most likely ones, best first, int64 [n, k]; None where not stored.
+        topk_probs: their posteriors at the store's temperature as rounded to float16, and not
+            renormalised: float32 [n, k]; None where not stored.
+    """
+
+    labels: Tensor
+    topk_ids: Tensor | None = None
+    topk_probs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LabelShard:
+    """One shard: its file and its row in ``store.json``."""
+
+    path: Path
+    row: ShardRow
+
+    def sidecar(self) -> LabelSidecar:
+        """The shard's sidecar; the last few are kept.
+
+        Raises:
+            StoreError: it is missing, damaged, or that of another shard.
+        """
+        sidecar = _read_sidecar(self.path.with_suffix(".json"), self.row)
+        if sidecar.row != self.row:
+            raise StoreError(f"{self.path}: its sidecar does not belong to this store")
+        return sidecar
+
+    def read(self, start: int, stop: int, widths: dict[str, int]) -> dict[str, Tensor]:
+        """The stored arrays of frames [start, stop) of the shard, each [stop - start, width].
+
+        Raises:
+            StoreError: the shard is missing or damaged.
+        """
+        arrays = {}
+        for name, width in widths.items():
+            arrays[name] = torch.empty(stop - start, width, dtype=ARRAY_DTYPES[name])
+            index = self.sidecar().indices[name]
+            read_rows(self.path, index, start, stop, arrays[name], ARRAY_DTYPES[name])
+        return arrays
+
+
+@lru_cache(maxsize=16)
+def _read_sidecar(path: Path, row: ShardRow) -> LabelSidecar:
+    """The sidecar at `path`; by its row too, since a store may be made anew at the same place."""
+    return LabelSidecar.read(path)
+
+
+class LabelStore:
+    """A finished label store: shard by shard and key by key as the feature store that it labels.
+
+    Opening reads ``store.json`` alone. All that is read later is checked against the recorded CRC
+    of its utterance.
+
+    Args:
+        shards: in order.
+        plan: what they were made from, and how.
+    """
+
+    def __init__(self, shards: list[LabelShard], plan: LabelPlan) -> None:
+        self.shards = shards
+        self.plan = plan
+
+    @classmethod
+    def open(cls, path: str | Path) -> "LabelStore":
+        """Open a label store.
+
+        Raises:
+            StoreError: it is missing, unfinished or damaged, or no label store.
+        """
+        folder = Path(path)
+        kind = kind_of(folder)
+        if kind is None:
+            raise StoreError(f"{folder}: no such label store")
+        if kind == "labels" and not (folder / STORE_FILE).exists():
+            remedy = "run the same gmmpipe label command again to finish it"
+            raise StoreError(f"{folder}: not a finished label store (no {STORE_FILE}); {remedy}")
+        if kind != "labels":
+            raise StoreError(f"{folder}: a store of {kind}, not of labels")
+        info = LabelInfo.read(folder / STORE_FILE)
+        return cls([LabelShard(folder / row.name, row) for row in info.shards], info.plan)
+
+    def __len__(self) -> int:
+        """How many utterances."""
+        return sum(shard.row.utterances for shard in self.shards)
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames."""
+        return sum(shard.row.frames for shard in self.shards)
+
+    def check_source(self, store: FeatureStore) -> None:
+        """Make sure that these are the labels of `store`, opened as one folder.
+
+        Raises:
+            StoreError: they are those of another store.
+        """
+        if store.digests != [self.plan.source_sha256]:
+            where = self.shards[0].path.parent if self.shards else "labels"
+            raise StoreError(
+                f"{where}: the labels of another feature store (its store.json has SHA-256 "
+                f"{self.plan.source_sha256[:12]}, not {', '.join(d[:12] for d in store.digests)})"
+            )
+
+    def read(self, shard: int, start: int, stop: int) -> FrameLabels:
+        """The labels of frames [start, stop) of a shard, numbered as in the feature store's.
+
+        Raises:
+            IndexError: the range is not within the shard.
+            StoreError: the shard is missing or damaged.
+        """
+        there = self.shards[shard]
+        if not 0 <= start <= stop <= there.row.frames:
+            raise IndexError(f"frames {start} to {stop} of a shard of {there.row.frames}")
+        arrays = there.read(start, stop, self.plan.widths)
+        labels = arrays[LABELS][:, 0].long()
+        if self.plan.top_k is None:
+            return FrameLabels(labels)
+        return FrameLabels(labels, arrays[TOPK_IDS].long(), arrays[TOPK_PROBS].float())
+
+    def read_utterance(self, shard: int, position: int) -> FrameLabels:
+        """The labels of an utterance, by its position in the feature store's shard.
+
+        Raises:
+            StoreError: the shard is missing or damaged.
+        """
+        bounds = self.shards[shard].sidecar().indices[LABELS].row_offset
+        return self.read(shard, int(bounds[position]), int(bounds[position + 1]))
