@@ -15,7 +15,13 @@ from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.jepa.batch import JEPABatch
 from gmmpipe.jepa.batch_order import BatchOrder, Window
 from gmmpipe.jepa.masking import block_mask
-from gmmpipe.jepa.targets import NoTargets, TargetSource, mixture_targets
+from gmmpipe.jepa.targets import (
+    NoTargets,
+    ShardTargets,
+    TargetSource,
+    label_targets,
+    mixture_targets,
+)
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.shard_reader import ShardReader
@@ -34,7 +40,10 @@ class JEPABatches(IterableDataset[JEPABatch]):
 
     Args:
         store: a feature store, or several as `FeatureStore.open` takes them.
-        gmm: the frozen mixture that targets are posteriors under, or its model file; None for none.
+        gmm: the frozen mixture that targets are posteriors under, or its model file.
+        labels: instead of `gmm`, the label store of `store` (for several stores, theirs in the same
+            order): targets are the top k that it holds, or its labels with probability 1. With
+            neither, batches have no targets.
         batch_size: the most utterances of a step, over all ranks; steps differ by one at most.
         seed: of the order and the masks.
         start_step: the first step: how many have been done.
@@ -59,7 +68,8 @@ class JEPABatches(IterableDataset[JEPABatch]):
         store: FeatureStore | str | Path,
         gmm: GradientGMM | str | Path | None = None,
         *,
-        batch_size: int = 32,
+        labels: str | Path | None = None,
+        batch_size: int = 16,
         seed: int = 0,
         start_step: int = 0,
         stop_step: int | None = None,
@@ -81,11 +91,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         self._batch_size, self._seed, self._window = batch_size, seed, window
         self._rank, self._world_size = rank, world_size
         self._wav = wav
-        self._targets: TargetSource = NoTargets()
-        if gmm is not None:
-            self._targets = mixture_targets(gmm, self.store, temperature, top_k)
-        elif (top_k, temperature) != (None, 1.0):
-            raise OptionError("top_k and temperature are of a mixture's posteriors; none is given")
+        self._targets = _target_source(self.store, gmm, labels, temperature, top_k)
         order = self._make_order()
         if order.smallest_batch < world_size:
             raise OptionError(
@@ -114,7 +120,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         opened: _OpenWindow | None = None
         for step in range(self.start_step + first, self.stop_step, stride):
             if opened is None or step not in opened.window.steps:
-                opened = _OpenWindow.open(self.store, order, order.window_of(step))
+                opened = _OpenWindow.open(self.store, self._targets, order, order.window_of(step))
             yield self._read(opened, step, order.epoch_of(step))
 
     def _make_order(self) -> BatchOrder:
@@ -137,7 +143,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
             utterance = {
                 "log_mel": frames,
                 "mask": torch.from_numpy(block_mask(len(frames), self._seed, epoch, key)),
-                **self._targets(shard, position, frames),
+                **opened.targets[shard](position, frames),
             }
             if self._wav:
                 utterance["wav"] = reader.read_waveform(position)[: len(frames) * hop]
@@ -157,17 +163,37 @@ class _OpenWindow:
 
     window: Window
     readers: dict[int, ShardReader]
+    targets: dict[int, ShardTargets]
     batches: list[NDArray[np.int64]]
 
     @classmethod
-    def open(cls, store: FeatureStore, order: BatchOrder, window: Window) -> "_OpenWindow":
-        readers: dict[int, ShardReader] = {}
+    def open(
+        cls, store: FeatureStore, source: TargetSource, order: BatchOrder, window: Window
+    ) -> "_OpenWindow":
+        shards = np.unique(window.shards).tolist()
+        readers = {shard: ShardReader(store.shards[shard], store.dim) for shard in shards}
+        targets = {shard: source.open_shard(shard, readers[shard].index) for shard in shards}
         num_frames = np.empty(len(window.shards), dtype=np.int64)
-        for shard in np.unique(window.shards).tolist():
-            readers[shard] = ShardReader(store.shards[shard], store.dim)
+        for shard, reader in readers.items():
             here = window.shards == shard
-            num_frames[here] = readers[shard].index.num_frames[window.positions[here]]
-        return cls(window, readers, order.batches(window, num_frames))
+            num_frames[here] = reader.index.num_frames[window.positions[here]]
+        return cls(window, readers, targets, order.batches(window, num_frames))
+
+
+def _target_source(
+    store: FeatureStore,
+    gmm: GradientGMM | str | Path | None,
+    labels: str | Path | None,
+    temperature: float,
+    top_k: int | None,
+) -> TargetSource:
+    if gmm is not None and labels is not None:
+        raise OptionError("targets are of a mixture or of a label store, not of both")
+    if gmm is not None:
+        return mixture_targets(gmm, store, temperature, top_k)
+    if (top_k, temperature) != (None, 1.0):
+        raise OptionError("top_k and temperature are of a mixture's posteriors; none is given")
+    return NoTargets() if labels is None else label_targets(labels, store)
 
 
 def _check_audio(store: FeatureStore) -> None:

@@ -1,42 +1,18 @@
 """JEPABatches: every utterance once an epoch, the same batches for any ranks, workers and start."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from runs import SIZES, assert_same, load, rows_of
 from torch.utils.data import DataLoader
 
-from conftest import make_store, read_speech, same_bits
-from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LogMel
-from gmmpipe.errors import CheckpointError, OptionError, StoreError
+from gmmpipe import FeatureStore, LogMel
+from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.jepa import JEPABatch, JEPABatches
 from gmmpipe.jepa.masking import block_mask
-
-SIZES = {"batch_size": 6, "window": 24, "seed": 3}
-"""Ten steps an epoch in three windows, the last of them short; 56 utterances in four shards."""
-
-
-def load(batches: JEPABatches, num_workers: int = 0, **options: Any) -> list[JEPABatch]:
-    return list(DataLoader(batches, batch_size=None, num_workers=num_workers, **options))
-
-
-def assert_same(first: list[JEPABatch], second: list[JEPABatch]) -> None:
-    """Two runs are the same batches, bit for bit and in the same order."""
-    assert [batch.step for batch in first] == [batch.step for batch in second]
-    for one, other in zip(first, second, strict=True):
-        assert same_bits(vars(one), vars(other)), one.step
-
-
-def rows_of(batches: list[JEPABatch]) -> Iterator[tuple[str, int, JEPABatch, int]]:
-    """Key, length, batch and row of every utterance."""
-    for batch in batches:
-        for row, key in enumerate(batch.keys):
-            yield key, int(batch.lengths[row]), batch, row
 
 
 def test_a_batch_holds_the_frames_of_the_store(store: Path) -> None:
@@ -68,37 +44,6 @@ def test_masks_are_those_of_seed_epoch_and_key(epoch: int, store: Path) -> None:
         assert not batch.mask[row, length:].any()
         seen += 1
     assert seen == 56
-
-
-def test_targets_are_the_posteriors_of_the_frames(store: Path, gmm_path: Path) -> None:
-    gmm = GradientGMM.load(gmm_path)
-    frames = {utt.key: utt.features for utt in FeatureStore.open(store).utterances()}
-    for temperature in (1.0, 4.0):
-        batches = load(JEPABatches(store, gmm_path, **SIZES, temperature=temperature))
-        for key, length, batch, row in rows_of(batches):
-            targets = batch.targets
-            assert targets is not None
-            assert targets.shape == (*batch.mask.shape, gmm.K)
-            posteriors = gmm.soft_assign(frames[key], temperature)
-            assert torch.equal(targets[row, :length], posteriors)
-            assert not targets[row, length:].any()
-
-
-def test_top_k_are_the_largest_posteriors(store: Path, gmm_path: Path) -> None:
-    full = load(JEPABatches(store, gmm_path, **SIZES))
-    for whole, some in zip(full, load(JEPABatches(store, gmm_path, **SIZES, top_k=3)), strict=True):
-        assert some.targets is None
-        assert some.topk_ids is not None
-        assert whole.targets is not None
-        assert (some.topk_ids.dtype, some.topk_ids.shape) == (torch.int64, (*some.mask.shape, 3))
-        assert torch.equal(whole.targets.gather(2, some.topk_ids), some.topk_probs)
-        assert torch.equal(some.topk_probs, whole.targets.sort(2, descending=True).values[..., :3])
-
-
-def test_a_mixture_may_be_a_module_too(store: Path, gmm_path: Path) -> None:
-    module = GradientGMM.load(gmm_path)
-    batches = load(JEPABatches(FeatureStore.open(store), module, **SIZES), num_workers=2)
-    assert_same(batches, load(JEPABatches(store, gmm_path, **SIZES)))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -226,18 +171,6 @@ def test_a_flipped_byte_is_named_and_not_trained_on(
     assert index.keys[2] in whole[len(intact)].keys
 
 
-def test_a_mixture_of_other_features_is_refused(
-    gmm_path: Path, tmp_path: Path, write_manifest
-) -> None:
-    soundfile.write(tmp_path / "a.wav", *read_speech(2.0))
-    manifest = write_manifest({"path": "a.wav"})
-    other = make_store(manifest, tmp_path / "other", features=FeatureConfig(n_fft=512))
-    with pytest.raises(CheckpointError, match=r"gmm\.pt: .*features"):
-        JEPABatches(other, gmm_path)
-    with pytest.raises(CheckpointError, match=r"the mixture: .*features"):
-        JEPABatches(other, GradientGMM.load(gmm_path))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -252,6 +185,7 @@ def test_a_mixture_of_other_features_is_refused(
         ({"top_k": 0}, "top_k is 0"),
         ({"temperature": 0.0}, r"temperature is 0\.0"),
         ({"gmm": None, "top_k": 4}, "none is given"),
+        ({"labels": "labels"}, "not of both"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message, store, gmm_path) -> None:
