@@ -65,6 +65,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def audio_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo corpus with its audio in two shards, as tar and as zarr; not to be changed."""
+    folder = tmp_path_factory.mktemp("audio")
+    options = {"store_audio": "flac", "utterances_per_shard": 40}
+    return {
+        kind: make_store(CORPUS, folder / kind, format=kind, **options) for kind in ("tar", "zarr")
+    }
+
+
+@pytest.fixture(scope="session")
+def gmm_path(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small mixture fitted to `store`, K = 16."""
+    folder = tmp_path_factory.mktemp("mixture") / "fit"
+    fit_here(store, folder)
+    return folder / "gmm.pt"
+
+
 @pytest.fixture
 def store_copy(store: Path, tmp_path: Path) -> Path:
     """A store that a test may damage."""

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "featurize": {"store", *BASE} - {"distributed"},
     "fit": {"store", "mixture", *BASE},
     "apply": {"store", "mixture", *BASE},
+    "jepa": {"apply", "store", "mixture", *BASE},
     "cli": {"__init__", "apply", "featurize", "fit", "store", "mixture", *BASE},
     "__main__": {"cli"},
     # Names of the public interface, imported on first use.

@@ -12,12 +12,22 @@ from gmmpipe.store.feature_store import FeatureStore
 def load_model(path: Path, store: FeatureStore, device: torch.device) -> GradientGMM:
     """Read a model file whose frames are those of `store`.
 
+    Raises:
+        CheckpointError: the file is damaged, or `check_features` refuses it.
+    """
+    gmm = GradientGMM.load(path, device)
+    check_features(gmm, store, str(path))
+    return gmm
+
+
+def check_features(gmm: GradientGMM, store: FeatureStore, source: str) -> None:
+    """Make sure that a mixture's frames are those of `store`; `source` names it in errors.
+
     A model that does not say what its frames are, as one from scikit-learn, needs equal D only.
 
     Raises:
-        CheckpointError: the file is damaged, or its frames are others, which are said to differ in.
+        CheckpointError: its frames are others, which are said to differ in.
     """
-    gmm = GradientGMM.load(path, device)
     features = gmm.info.get("features")
     if features is not None:
         there = dict(features)
@@ -29,9 +39,8 @@ def load_model(path: Path, store: FeatureStore, device: torch.device) -> Gradien
         ]
         if differences or there.get("fingerprint") != here["fingerprint"]:
             what = "; ".join(differences) or "the fingerprint is not that of the store"
-            raise CheckpointError(f"{path}: fitted to other features: {what}")
+            raise CheckpointError(f"{source}: fitted to other features: {what}")
     if gmm.dim != store.dim:
         raise CheckpointError(
-            f"{path}: its D is {gmm.dim}, but the store's frames have {store.dim}"
+            f"{source}: its D is {gmm.dim}, but the store's frames have {store.dim}"
         )
-    return gmm

@@ -39,11 +39,12 @@ class StoredUtterance:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its file, its row in ``store.json`` and its stored dtype."""
+    """One shard: its file, its row in ``store.json``, its stored dtype, whether it holds audio."""
 
     path: Path
     row: ShardRow
     dtype: torch.dtype
+    has_audio: bool
 
     def sidecar(self) -> Sidecar:
         """The shard's sidecar; the last few are kept.
@@ -116,7 +117,12 @@ class FeatureStore:
                     f"not those of {folders[0]} ({infos[0].features.fingerprint[:12]})"
                 )
         shards = [
-            Shard(folder / row.name, row, TORCH_DTYPES[info.plan.dtype])
+            Shard(
+                folder / row.name,
+                row,
+                TORCH_DTYPES[info.plan.dtype],
+                has_audio=info.plan.store_audio == "flac",
+            )
             for folder, info in zip(folders, infos, strict=True)
             for row in info.shards
         ]

@@ -56,18 +56,49 @@ class LabelShard:
             raise StoreError(f"{self.path}: its sidecar does not belong to this store")
         return sidecar
 
-    def read(self, start: int, stop: int, widths: dict[str, int]) -> dict[str, Tensor]:
+
+class LabelReader:
+    """A label shard with its indices at hand.
+
+    Args:
+        shard: a shard of a `LabelStore`.
+        plan: the store's.
+
+    Raises:
+        StoreError: its sidecar is missing or damaged.
+    """
+
+    def __init__(self, shard: LabelShard, plan: LabelPlan) -> None:
+        self._shard = shard
+        self._plan = plan
+        self._indices = shard.sidecar().indices
+        self.index = self._indices[LABELS]
+
+    def read_arrays(self, start: int, stop: int) -> dict[str, Tensor]:
         """The stored arrays of frames [start, stop) of the shard, each [stop - start, width].
 
         Raises:
             StoreError: the shard is missing or damaged.
         """
         arrays = {}
-        for name, width in widths.items():
-            arrays[name] = torch.empty(stop - start, width, dtype=ARRAY_DTYPES[name])
-            index = self.sidecar().indices[name]
-            read_rows(self.path, index, start, stop, arrays[name], ARRAY_DTYPES[name])
+        for name, width in self._plan.widths.items():
+            dtype = ARRAY_DTYPES[name]
+            arrays[name] = torch.empty(stop - start, width, dtype=dtype)
+            read_rows(self._shard.path, self._indices[name], start, stop, arrays[name], dtype)
         return arrays
+
+    def read(self, start: int, stop: int) -> FrameLabels:
+        """The labels of frames [start, stop) of the shard; StoreError where it is damaged."""
+        arrays = self.read_arrays(start, stop)
+        labels = arrays[LABELS][:, 0].long()
+        if self._plan.top_k is None:
+            return FrameLabels(labels)
+        return FrameLabels(labels, arrays[TOPK_IDS].long(), arrays[TOPK_PROBS].float())
+
+    def read_utterance(self, position: int) -> FrameLabels:
+        """The labels of the utterance at `position`; StoreError where the shard is damaged."""
+        begin, end = self.index.row_offset[position : position + 2].tolist()
+        return self.read(begin, end)
 
 
 @lru_cache(maxsize=16)
@@ -132,6 +163,10 @@ class LabelStore:
                 f"{self.plan.source_sha256[:12]}, not {', '.join(d[:12] for d in store.digests)})"
             )
 
+    def open_shard(self, shard: int) -> LabelReader:
+        """A shard with its indices at hand, for who reads many utterances of it."""
+        return LabelReader(self.shards[shard], self.plan)
+
     def read(self, shard: int, start: int, stop: int) -> FrameLabels:
         """The labels of frames [start, stop) of a shard, numbered as in the feature store's.
 
@@ -142,11 +177,7 @@ class LabelStore:
         there = self.shards[shard]
         if not 0 <= start <= stop <= there.row.frames:
             raise IndexError(f"frames {start} to {stop} of a shard of {there.row.frames}")
-        arrays = there.read(start, stop, self.plan.widths)
-        labels = arrays[LABELS][:, 0].long()
-        if self.plan.top_k is None:
-            return FrameLabels(labels)
-        return FrameLabels(labels, arrays[TOPK_IDS].long(), arrays[TOPK_PROBS].float())
+        return self.open_shard(shard).read(start, stop)
 
     def read_utterance(self, shard: int, position: int) -> FrameLabels:
         """The labels of an utterance, by its position in the feature store's shard.
@@ -154,5 +185,4 @@ class LabelStore:
         Raises:
             StoreError: the shard is missing or damaged.
         """
-        bounds = self.shards[shard].sidecar().indices[LABELS].row_offset
-        return self.read(shard, int(bounds[position]), int(bounds[position + 1]))
+        return self.open_shard(shard).read_utterance(position)

@@ -59,6 +59,22 @@ def read_rows(
         os.close(descriptor)
 
 
+def read_bytes(path: Path, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of a file, unchecked.
+
+    Raises:
+        StoreError: the file is missing or unreadable, or has no such bytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not 0 <= start <= stop <= os.fstat(file.fileno()).st_size:
+                raise StoreError(f"{path}: has no bytes {start} to {stop}: damaged or truncated")
+            file.seek(start)
+            return file.read(stop - start)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _read_utterance(
     descriptor: int, array: NDArray[Any], path: Path, index: ShardIndex, utterance: int
 ) -> None:

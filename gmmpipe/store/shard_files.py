@@ -8,7 +8,7 @@ from typing import Any
 
 from gmmpipe.files import atomic_file, atomic_folder
 from gmmpipe.store import tar_shard, zarr_shard
-from gmmpipe.store.schema import SHARD_SUFFIXES
+from gmmpipe.store.schema import SHARD_SUFFIXES, ShardIndex
 
 ShardWriter = tar_shard.TarShardWriter | zarr_shard.ZarrShardWriter
 
@@ -27,6 +27,24 @@ def open_writer(path: Path, dim: int, dtype: str) -> Iterator[ShardWriter]:
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and JSON of each sample of a shard, in order; StoreError where it is damaged."""
     return tar_shard.read_metadata(path) if _is_tar(path) else zarr_shard.read_metadata(path)
+
+
+def read_audio(
+    path: Path, index: ShardIndex, position: int, frame_bytes: int
+) -> tuple[bytes, bytes]:
+    """JSON and FLAC of the sample at `position` of a shard; StoreError where they are not there.
+
+    Args:
+        path: the shard.
+        index: its index.
+        position: which sample.
+        frame_bytes: size of a stored frame.
+    """
+    if not _is_tar(path):
+        return zarr_shard.read_audio(path, position)
+    ends = index.byte_offset + index.num_frames * frame_bytes
+    after = int(ends[position - 1]) if position else 0
+    return tar_shard.read_audio(path, after, int(index.byte_offset[position]), index.keys[position])
 
 
 def raw_file(path: Path) -> Path:

@@ -3,6 +3,8 @@
 import json
 import tarfile
 from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
-from gmmpipe.store.rows import crc32c
+from gmmpipe.store.rows import crc32c, read_bytes
 from gmmpipe.store.schema import ShardIndex
 from gmmpipe.store.tar_writer import TarWriter
 
@@ -68,3 +70,27 @@ def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield key, json.loads(content.read())
     except (OSError, ValueError, tarfile.TarError) as error:
         raise StoreError(f"{path}: damaged or missing: {error}") from error
+
+
+def read_audio(path: Path, after: int, before: int, key: str) -> tuple[bytes, bytes]:
+    """JSON and FLAC of one sample: what lies between two arrays of a shard.
+
+    Args:
+        path: the shard.
+        after: where the array of the sample before ends; 0 for the first sample.
+        before: where the sample's own array begins.
+        key: the sample's.
+
+    Raises:
+        StoreError: the two members are not there. Their content is not checked.
+    """
+    between = read_bytes(path, after + -after % tarfile.BLOCKSIZE, before)
+    members = {}
+    try:
+        with tarfile.open(fileobj=BytesIO(between), mode="r:") as archive:
+            for member in islice(archive, 2):  # the third is the array, cut short
+                content = archive.extractfile(member)
+                members[member.name] = content.read() if content else b""
+        return members[f"{key}.json"], members[f"{key}.flac"]
+    except (KeyError, ValueError, tarfile.TarError) as error:
+        raise StoreError(f"{path}: utterance {key} has no readable audio: {error}") from error

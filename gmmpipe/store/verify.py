@@ -11,7 +11,7 @@ from gmmpipe.store import shard_files
 from gmmpipe.store.feature_store import FeatureStore, Shard
 from gmmpipe.store.label_schema import ARRAY_DTYPES, LABELS, LabelPlan
 from gmmpipe.store.label_shard import read_arrays
-from gmmpipe.store.label_store import LabelShard, LabelStore
+from gmmpipe.store.label_store import LabelReader, LabelShard, LabelStore
 from gmmpipe.store.schema import ShardRow
 
 _OTHER_SAMPLES = "its samples are not those of its index"
@@ -57,11 +57,11 @@ def _decode_features(shard: Shard, dim: int) -> str:
 
 
 def _decode_labels(shard: LabelShard, plan: LabelPlan) -> str:
-    shard.read(0, shard.row.frames, plan.widths)
-    index = shard.sidecar().indices[LABELS]
+    reader = LabelReader(shard, plan)
+    reader.read_arrays(0, shard.row.frames)
     expected = [
         (f"{key}.{name}.npy", (length,) if name == LABELS else (length, width), ARRAY_DTYPES[name])
-        for key, length in zip(index.keys, index.num_frames.tolist(), strict=True)
+        for key, length in zip(reader.index.keys, reader.index.num_frames.tolist(), strict=True)
         for name, width in plan.widths.items()
     ]
     found = [

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
-from gmmpipe.store.rows import crc32c
+from gmmpipe.store.rows import crc32c, read_bytes
 from gmmpipe.store.schema import ShardIndex
 
 CHUNK_FRAMES = 8192
@@ -114,6 +114,23 @@ def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield metadata["key"], metadata
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: damaged or missing: {error}") from error
+
+
+def read_audio(path: Path, position: int) -> tuple[bytes, bytes]:
+    """JSON and FLAC of the sample at `position`; plain reads, since zarr would read all of both.
+
+    Raises:
+        StoreError: they are not there. Their content is not checked.
+    """
+    text, flac = (_read_part(path, name, position) for name in ("json", "flac"))
+    return text, flac
+
+
+def _read_part(path: Path, name: str, position: int) -> bytes:
+    """Element `position` of the arrays ``name`` and ``name_offsets``, one raw object each."""
+    offsets = read_bytes(path / f"{name}_offsets" / "c" / "0", 8 * position, 8 * position + 16)
+    begin, end = np.frombuffer(offsets, dtype="<i8").tolist()
+    return read_bytes(path / name / "c" / "0", begin, end)
 
 
 def digest_folder(folder: Path) -> tuple[int, str]:

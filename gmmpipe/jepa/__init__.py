@@ -1,0 +1,6 @@
+"""Batches for training a JEPA: straight from the shards, with targets from a frozen mixture."""
+
+from gmmpipe.jepa.batch import JEPABatch
+from gmmpipe.jepa.batches import JEPABatches
+
+__all__ = ["JEPABatch", "JEPABatches"]

@@ -1,0 +1,62 @@
+"""`JEPABatch`: utterances of about one length, padded to the longest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class JEPABatch:
+    """This rank's utterances of one step: B of them, T frames the longest.
+
+    A field is there as ``batch.mask`` and as ``batch["mask"]``; what was not asked for is None.
+    In padding, log_mel, wav and all targets are 0.
+
+    Args:
+        step: the number of the step on the endless line: whoever has done it resumes at step + 1.
+        keys: the utterances' keys, B of them.
+        log_mel: float32 [B, D, T].
+        lengths: frames of each utterance, int64 [B].
+        padding_mask: bool [B, T], True = padding.
+        mask: bool [B, T], True = masked, to be predicted; never in padding.
+        targets: p(k | x) of each frame at the temperature chosen, float32 [B, T, K].
+        topk_ids: instead of `targets` where the largest k were chosen: which those are, int64
+            [B, T, k], largest first.
+        topk_probs: and what they are, float32 [B, T, k]; they sum to less than 1 by what the others
+            have.
+        wav: the waveform, float32 [B, S] with S = T * hop_length: frame t begins at sample
+            t * hop_length. Samples behind an utterance's last whole hop are cut.
+    """
+
+    step: int
+    keys: list[str]
+    log_mel: Tensor
+    lengths: Tensor
+    padding_mask: Tensor
+    mask: Tensor
+    targets: Tensor | None = None
+    topk_ids: Tensor | None = None
+    topk_probs: Tensor | None = None
+    wav: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.__dataclass_fields__:
+            return getattr(self, name)
+        raise KeyError(name)
+
+    def to(self, device: str | torch.device, non_blocking: bool = False) -> "JEPABatch":
+        """The batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "JEPABatch":
+        """The batch in pinned memory: what ``DataLoader(pin_memory=True)`` calls."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "JEPABatch":
+        tensors: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)

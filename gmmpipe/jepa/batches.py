@@ -1,0 +1,205 @@
+"""`JEPABatches`: a store's utterances in shuffled batches with masks and targets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import IterableDataset, get_worker_info
+
+from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.jepa.batch import JEPABatch
+from gmmpipe.jepa.batch_order import BatchOrder, Window
+from gmmpipe.jepa.masking import block_mask
+from gmmpipe.jepa.targets import (
+    NoTargets,
+    ShardTargets,
+    TargetSource,
+    label_targets,
+    mixture_targets,
+)
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.store.feature_store import FeatureStore
+from gmmpipe.store.shard_reader import ShardReader
+
+
+class JEPABatches(IterableDataset[JEPABatch]):
+    """Batches of a feature store for a JEPA, in an order that no number of ranks changes.
+
+    Steps are numbered through all epochs. Step n is a pure function of (store, seed, batch_size,
+    window): a fixed list of utterances, of which rank r of W gets every W-th. So the position of a
+    run is one number, the steps that it has done, and any W goes on from it. An epoch has every
+    utterance once, and ``steps_per_epoch`` steps on every rank.
+
+    Use it with ``DataLoader(batches, batch_size=None, num_workers=n)``: any n gives the same
+    batches in the same order. Iterating anew gives the same steps again.
+
+    Args:
+        store: a feature store, or several as `FeatureStore.open` takes them.
+        gmm: the frozen mixture that targets are posteriors under, or its model file.
+        labels: instead of `gmm`, the label store of `store` (for several stores, theirs in the same
+            order): targets are the top k that it holds, or its labels with probability 1. With
+            neither, batches have no targets.
+        batch_size: the most utterances of a step, over all ranks; steps differ by one at most.
+        seed: of the order and the masks.
+        start_step: the first step: how many have been done.
+        stop_step: the step to end before; None for the end of the epoch of `start_step`.
+        rank: this process among `world_size`.
+        world_size: W.
+        top_k: targets are the k largest posteriors only; None for all K.
+        temperature: targets are softmax(log joint / temperature).
+        wav: add the waveforms, of a store made with ``--store_audio flac``.
+        window: about how many utterances are sorted by length together. Larger means less padding;
+            a loader process holds the index of so many.
+
+    Raises:
+        StoreError: the store is missing, unfinished or damaged, or lacks the audio asked for. While
+            iterating: a shard is missing or damaged where it is read, named with the utterance.
+        CheckpointError: the mixture cannot be read, or was fitted to other features.
+        OptionError: options contradict each other or the store.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore | str | Path,
+        gmm: GradientGMM | str | Path | None = None,
+        *,
+        labels: str | Path | None = None,
+        batch_size: int = 16,
+        seed: int = 0,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+        wav: bool = False,
+        window: int = 16384,
+    ) -> None:
+        self.store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+        for name, value in (("batch_size", batch_size), ("window", window)):
+            if value < 1:
+                raise OptionError(f"{name} is {value}, but must be at least 1")
+        if not 0 <= rank < world_size:
+            raise OptionError(f"rank is {rank}, but must be within 0 and {world_size - 1}")
+        if wav:
+            _check_audio(self.store)
+        self._batch_size, self._seed, self._window = batch_size, seed, window
+        self._rank, self._world_size = rank, world_size
+        self._wav = wav
+        self._targets = _target_source(self.store, gmm, labels, temperature, top_k)
+        order = self._make_order()
+        if order.smallest_batch < world_size:
+            raise OptionError(
+                f"{len(self.store)} utterances in batches of {batch_size} come to as few as "
+                f"{order.smallest_batch} a step, too few for {world_size} ranks"
+            )
+        self.steps_per_epoch = order.steps_per_epoch
+        if stop_step is None:
+            stop_step = (order.epoch_of(start_step) + 1) * order.steps_per_epoch
+        if not 0 <= start_step <= stop_step:
+            raise OptionError(f"steps {start_step} to {stop_step} are none")
+        self.start_step, self.stop_step = start_step, stop_step
+
+    def __len__(self) -> int:
+        """How many steps iterating gives."""
+        return self.stop_step - self.start_step
+
+    def __iter__(self) -> Iterator[JEPABatch]:
+        """The steps; in a loader process that is one of n, every n-th of them.
+
+        A DataLoader takes a batch from each of its processes in turn, and so puts them in order.
+        """
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        order = self._make_order()
+        opened: _OpenWindow | None = None
+        for step in range(self.start_step + first, self.stop_step, stride):
+            if opened is None or step not in opened.window.steps:
+                opened = _OpenWindow.open(self.store, self._targets, order, order.window_of(step))
+            yield self._read(opened, step, order.epoch_of(step))
+
+    def _make_order(self) -> BatchOrder:
+        """Made where it is used: what it caches cannot be sent to a loader process."""
+        counts = np.array([shard.row.utterances for shard in self.store.shards], dtype=np.int64)
+        return BatchOrder(counts, self._batch_size, self._window, self._seed)
+
+    def _read(self, opened: "_OpenWindow", step: int, epoch: int) -> JEPABatch:
+        """This rank's utterances of a step."""
+        window = opened.window
+        numbers = opened.batches[step - window.steps.start]
+        keys: list[str] = []
+        columns: dict[str, list[Tensor]] = {}
+        hop = self.store.features.hop_length
+        for number in numbers[self._rank :: self._world_size].tolist():
+            shard, position = int(window.shards[number]), int(window.positions[number])
+            reader = opened.readers[shard]
+            key = reader.index.keys[position]
+            frames = reader.read_frames(position)
+            utterance = {
+                "log_mel": frames,
+                "mask": torch.from_numpy(block_mask(len(frames), self._seed, epoch, key)),
+                **opened.targets[shard](position, frames),
+            }
+            if self._wav:
+                utterance["wav"] = reader.read_waveform(position)[: len(frames) * hop]
+            keys.append(key)
+            for name, value in utterance.items():
+                columns.setdefault(name, []).append(value)
+        lengths = torch.tensor([len(frames) for frames in columns["log_mel"]])
+        padded = {name: pad_sequence(values, True) for name, values in columns.items()}
+        padded["log_mel"] = padded["log_mel"].transpose(1, 2).contiguous()
+        padding_mask = torch.arange(padded["log_mel"].shape[2]) >= lengths[:, None]
+        return JEPABatch(step, keys, lengths=lengths, padding_mask=padding_mask, **padded)
+
+
+@dataclass(frozen=True)
+class _OpenWindow:
+    """A window with the indexes of its shards."""
+
+    window: Window
+    readers: dict[int, ShardReader]
+    targets: dict[int, ShardTargets]
+    batches: list[NDArray[np.int64]]
+
+    @classmethod
+    def open(
+        cls, store: FeatureStore, source: TargetSource, order: BatchOrder, window: Window
+    ) -> "_OpenWindow":
+        shards = np.unique(window.shards).tolist()
+        readers = {shard: ShardReader(store.shards[shard], store.dim) for shard in shards}
+        targets = {shard: source.open_shard(shard, readers[shard].index) for shard in shards}
+        num_frames = np.empty(len(window.shards), dtype=np.int64)
+        for shard, reader in readers.items():
+            here = window.shards == shard
+            num_frames[here] = reader.index.num_frames[window.positions[here]]
+        return cls(window, readers, targets, order.batches(window, num_frames))
+
+
+def _target_source(
+    store: FeatureStore,
+    gmm: GradientGMM | str | Path | None,
+    labels: str | Path | None,
+    temperature: float,
+    top_k: int | None,
+) -> TargetSource:
+    if gmm is not None and labels is not None:
+        raise OptionError("targets are of a mixture or of a label store, not of both")
+    if gmm is not None:
+        return mixture_targets(gmm, store, temperature, top_k)
+    if (top_k, temperature) != (None, 1.0):
+        raise OptionError("top_k and temperature are of a mixture's posteriors; none is given")
+    return NoTargets() if labels is None else label_targets(labels, store)
+
+
+def _check_audio(store: FeatureStore) -> None:
+    for shard in store.shards:
+        if not shard.has_audio:
+            raise StoreError(
+                f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac makes "
+                "stores that do"
+            )

@@ -1,0 +1,137 @@
+"""Where the targets of an utterance come from: a mixture, or a label store."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gmmpipe.apply.model import check_features
+from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.store.feature_store import FeatureStore
+from gmmpipe.store.label_store import LabelReader, LabelStore
+from gmmpipe.store.schema import ShardIndex
+
+ShardTargets = Callable[[int, Tensor], dict[str, Tensor]]
+"""The targets of one utterance of a shard, from its position and its frames [T, D]: fields of
+`gmmpipe.jepa.batch.JEPABatch` by their names, each [T, ...]."""
+
+
+class TargetSource(Protocol):
+    """Gives the targets of every utterance of a store; sent to loader processes by pickle."""
+
+    def open_shard(self, shard: int, index: ShardIndex) -> ShardTargets:
+        """Those of a shard, by its number in the `FeatureStore` and its index there."""
+
+
+class NoTargets:
+    """For a trainer that makes its own."""
+
+    def open_shard(self, shard: int, index: ShardIndex) -> ShardTargets:
+        """Nothing for any utterance."""
+        return lambda position, frames: {}
+
+
+@dataclass(frozen=True)
+class MixtureTargets:
+    """Posteriors under a mixture; of each utterance alone, so that they never depend on its batch.
+
+    Args:
+        gmm: on the CPU.
+        temperature: of the softmax.
+        top_k: how many of the largest, or None for all.
+    """
+
+    gmm: GradientGMM
+    temperature: float
+    top_k: int | None
+
+    def open_shard(self, shard: int, index: ShardIndex) -> ShardTargets:
+        """``targets`` [T, K], or ``topk_ids`` and ``topk_probs`` [T, k], of each utterance."""
+        return self._targets
+
+    def _targets(self, position: int, frames: Tensor) -> dict[str, Tensor]:
+        posteriors = self.gmm.soft_assign(frames, self.temperature)
+        if self.top_k is None:
+            return {"targets": posteriors}
+        probs, ids = posteriors.topk(self.top_k, dim=1)
+        return {"topk_ids": ids, "topk_probs": probs}
+
+
+def mixture_targets(
+    gmm: GradientGMM | str | Path, store: FeatureStore, temperature: float, top_k: int | None
+) -> MixtureTargets:
+    """Posteriors of the frames of `store` under a mixture or that of a model file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or the mixture was fitted to other features.
+        OptionError: the temperature is not positive, or `top_k` is not within 1 and K.
+    """
+    if isinstance(gmm, GradientGMM):
+        # A copy on the CPU, where loader processes are.
+        here, source = GradientGMM.from_dict(gmm.to_dict()), "the mixture"
+    else:
+        here, source = GradientGMM.load(gmm), str(gmm)
+    check_features(here, store, source)
+    if not 0 < temperature < math.inf:
+        raise OptionError(f"temperature is {temperature}, but must be above 0")
+    if top_k is not None and not 1 <= top_k <= here.K:
+        raise OptionError(f"top_k is {top_k}, but must be within 1 and K = {here.K}")
+    return MixtureTargets(here, temperature, top_k)
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """What label stores hold: their top k, or without one the label itself, of probability 1.
+
+    Args:
+        shards: label store, and number therein, of each shard of the `FeatureStore`.
+    """
+
+    shards: list[tuple[LabelStore, int]]
+
+    def open_shard(self, shard: int, index: ShardIndex) -> ShardTargets:
+        """``topk_ids`` and ``topk_probs`` [T, k] of each utterance.
+
+        Raises:
+            StoreError: the shard of labels is missing or damaged, or not aligned with `index`.
+        """
+        labels, number = self.shards[shard]
+        reader = labels.open_shard(number)
+        if (reader.index.keys, reader.index.num_frames.tolist()) != (
+            index.keys,
+            index.num_frames.tolist(),
+        ):
+            path = labels.shards[number].path
+            raise StoreError(f"{path}: its utterances are not those of the feature store's shard")
+        return partial(_stored_targets, reader)
+
+
+def _stored_targets(reader: LabelReader, position: int, frames: Tensor) -> dict[str, Tensor]:
+    labels = reader.read_utterance(position)
+    if labels.topk_ids is None or labels.topk_probs is None:
+        ids = labels.labels[:, None]
+        return {"topk_ids": ids, "topk_probs": torch.ones(ids.shape, dtype=torch.float32)}
+    return {"topk_ids": labels.topk_ids, "topk_probs": labels.topk_probs}
+
+
+def label_targets(paths: str | Path, store: FeatureStore) -> LabelTargets:
+    """The targets that the label store of `store` holds; as many of them as it is stores.
+
+    Raises:
+        StoreError: one is missing, unfinished or damaged, or does not label `store`, or they were
+            not made alike.
+    """
+    folders = [Path(part.strip()) for part in str(paths).split(",") if part.strip()]
+    opened = [LabelStore.open(folder) for folder in folders]
+    if [labels.plan.source_sha256 for labels in opened] != store.digests:
+        raise StoreError(f"{paths}: the labels of other feature stores, or in another order")
+    how = {(p.gmm_sha256, p.top_k, p.temperature) for p in (labels.plan for labels in opened)}
+    if len(how) > 1:
+        raise StoreError(f"{paths}: label stores of several models, or made with other options")
+    return LabelTargets([(labels, n) for labels in opened for n in range(len(labels.shards))])

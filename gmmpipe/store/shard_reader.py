@@ -1,0 +1,105 @@
+"""One utterance of a shard at a time, in any order: its frames, and its waveform where stored."""
+
+import hashlib
+import json
+import math
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmmpipe.errors import StoreError
+from gmmpipe.store import shard_files
+from gmmpipe.store.feature_store import Shard
+from gmmpipe.store.rows import read_rows
+
+_MD5_OF_SAMPLES = slice(26, 42)
+"""Where a FLAC file keeps the MD5 of its samples: the end of STREAMINFO (RFC 9639, 8.2)."""
+
+
+class ShardReader:
+    """A shard with its index at hand.
+
+    Args:
+        shard: a shard of a `FeatureStore`.
+        dim: D.
+
+    Raises:
+        StoreError: its sidecar is missing or damaged.
+    """
+
+    def __init__(self, shard: Shard, dim: int) -> None:
+        self._shard = shard
+        self._dim = dim
+        self.index = shard.sidecar().index
+
+    def read_frames(self, position: int) -> Tensor:
+        """The frames of the utterance at `position` of the index, checked by their CRC.
+
+        Returns:
+            float32 [T, D].
+
+        Raises:
+            StoreError: the shard is missing, or damaged there; it and the utterance are named.
+        """
+        begin, end = self.index.row_offset[position : position + 2].tolist()
+        frames = torch.empty(end - begin, self._dim, dtype=torch.float32)
+        path = shard_files.raw_file(self._shard.path)
+        read_rows(path, self.index, begin, end, frames, self._shard.dtype)
+        return frames
+
+    def read_waveform(self, position: int) -> Tensor:
+        """The waveform of the utterance at `position` of the index, as its features were made of.
+
+        No CRC is recorded of it, but FLAC keeps the MD5 of the samples, and what the JSON says of
+        them must be so.
+
+        Returns:
+            float32 [num_samples].
+
+        Raises:
+            StoreError: the shard is missing, damaged there or without audio; it and the utterance
+                are named.
+        """
+        path, key = self._shard.path, self.index.keys[position]
+        if not self._shard.has_audio:
+            remedy = "gmmpipe featurize --store_audio flac makes stores that do"
+            raise StoreError(f"{path}: holds no audio; {remedy}")
+        frame_bytes = self._dim * self._shard.dtype.itemsize
+        text, flac = shard_files.read_audio(path, self.index, position, frame_bytes)
+        try:
+            metadata = json.loads(text)
+            if metadata["key"] != key:
+                raise ValueError(f"its JSON is that of {metadata['key']}")
+            return _decode(flac, metadata["num_samples"], metadata["audio_scale"])
+        except (ValueError, KeyError, TypeError, soundfile.SoundFileError) as error:
+            message = f"{path}: the audio of utterance {key} is corrupt: {error}"
+            raise StoreError(message) from error
+
+
+def _decode(flac: bytes, num_samples: int, scale: float) -> Tensor:
+    """The samples of a mono FLAC file times `scale`, float32; ValueError where they differ."""
+    if math.frexp(scale)[0] != 0.5:
+        raise ValueError(f"audio_scale is {scale}, not a power of two")
+    with soundfile.SoundFile(BytesIO(flac)) as file:
+        if (file.channels, file.frames) != (1, num_samples):  # a damaged header may claim gigabytes
+            raise ValueError(f"{file.channels} x {file.frames} samples, not {num_samples}")
+        dtype = "int16" if file.subtype == "PCM_16" else "int32"
+        samples: NDArray[Any] = file.read(dtype=dtype)
+    if hashlib.md5(_packed(samples), usedforsecurity=False).digest() != flac[_MD5_OF_SAMPLES]:
+        raise ValueError("the MD5 of its samples differs")
+    full_scale = float(-np.iinfo(dtype).min)
+    return torch.from_numpy(samples).to(torch.float32).mul_(scale / full_scale)
+
+
+def _packed(samples: NDArray[Any]) -> bytes:
+    """Samples as FLAC's MD5 is of them: little-endian, 2 or 3 bytes each."""
+    if samples.dtype == np.int16:
+        return samples.astype("<i2").tobytes()
+    # libsndfile puts 24 bits into the upper three of four bytes: every fourth is skipped.
+    wide = samples.astype("<i4")
+    return np.ndarray(len(wide), "V3", wide, offset=1, strides=(4,)).tobytes()
