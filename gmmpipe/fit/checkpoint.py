@@ -12,7 +12,7 @@ from torch import Tensor
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.mixture.gradient_gmm import GradientGMM, read_model, write_model
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class FitState:
 
     Args:
         parameters: of the mixture.
-        adam: the optimizer, with its moments.
+        optimizer: with its moments.
         center: [D], what the statistics are centred by.
         frames: frames of finished updates.
         updates: finished updates.
@@ -38,7 +38,7 @@ class FitState:
     """
 
     parameters: Parameters
-    adam: Adam
+    optimizer: Optimizer
     center: Tensor
     frames: int = 0
     updates: int = 0
@@ -80,7 +80,7 @@ class FitState:
                     "center": self.center.cpu(),
                     "flat": self.parameters.flat.cpu(),
                     "at_start": None if self.at_start is None else self.at_start.flat.cpu(),
-                    "adam": self.adam.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
                 },
             },
         )
@@ -91,13 +91,14 @@ class FitState:
         """The inverse of `to_dict`; raises KeyError where the file holds no fit's state."""
         resume = content["resume"]
         num_components, dim = content["K"], content["dim"]
+        optimizer = OPTIMIZERS[resume["identity"]["optimizer"]]
 
         def view(flat: Tensor) -> Parameters:
             return Parameters.view(flat.to(device, copy=True), num_components, dim)
 
         return cls(
             parameters=view(resume["flat"]),
-            adam=Adam.from_state(resume["adam"], device),
+            optimizer=optimizer.from_state(resume["optimizer"], device),
             center=resume["center"].to(device),
             frames=content["frames"],
             updates=resume["updates"],

@@ -44,4 +44,4 @@ def seed_state(
         log_vars=torch.ones_like(parameters.log_vars),
         log_weights=torch.ones_like(parameters.logits),
     )
-    return FitState(parameters, Adam(scale.flat), sample.mean(0))
+    return FitState(parameters, Adam(scale.flat, options.var_floor), sample.mean(0))

@@ -5,55 +5,26 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, Stopped
-from gmmpipe.files import remove_temporaries, write_atomic
-from gmmpipe.fit.checkpoint import (
-    CHECKPOINT_PATTERN,
-    MODEL_FILE,
-    FitState,
-    check_identity,
-    find_checkpoint,
-)
+from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Update, crosses_multiple, is_loss_step
+from gmmpipe.fit.schedule import Update, crosses_multiple
 from gmmpipe.fit.start import seed_state
+from gmmpipe.fit.step import Stepper
 from gmmpipe.fit.stream import HeldFrames, UpdateStream
-from gmmpipe.fit.update_metrics import (
-    METRIC_COLUMNS,
-    format_row,
-    measure_update,
-    mostly_at_floor,
-    write_metrics,
-)
-from gmmpipe.mixture.density import StatisticsKernel, exact_log_joints
-from gmmpipe.mixture.optimizers import nll_gradient
-from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.fit.summary import FitSummary, count_frames, summarise
+from gmmpipe.fit.update_metrics import format_row, measure_update, mostly_at_floor
 from gmmpipe.progress import Progress
 from gmmpipe.signals import stop_signals
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
-OPTIONS_FILE = "options.yaml"
-_STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
-
-
-@dataclass(frozen=True)
-class FitSummary:
-    """What a run of `fit` came to; frames are counted over all ranks."""
-
-    frames: int
-    updates: int
-    nll: float
-    frames_read: int
-    frames_used: int
 
 
 def fit(options: FitOptions, world: World) -> FitSummary | None:
@@ -81,12 +52,11 @@ class Trainer:
 
     def __init__(self, options: FitOptions, store: FeatureStore, world: World) -> None:
         self.options = options
-        self.store = store
         self.world = world
         self.schedule = options.schedule(store)
-        self.identity = options.identity(store, self.schedule)
+        self.folder = FitFolder(options, store, options.identity(store, self.schedule), world)
         self.stream = UpdateStream(
-            store, self.schedule, world, options.num_workers, lambda: self.stop_signal is not None
+            store, self.schedule, world, options.num_workers, self._is_stopping
         )
         self.state: FitState | None = None
         self.stop_signal: int | None = None
@@ -95,7 +65,7 @@ class Trainer:
     def run(self) -> FitSummary | None:
         """Seed or resume, then update after update until the target is reached."""
         began = time.monotonic()
-        content = self.world.on_first_rank(self._prepare_output)
+        content = self.folder.prepare()
         if content:
             self._begin_fitting(FitState.from_dict(content, self.world.device))
         position = (self.state.frames, self.state.updates) if self.state else (0, 0)
@@ -108,15 +78,18 @@ class Trainer:
             else:
                 self._fit_updates(first)
             assert self.state is not None, "a fit without a state has an update before it"
-            if first or self.world.on_first_rank(lambda: not self._path(MODEL_FILE).exists()):
-                self._save(self.state, MODEL_FILE)
+            if first or not self.folder.holds_model():
+                self.folder.save_model(self.state)
         if mostly_at_floor(self.state.parameters, self.options.var_floor):
             log.warning(
                 "warning: most variances sit at --var_floor %s: the floor makes this model, not "
                 "the data; lower it, or give fewer components",
                 self.options.var_floor,
             )
-        return self._summarise(self.state, time.monotonic() - began) if first else None
+        if not first:
+            return None
+        seconds = time.monotonic() - began
+        return summarise(self.state, self.stream, self.world, seconds, self.seconds_seeding)
 
     def _fit_updates(self, first: Update) -> None:
         target = self.schedule.target_frames
@@ -146,43 +119,17 @@ class Trainer:
             failure = error
         if self.world.any(failure is not None):
             if self.state is not None:
-                self._save(self.state, self.state.checkpoint_name())
+                self.folder.save_checkpoint(self.state)
             raise failure or GmmpipeError("another rank failed; its error says why")
-        if self.world.any(held is None or self.stop_signal is not None):
+        if self.world.any(held is None or self._is_stopping()):
             self._stop()
         assert held is not None, "a rank without frames has asked for a stop"
         return update, held
 
-    def _prepare_output(self) -> dict[str, Any] | None:
-        """Make the output folder ready; the content of the checkpoint to go on from, if any."""
-        folder, options = self.options.output_dir, self.options
-        self.store.check_files()
-        folder.mkdir(parents=True, exist_ok=True)
-        earlier = [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in folder.glob(pattern)]
-        found = find_checkpoint(options.resume, folder) if options.resume else None
-        if found:
-            check_identity(*found, self.identity)
-            log.info("going on from %s", found[0])
-        elif options.resume:
-            log.info("%s holds no checkpoint: starting afresh", folder)
-        elif options.overwrite:
-            for path in earlier:
-                path.unlink()
-        elif earlier:
-            raise GmmpipeError(
-                f"{folder}: holds a fit already ({earlier[0].name}); --resume auto goes on with "
-                "it, --overwrite starts afresh"
-            )
-        remove_temporaries(folder)
-        write_atomic(self._path(OPTIONS_FILE), options.to_yaml().encode())
-        return found[1] if found else None
-
     def _begin_fitting(self, state: FitState) -> None:
         self.state = state
-        parameters = state.parameters
-        self.kernel = StatisticsKernel(self.options.K, state.center, extra=2)
-        self.gradient = Parameters.view(torch.zeros_like(parameters.flat), *parameters.means.shape)
-        self._write_metrics(state)
+        self.stepper = Stepper(self.schedule, state, self.world, self._is_stopping)
+        self.folder.write_metrics(state)
 
     def _fit_update(self, update: Update, held: HeldFrames) -> dict[str, float]:
         """All steps of an update and, where one is due, its checkpoint; its metrics."""
@@ -193,10 +140,8 @@ class Trainer:
             state.update_stop = update.stop
         elif state.update_stop != update.stop:
             raise self._unfinished(state)
-        for step in range(state.step, update.num_steps):
-            stop = self._fit_step(state, update, held, step)
-            state.step = step + 1
-            if stop:
+        while state.step < update.num_steps:
+            if self.stepper.step(update, held):
                 self._stop()
         avg_loss = state.loss_sum / state.loss_count
         row = measure_update(
@@ -207,34 +152,13 @@ class Trainer:
                 f"update {update.index + 1} left a mixture that is not finite; try a lower --lr"
             )
         state.end_update(update.stop, format_row(row))
-        self._write_metrics(state)
+        self.folder.write_metrics(state)
         if crosses_multiple(update.start, update.stop, self.options.save_every):
-            self._save(state, state.checkpoint_name())
+            self.folder.save_checkpoint(state)
         return row
 
-    def _fit_step(self, state: FitState, update: Update, held: HeldFrames, step: int) -> bool:
-        """Draw, statistics, gradient, Adam; whether all ranks are to stop now."""
-        parameters = state.parameters
-        log_weights = parameters.log_weights
-        frames = held.select(self.schedule.step_frames(update, step))
-        statistics = self.kernel(frames, parameters.means, parameters.log_vars, log_weights)
-        if is_loss_step(step):
-            model = (parameters.means, parameters.log_vars, log_weights)
-            for _, _, joints in exact_log_joints(frames, *model):
-                statistics.extra[_LOSS] -= torch.logsumexp(joints, 1).sum()
-        statistics.extra[_STOP] = float(self.stop_signal is not None)
-        self.world.all_reduce(statistics.flat)
-        num_frames = self.schedule.frames_per_step
-        nll_gradient(statistics, parameters, self.kernel.center, num_frames, out=self.gradient)
-        lr = self.schedule.lr_at(update, step)
-        state.adam.step(parameters.flat, self.gradient.flat, lr)
-        parameters.log_vars.clamp_(min=math.log(self.options.var_floor))
-        if is_loss_step(step):
-            state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
-            state.loss_count += 1
-        # Looking at the flag waits for a GPU: there, only now and then.
-        look = self.world.device.type == "cpu" or step % LOSS_EVERY_STEPS == 0
-        return look and bool(statistics.extra[_STOP] > 0)
+    def _is_stopping(self) -> bool:
+        return self.stop_signal is not None
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.state is None:
@@ -244,56 +168,13 @@ class Trainer:
     def _stop(self) -> None:
         """Leave a checkpoint and end; all ranks are here after the same step."""
         assert self.state is not None, "before there is a state, a signal ends the process at once"
-        self._save(self.state, self.state.checkpoint_name())
-        self._count_frames(self.state)
+        self.folder.save_checkpoint(self.state)
+        count_frames(self.state, self.stream, self.world)
         log.info("--resume auto goes on from there")
         raise Stopped(self.stop_signal or signal.SIGTERM)
-
-    def _write_metrics(self, state: FitState) -> None:
-        folder = self.options.output_dir
-        self.world.on_first_rank(lambda: write_metrics(folder, state.metrics))
-
-    def _save(self, state: FitState, name: str) -> None:
-        path = self._path(name)
-        self.world.on_first_rank(lambda: state.save(path, self.identity, self.store.features))
-        log.info("wrote %s", path)
 
     def _unfinished(self, state: FitState) -> CheckpointError:
         return CheckpointError(
             f"the fit was stopped inside an update that ends at {state.update_stop} frames; finish "
             f"that with --target_frames {state.update_stop} before choosing another"
         )
-
-    def _path(self, name: str) -> Path:
-        return self.options.output_dir / name
-
-    def _count_frames(self, state: FitState) -> tuple[int, int]:
-        """Frames read and used, over all ranks; says what became of them."""
-        counts = torch.tensor(
-            [self.stream.frames_read, self.stream.frames_used],
-            dtype=torch.int64,
-            device=self.world.device,
-        )
-        self.world.all_reduce(counts)
-        frames_read, frames_used = (int(count) for count in counts)
-        log.info(
-            "frames: %d done in %d updates; %d read = %d used + %d dropped",
-            state.frames,
-            state.updates,
-            frames_read,
-            frames_used,
-            frames_read - frames_used,
-        )
-        return frames_read, frames_used
-
-    def _summarise(self, state: FitState, seconds: float) -> FitSummary:
-        frames_read, frames_used = self._count_frames(state)
-        nll = float(state.metrics[-1].split("\t")[METRIC_COLUMNS.index("nll")])
-        log.info(
-            "seconds: %.1f in all, %.1f seeding, %.1f waiting for frames; final nll %.4f nats",
-            seconds,
-            self.seconds_seeding,
-            self.stream.seconds_waiting,
-            nll,
-        )
-        return FitSummary(state.frames, state.updates, nll, frames_read, frames_used)

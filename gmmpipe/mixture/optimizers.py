@@ -1,6 +1,7 @@
 """Steps on sufficient statistics: the exact gradient with Adam, and the M-step of EM."""
 
-from typing import Any
+import math
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -44,26 +45,72 @@ def nll_gradient(
     )
 
 
+class Optimizer(Protocol):
+    """A way to step a mixture by the statistics of some frames."""
+
+    def step(
+        self,
+        statistics: Statistics,
+        parameters: Parameters,
+        center: Tensor,
+        num_frames: int,
+        rate: float,
+    ) -> None:
+        """Move `parameters`, in place, to where the statistics that were taken at them point.
+
+        Args:
+            statistics: of `num_frames` frames, over all ranks.
+            parameters: at which they were taken; no variance is left below the floor.
+            center: [D], what the statistics are centred by; the same at every step.
+            num_frames: how many; the same at every step.
+            rate: how far to go.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `from_state` needs to go on exactly: tensors on the CPU and plain numbers."""
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Self:
+        """An optimizer that goes on from `state_dict`'s state."""
+
+
 class Adam:
-    """Adam (Kingma and Ba 2015) on a flat buffer, with a scale a coordinate.
+    """Adam (Kingma and Ba 2015) on the exact gradient, with a scale a coordinate.
 
     The step count is an int: torch.optim's float32 one stands still at 2^24, less than the steps
     of 50,000 hours.
 
     Args:
         scale: what a learning rate of 1 means for each coordinate, like the parameters' buffer.
+        var_floor: lower bound of a variance.
     """
 
     BETAS = (0.9, 0.999)
     EPSILON = 1e-8
 
-    def __init__(self, scale: Tensor) -> None:
+    def __init__(self, scale: Tensor, var_floor: float) -> None:
         self._scale = scale
+        self._var_floor = var_floor
+        self._gradient = torch.zeros_like(scale)
         self._first = torch.zeros_like(scale)
         self._second = torch.zeros_like(scale)
         self._count = 0
 
-    def step(self, values: Tensor, gradient: Tensor, lr: float) -> None:
+    def step(
+        self,
+        statistics: Statistics,
+        parameters: Parameters,
+        center: Tensor,
+        num_frames: int,
+        rate: float,
+    ) -> None:
+        """A step of Adam; `rate` is the learning rate. See `Optimizer.step`."""
+        gradient = Parameters.view(self._gradient, *parameters.means.shape)
+        nll_gradient(statistics, parameters, center, num_frames, out=gradient)
+        self.descend(parameters.flat, gradient.flat, rate)
+        parameters.log_vars.clamp_(min=math.log(self._var_floor))
+
+    def descend(self, values: Tensor, gradient: Tensor, lr: float) -> None:
         """Move `values` against `gradient`, in place."""
         beta1, beta2 = self.BETAS
         self._count += 1
@@ -74,18 +121,25 @@ class Adam:
         values.addcdiv_(self._first * self._scale, root, value=-rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `from_state` needs to go on exactly: tensors on the CPU and an int."""
+        """What `from_state` needs to go on exactly: tensors on the CPU and plain numbers."""
         tensors = {"scale": self._scale, "first": self._first, "second": self._second}
-        return {**{name: value.cpu() for name, value in tensors.items()}, "count": self._count}
+        return {
+            **{name: value.cpu() for name, value in tensors.items()},
+            "count": self._count,
+            "var_floor": self._var_floor,
+        }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> "Adam":
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Self:
         """An optimizer that goes on from `state_dict`'s state."""
-        adam = cls(state["scale"].to(device))
+        adam = cls(state["scale"].to(device), state["var_floor"])
         adam._first.copy_(state["first"])
         adam._second.copy_(state["second"])
         adam._count = int(state["count"])
         return adam
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam}
 
 
 def m_step(

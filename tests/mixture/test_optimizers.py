@@ -146,11 +146,11 @@ def gradients(count: int, size: int = 500) -> list[Tensor]:
 def test_adam_is_torch_optims_adam_over_200_steps() -> None:
     start = torch.randn(500, generator=torch.Generator().manual_seed(4))
     ours, theirs = start.clone(), start.clone().requires_grad_()
-    adam = Adam(torch.ones(500))
+    adam = Adam(torch.ones(500), FLOOR)
     reference = torch.optim.Adam([theirs], lr=1.0)
     for step, gradient in enumerate(gradients(200)):
         lr = 1e-2 * (1 + math.cos(step / 50))
-        adam.step(ours, gradient, lr)
+        adam.descend(ours, gradient, lr)
         theirs.grad = gradient.clone()
         reference.param_groups[0]["lr"] = lr
         reference.step()
@@ -160,33 +160,33 @@ def test_adam_is_torch_optims_adam_over_200_steps() -> None:
 
 def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
     one, three = torch.zeros(500), torch.zeros(500)
-    adams = Adam(torch.ones(500)), Adam(torch.full((500,), 3.0))
+    adams = Adam(torch.ones(500), FLOOR), Adam(torch.full((500,), 3.0), FLOOR)
     for gradient in gradients(5):
         for adam, values in zip(adams, (one, three), strict=True):
-            adam.step(values, gradient, 1e-2)
+            adam.descend(values, gradient, 1e-2)
     torch.testing.assert_close(three, 3 * one)
 
 
 def test_adam_goes_on_exactly_from_its_state() -> None:
     whole, parts = torch.zeros(500), torch.zeros(500)
-    adam, first = (Adam(torch.linspace(1, 2, 500)) for _ in range(2))
+    adam, first = (Adam(torch.linspace(1, 2, 500), FLOOR) for _ in range(2))
     steps = gradients(20)
     for gradient in steps:
-        adam.step(whole, gradient, 1e-2)
+        adam.descend(whole, gradient, 1e-2)
     for gradient in steps[:10]:
-        first.step(parts, gradient, 1e-2)
+        first.descend(parts, gradient, 1e-2)
     second = Adam.from_state(first.state_dict(), torch.device("cpu"))
     for gradient in steps[10:]:
-        second.step(parts, gradient, 1e-2)
+        second.descend(parts, gradient, 1e-2)
     assert torch.equal(whole, parts)
 
 
 @pytest.mark.parametrize("count", [2**24, 2**31 - 1, 2**31, 2**53])
 def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
-    adam = Adam(torch.ones(3))
+    adam = Adam(torch.ones(3), FLOOR)
     adam = Adam.from_state({**adam.state_dict(), "count": count}, torch.device("cpu"))
     values = torch.zeros(3)
-    adam.step(values, torch.ones(3), 1.0)
+    adam.descend(values, torch.ones(3), 1.0)
     assert adam.state_dict()["count"] == count + 1
     assert isinstance(adam.state_dict()["count"], int)
     # Bias corrections are gone by then: (1 - 0.9) / sqrt(1 - 0.999).

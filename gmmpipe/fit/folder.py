@@ -1,0 +1,95 @@
+"""The output folder of a fit: what is written there, and when a fit may begin in it."""
+
+import logging
+from typing import Any
+
+from gmmpipe.distributed import World
+from gmmpipe.errors import GmmpipeError
+from gmmpipe.files import remove_temporaries, write_atomic
+from gmmpipe.fit.checkpoint import (
+    CHECKPOINT_PATTERN,
+    MODEL_FILE,
+    FitState,
+    check_identity,
+    find_checkpoint,
+)
+from gmmpipe.fit.options import FitOptions
+from gmmpipe.fit.update_metrics import write_metrics
+from gmmpipe.store.feature_store import FeatureStore
+
+log = logging.getLogger(__name__)
+OPTIONS_FILE = "options.yaml"
+
+
+class FitFolder:
+    """Where a fit's files go. All ranks call its methods alike; rank 0 alone reads and writes.
+
+    Args:
+        options: what the fit is asked to do.
+        store: the frames.
+        identity: what a fit cannot be resumed with another value of.
+        world: the ranks.
+    """
+
+    def __init__(
+        self, options: FitOptions, store: FeatureStore, identity: dict[str, Any], world: World
+    ) -> None:
+        self._options = options
+        self._store = store
+        self._identity = identity
+        self._world = world
+        self.path = options.output_dir
+
+    def prepare(self) -> dict[str, Any] | None:
+        """Make the folder ready; the content of the checkpoint to go on from, if any.
+
+        Raises:
+            StoreError: the store lacks a shard.
+            CheckpointError: there is no such checkpoint, or it is another fit's.
+            GmmpipeError: the folder holds a fit, and nothing says what is to become of it.
+        """
+        return self._world.on_first_rank(self._prepare)
+
+    def _prepare(self) -> dict[str, Any] | None:
+        folder, options = self.path, self._options
+        self._store.check_files()
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in folder.glob(pattern)]
+        found = find_checkpoint(options.resume, folder) if options.resume else None
+        if found:
+            check_identity(*found, self._identity)
+            log.info("going on from %s", found[0])
+        elif options.resume:
+            log.info("%s holds no checkpoint: starting afresh", folder)
+        elif options.overwrite:
+            for path in earlier:
+                path.unlink()
+        elif earlier:
+            raise GmmpipeError(
+                f"{folder}: holds a fit already ({earlier[0].name}); --resume auto goes on with "
+                "it, --overwrite starts afresh"
+            )
+        remove_temporaries(folder)
+        write_atomic(folder / OPTIONS_FILE, options.to_yaml().encode())
+        return found[1] if found else None
+
+    def holds_model(self) -> bool:
+        """Whether the finished fit's file is there."""
+        return self._world.on_first_rank(lambda: (self.path / MODEL_FILE).exists())
+
+    def save_model(self, state: FitState) -> None:
+        """Write the finished fit's file."""
+        self._save(state, MODEL_FILE)
+
+    def save_checkpoint(self, state: FitState) -> None:
+        """Write a checkpoint, named after its position."""
+        self._save(state, state.checkpoint_name())
+
+    def _save(self, state: FitState, name: str) -> None:
+        path = self.path / name
+        self._world.on_first_rank(lambda: state.save(path, self._identity, self._store.features))
+        log.info("wrote %s", path)
+
+    def write_metrics(self, state: FitState) -> None:
+        """Write ``metrics.tsv``."""
+        self._world.on_first_rank(lambda: write_metrics(self.path, state.metrics))

@@ -1,0 +1,60 @@
+"""One step of a fit: draw frames, take their statistics, exchange them, move the mixture."""
+
+from collections.abc import Callable
+
+import torch
+
+from gmmpipe.distributed import World
+from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
+from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.mixture.density import StatisticsKernel, exact_log_joints
+
+_STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
+
+
+class Stepper:
+    """Takes the steps of a fit, with buffers that are allocated once.
+
+    Args:
+        schedule: which frames a step draws, and how far it goes.
+        state: what the steps move.
+        world: the ranks that share a step's frames.
+        stopping: whether this rank was asked to stop.
+    """
+
+    def __init__(
+        self, schedule: Schedule, state: FitState, world: World, stopping: Callable[[], bool]
+    ) -> None:
+        self._schedule = schedule
+        self._state = state
+        self._world = world
+        self._stopping = stopping
+        self._kernel = StatisticsKernel(len(state.parameters.means), state.center, extra=2)
+
+    def step(self, update: Update, held: HeldFrames) -> bool:
+        """Take the next step of `update`; whether all ranks are to stop after it.
+
+        Args:
+            update: the update under way.
+            held: this rank's frames of it.
+        """
+        state, step, num_frames = self._state, self._state.step, self._schedule.frames_per_step
+        parameters = state.parameters
+        model = (parameters.means, parameters.log_vars, parameters.log_weights)
+        frames = held.select(self._schedule.step_frames(update, step))
+        statistics = self._kernel(frames, *model)
+        if is_loss_step(step):
+            for _, _, joints in exact_log_joints(frames, *model):
+                statistics.extra[_LOSS] -= torch.logsumexp(joints, 1).sum()
+        statistics.extra[_STOP] = float(self._stopping())
+        self._world.all_reduce(statistics.flat)
+        rate = self._schedule.lr_at(update, step)
+        state.optimizer.step(statistics, parameters, state.center, num_frames, rate)
+        if is_loss_step(step):
+            state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
+            state.loss_count += 1
+        state.step += 1
+        # Looking at the flag waits for a GPU: there, only now and then.
+        look = self._world.device.type == "cpu" or step % LOSS_EVERY_STEPS == 0
+        return look and bool(statistics.extra[_STOP] > 0)
