@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gmmpipe.errors import RankError
+
 _Result = TypeVar("_Result")
 
 
@@ -34,12 +36,14 @@ class World:
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum `tensor` over the ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with _others_there():
+                dist.all_reduce(tensor)
 
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite `tensor` with that of rank 0."""
         if self.size > 1:
-            dist.broadcast(tensor, src=0)
+            with _others_there():
+                dist.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on some rank; every rank gets the same answer."""
@@ -57,10 +61,27 @@ class World:
                 box[0] = function()
             except Exception as error:
                 box[1] = error
-        dist.broadcast_object_list(box, src=0)
+        with _others_there():
+            dist.broadcast_object_list(box, src=0)
         if isinstance(box[1], Exception):
             raise box[1]
         return box[0]  # type: ignore[return-value]
+
+    def on_each_rank(self, function: Callable[[], _Result]) -> _Result:
+        """Each rank's result of its own `function`; where that fails on some rank, all leave.
+
+        Raises:
+            RankError: it is another rank that failed.
+        """
+        result: list[_Result] = []
+        failure: Exception | None = None
+        try:
+            result.append(function())
+        except Exception as error:
+            failure = error
+        if self.any(failure is not None):
+            raise failure or RankError("another rank failed; its error says why")
+        return result[0]
 
 
 @contextmanager
@@ -94,9 +115,22 @@ def open_world(device: str, timeout: timedelta = timedelta(minutes=30)) -> Itera
         dist.destroy_process_group()
 
 
+@contextmanager
+def _others_there() -> Iterator[None]:
+    """An exchange; where it fails, another rank is gone, and that one knows the reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise RankError(f"another rank is gone; its error says why ({reason})") from error
+
+
 def _leave_word(error: Exception) -> None:
     """Write an error, in one line, where torchrun looks for the root cause of a failed job."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
+        # Whole seconds, of which torchrun takes the earliest: a consequence must not tie with
+        # its cause.
+        timestamp = int(time.time()) + isinstance(error, RankError)
+        Path(path).write_text(json.dumps({"message": message, "timestamp": timestamp}))

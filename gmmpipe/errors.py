@@ -5,7 +5,8 @@
     ├── AudioError             one utterance gives no features; carries a reject reason
     ├── StoreError             a store is missing, unfinished, corrupt or made with other options
     ├── CheckpointError        a model file cannot be read, or belongs to another fit
-    └── OptionError            options that contradict each other or the data
+    ├── OptionError            options that contradict each other or the data
+    └── RankError              another rank has failed; its own error says why
     Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
 
 Bugs stay what they are (``AssertionError``, ``TypeError``, ...): they are not for users to mend.
@@ -44,6 +45,10 @@ class CheckpointError(GmmpipeError):
 
 class OptionError(GmmpipeError):
     """Options contradict each other or the data."""
+
+
+class RankError(GmmpipeError):
+    """Another rank has failed; its own error says why."""
 
 
 class Stopped(BaseException):

@@ -90,7 +90,6 @@ def main(debug: bool, **options: Any) -> None:
 
 def make_features(wanted: Any, world: Any) -> None:
     """Make the store, each rank its slice of the shards; a finished store is used as it is."""
-    from gmmpipe.errors import GmmpipeError
     from gmmpipe.featurize.job import featurize
 
     if world.on_first_rank(lambda: is_finished(wanted)):
@@ -98,13 +97,8 @@ def make_features(wanted: Any, world: Any) -> None:
     processes = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mine = replace(wanted, num_workers=max(1, processes))
     if world.size > 1:
-        failure: GmmpipeError | None = None
-        try:
-            featurize(replace(mine, task_index=world.rank, num_tasks=world.size))
-        except GmmpipeError as error:
-            failure = error
-        if world.any(failure is not None):  # this also waits until all slices are done
-            raise failure or GmmpipeError("another rank failed; its error says why")
+        part = replace(mine, task_index=world.rank, num_tasks=world.size)
+        world.on_each_rank(lambda: featurize(part))  # it also waits until all slices are done
     world.on_first_rank(lambda: featurize(mine))
 
 

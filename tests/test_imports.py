@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
-    "distributed": set(),
+    "distributed": {"errors"},
     "features": {"errors", "files"},
     "logmel": {"banded", "features"},
     "store": {"errors", "files", "features", "randomness"},

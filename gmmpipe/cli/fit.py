@@ -67,6 +67,21 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
     help="Adam's learning rate; a cosine to a hundredth of it within each update.",
 )
 @click.option(
+    "--optimizer",
+    type=click.Choice(["adam", "em"]),
+    default="adam",
+    show_default=True,
+    help="Adam on the exact gradient, or stepwise EM.",
+)
+@click.option(
+    "--init",
+    type=click.Choice(["kmeans", "kmeans++", "random"]),
+    default="kmeans",
+    show_default=True,
+    help="Where the components start: k-means++, Lloyd and EM passes; k-means++ alone; or random "
+    "frames.",
+)
+@click.option(
     "--var_floor",
     type=click.FloatRange(min=0, min_open=True),
     default=0.1,
@@ -83,6 +98,11 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
 @click.option(
     "--resume", help="A checkpoint, or 'auto': the furthest in --output_dir, if there is one."
 )
+@click.option(
+    "--eval_data_dir",
+    type=CommaList(),
+    help="A held-out store; adds eval_nll, on its first 200,000 frames, to the metrics.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
 @click.option(
     "--device",
@@ -98,6 +118,7 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
     show_default=True,
     help="Reader threads per rank.",
 )
+@click.option("--tensorboard", is_flag=True, help="Also write event files (gmmpipe[tensorboard]).")
 @click.option("--overwrite", is_flag=True, help="Delete the fit in --output_dir first.")
 @job_options
 def command(debug: bool, **options: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features import FeatureConfig
+from gmmpipe.fit.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM, read_model, write_model
 from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
@@ -35,6 +36,7 @@ class FitState:
         at_start: the parameters at its start.
         update_stop: the frames that are done when it ends.
         metrics: rows of ``metrics.tsv``, one a finished update.
+        eval_stores: digests of the held-out stores that rows were evaluated on; empty: none were.
     """
 
     parameters: Parameters
@@ -48,6 +50,7 @@ class FitState:
     at_start: Parameters | None = None
     update_stop: int = 0
     metrics: list[str] = field(default_factory=list)
+    eval_stores: list[str] = field(default_factory=list)
 
     def end_update(self, frames: int, row: str) -> None:
         """Close the update under way: `frames` are done, and this is its row of metrics."""
@@ -57,6 +60,13 @@ class FitState:
         self.loss_sum, self.loss_count = 0.0, 0
         self.at_start = None
         self.metrics.append(row)
+
+    def evaluate_on(self, stores: list[str]) -> None:
+        """Let further rows be evaluated on `stores` (digests), and none speak of others."""
+        if self.eval_stores not in ([], stores):
+            log.warning("warning: --eval_data_dir holds other frames now; eval_nll starts afresh")
+            self.metrics = [without_eval(row) for row in self.metrics]
+        self.eval_stores = stores
 
     def to_dict(self, identity: dict[str, Any], features: FeatureConfig) -> dict[str, Any]:
         """A model file's content that `from_dict` can go on from."""
@@ -77,6 +87,7 @@ class FitState:
                     "loss_count": self.loss_count,
                     "update_stop": self.update_stop,
                     "metrics": list(self.metrics),
+                    "eval_stores": self.eval_stores,
                     "center": self.center.cpu(),
                     "flat": self.parameters.flat.cpu(),
                     "at_start": None if self.at_start is None else self.at_start.flat.cpu(),
@@ -108,6 +119,7 @@ class FitState:
             update_stop=resume["update_stop"],
             at_start=None if resume["at_start"] is None else view(resume["at_start"]),
             metrics=list(resume["metrics"]),
+            eval_stores=resume["eval_stores"],
         )
 
     def save(self, path: Path, identity: dict[str, Any], features: FeatureConfig) -> None:

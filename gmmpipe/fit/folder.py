@@ -13,6 +13,7 @@ from gmmpipe.fit.checkpoint import (
     check_identity,
     find_checkpoint,
 )
+from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.update_metrics import write_metrics
 from gmmpipe.store.feature_store import FeatureStore
@@ -46,13 +47,16 @@ class FitFolder:
         Raises:
             StoreError: the store lacks a shard.
             CheckpointError: there is no such checkpoint, or it is another fit's.
-            GmmpipeError: the folder holds a fit, and nothing says what is to become of it.
+            GmmpipeError: the folder holds a fit, and nothing says what is to become of it; or
+                tensorboard is wanted and not installed.
         """
         return self._world.on_first_rank(self._prepare)
 
     def _prepare(self) -> dict[str, Any] | None:
         folder, options = self.path, self._options
         self._store.check_files()
+        if options.tensorboard:
+            load_writer()  # or say now that it is missing
         folder.mkdir(parents=True, exist_ok=True)
         earlier = [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in folder.glob(pattern)]
         found = find_checkpoint(options.resume, folder) if options.resume else None
@@ -62,7 +66,7 @@ class FitFolder:
         elif options.resume:
             log.info("%s holds no checkpoint: starting afresh", folder)
         elif options.overwrite:
-            for path in earlier:
+            for path in [*earlier, *folder.glob(EVENT_FILES)]:
                 path.unlink()
         elif earlier:
             raise GmmpipeError(
@@ -89,6 +93,11 @@ class FitFolder:
         path = self.path / name
         self._world.on_first_rank(lambda: state.save(path, self._identity, self._store.features))
         log.info("wrote %s", path)
+
+    def open_events(self, frames: int) -> EventFiles:
+        """TensorBoard's files, if they are wanted, to go on with after `frames` frames."""
+        wanted = self._options.tensorboard and self._world.rank == 0
+        return EventFiles(self.path if wanted else None, frames)
 
     def write_metrics(self, state: FitState) -> None:
         """Write ``metrics.tsv``."""

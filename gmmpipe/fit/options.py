@@ -9,6 +9,8 @@ import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fit.schedule import Schedule
+from gmmpipe.mixture.optimizers import OPTIMIZERS
+from gmmpipe.mixture.seeding import INITS
 from gmmpipe.store.feature_store import FeatureStore
 
 MIN_VAR_FLOOR = 1e-12
@@ -28,12 +30,16 @@ class FitOptions:
     n_sgd_steps: int = 2000
     sgd_batch_size: int = 16384
     lr: float = 1e-2
+    optimizer: str = "adam"
+    init: str = "kmeans"
     var_floor: float = 0.1
     save_every: int = 50_000_000
     resume: str | None = None
+    eval_data_dir: str | None = None
     seed: int = 0
     device: str = "auto"
     num_workers: int = 2
+    tensorboard: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -41,6 +47,9 @@ class FitOptions:
             raise OptionError("--resume goes on with a fit and --overwrite deletes it: choose one")
         if not math.isfinite(self.lr):
             raise OptionError(f"--lr is {self.lr}, but must be finite")
+        for name, known in (("optimizer", [*OPTIMIZERS]), ("init", [*INITS])):
+            if getattr(self, name) not in known:
+                raise OptionError(f"--{name} is {getattr(self, name)}, not one of {known}")
         if not MIN_VAR_FLOOR <= self.var_floor < math.inf:
             raise OptionError(
                 f"--var_floor is {self.var_floor}, but must be {MIN_VAR_FLOOR} or more"
@@ -66,6 +75,7 @@ class FitOptions:
             steps_per_update=self.n_sgd_steps,
             frames_per_step=self.sgd_batch_size,
             lr=self.lr,
+            optimizer=self.optimizer,
         )
 
     def identity(self, store: FeatureStore, schedule: Schedule) -> dict[str, Any]:
@@ -79,8 +89,8 @@ class FitOptions:
             "n_sgd_steps": self.n_sgd_steps,
             "sgd_batch_size": self.sgd_batch_size,
             "lr": self.lr,
-            "optimizer": "adam",
-            "init": "kmeans",
+            "optimizer": self.optimizer,
+            "init": self.init,
             "var_floor": self.var_floor,
         }
 

@@ -16,6 +16,8 @@ from gmmpipe.randomness import integers, permutation
 
 LOSS_EVERY_STEPS = 50
 FINAL_LR_FRACTION = 0.01
+EM_RATE_OFFSET = 10
+EM_RATE_POWER = 0.7
 SEEDING_FRAMES = 262_144
 METRIC_FRAMES = 50_000
 
@@ -52,7 +54,8 @@ class Schedule:
         target_frames: where the fit ends; its last update may be shorter.
         steps_per_update: steps of a whole update; a shorter one takes its share, rounded up.
         frames_per_step: frames drawn for a step, over all ranks.
-        lr: learning rate at the start of each update.
+        lr: Adam's learning rate at the start of each update.
+        optimizer: ``adam`` or ``em``.
     """
 
     seed: int
@@ -61,6 +64,7 @@ class Schedule:
     steps_per_update: int
     frames_per_step: int
     lr: float
+    optimizer: str = "adam"
 
     def update_at(self, frames: int, index: int) -> Update | None:
         """The update number `index`, begun after `frames` frames; None where the fit has ended."""
@@ -73,6 +77,15 @@ class Schedule:
     def after(self, update: Update) -> Update | None:
         """The update that follows."""
         return self.update_at(update.stop, update.index + 1)
+
+    def rate_at(self, update: Update, step: int) -> float:
+        """How far the optimizer goes at a step."""
+        return self.em_rate_at(update, step) if self.optimizer == "em" else self.lr_at(update, step)
+
+    def em_rate_at(self, update: Update, step: int) -> float:
+        """The weight of a step's statistics among the running ones of stepwise EM."""
+        done = update.index * self.steps_per_update + step
+        return math.pow(done + EM_RATE_OFFSET, -EM_RATE_POWER)
 
     def lr_at(self, update: Update, step: int) -> float:
         """A cosine within each update, from `lr` at its first step to a hundredth at its last.

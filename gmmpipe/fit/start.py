@@ -3,13 +3,15 @@
 import logging
 
 import torch
+from torch import Tensor
 
 from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Schedule, Update
 from gmmpipe.fit.stream import HeldFrames
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.density import StatisticsKernel
+from gmmpipe.mixture.optimizers import Adam, Optimizer, StepwiseEM
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.seeding import seed_mixture
 
@@ -23,7 +25,7 @@ def seed_state(
     """The state before the first step: the same bits on every rank, and on any number of them.
 
     Args:
-        options: how many components, which variance floor, which seed.
+        options: how many components, which optimizer, how to seed.
         schedule: says which frames are the sample.
         update: the first one.
         held: this rank's frames of it.
@@ -36,12 +38,33 @@ def seed_state(
     mine = torch.from_numpy((numbers >= held.start) & (numbers < held.stop))
     sample[mine.to(sample.device)] = held.select(numbers).float()
     world.all_reduce(sample)  # every row is zero on all ranks but one
-    parameters = seed_mixture(sample, options.K, options.var_floor, options.seed)
+    parameters = seed_mixture(sample, options.K, options.var_floor, options.seed, options.init)
     world.broadcast(parameters.flat)  # CUDA's sums may differ from rank to rank
+    center = sample.mean(0)
+    world.broadcast(center)
+    optimizer = _new_optimizer(options, schedule, sample, center, parameters, world)
+    return FitState(parameters, optimizer, center)
+
+
+def _new_optimizer(
+    options: FitOptions,
+    schedule: Schedule,
+    sample: Tensor,
+    center: Tensor,
+    parameters: Parameters,
+    world: World,
+) -> Optimizer:
+    model = (parameters.means, parameters.log_vars, parameters.log_weights)
+    if options.optimizer == "em":
+        statistics = StatisticsKernel(options.K, center)(sample, *model)
+        sums = statistics.sums.double() * (schedule.frames_per_step / len(sample))
+        world.broadcast(sums)
+        return StepwiseEM(sums, options.var_floor)
     scale = Parameters.of(
         # Means move in units of the data's spread; log-variances and logits have none.
         means=sample.std(0, correction=0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
         log_vars=torch.ones_like(parameters.log_vars),
         log_weights=torch.ones_like(parameters.logits),
     )
-    return FitState(parameters, Adam(scale.flat, options.var_floor), sample.mean(0))
+    world.broadcast(scale.flat)
+    return Adam(scale.flat, options.var_floor)

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
-
 from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
 from gmmpipe.fit.stream import HeldFrames
-from gmmpipe.mixture.density import StatisticsKernel, exact_log_joints
+from gmmpipe.mixture.density import StatisticsKernel, add_nll
 
 _STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
 
@@ -45,11 +43,10 @@ class Stepper:
         frames = held.select(self._schedule.step_frames(update, step))
         statistics = self._kernel(frames, *model)
         if is_loss_step(step):
-            for _, _, joints in exact_log_joints(frames, *model):
-                statistics.extra[_LOSS] -= torch.logsumexp(joints, 1).sum()
+            add_nll(frames, *model, out=statistics.extra[_LOSS])
         statistics.extra[_STOP] = float(self._stopping())
         self._world.all_reduce(statistics.flat)
-        rate = self._schedule.lr_at(update, step)
+        rate = self._schedule.rate_at(update, step)
         state.optimizer.step(statistics, parameters, state.center, num_frames, rate)
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames

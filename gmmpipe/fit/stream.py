@@ -97,7 +97,7 @@ class UpdateStream:
         self._buffers: list[Tensor] = []
         self.frames_read = 0
         self.frames_used = 0
-        self.seconds_waiting = 0.0
+        self.seconds_reading = 0.0
 
     def updates(self, first: Update) -> Iterator[tuple[Update, HeldFrames | None]]:
         """Each update from `first` on, with this rank's frames of it, or None when stopping.
@@ -140,21 +140,23 @@ class UpdateStream:
         ]
 
     def _drain(self, pipeline: wds.DataPipeline) -> None:
+        began = time.monotonic()
         for count in pipeline:
+            now = time.monotonic()
             with self._counting:
                 self.frames_read += count
+                self.seconds_reading += now - began
             if self._closing.is_set():
                 return
+            began = now
 
     def _wait(self, reading: list[Future[None]]) -> bool:
         """Wait for readers; whether they came to an end before a stop was asked for."""
-        began = time.monotonic()
         waiting: set[Future[None]] = set(reading)
         while waiting and not self._stopping():
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
-        self.seconds_waiting += time.monotonic() - began
         return not waiting
 
     def _buffer(self, update: Update) -> Tensor:

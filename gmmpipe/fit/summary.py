@@ -1,6 +1,9 @@
-"""What a run of `fit` came to."""
+"""What a run of `fit` came to, and where its time went."""
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -8,20 +11,77 @@ import torch
 from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.stream import UpdateStream
-from gmmpipe.fit.update_metrics import METRIC_COLUMNS
+from gmmpipe.fit.update_metrics import EVAL_COLUMN, read_row
 
 log = logging.getLogger(__name__)
 
 
+class Times:
+    """Seconds, by what they were spent on."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def count(self, what: str) -> Iterator[None]:
+        """Count the length of the block."""
+        began = time.monotonic()
+        yield
+        self._spent[what] = self.spent(what) + time.monotonic() - began
+
+    def spent(self, what: str) -> float:
+        """Seconds spent on it so far."""
+        return self._spent.get(what, 0.0)
+
+    def total(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+
 @dataclass(frozen=True)
 class FitSummary:
-    """What a run of `fit` came to; frames are counted over all ranks."""
+    """What a run of `fit` came to.
+
+    Args:
+        frames, updates: of the whole fit, with the runs before this one.
+        nll: of the last update, nats a frame.
+        eval_nll: the same on the held-out frames, if there were any.
+        frames_read, frames_used: in this run, over all ranks.
+        seconds: that this run took.
+        seconds_reading: that the reader threads of all ranks were busy, while others fitted.
+        seconds_seeding, seconds_fitting, seconds_waiting: what the first rank spent on it.
+    """
 
     frames: int
     updates: int
     nll: float
+    eval_nll: float | None
     frames_read: int
     frames_used: int
+    seconds: float
+    seconds_reading: float
+    seconds_seeding: float
+    seconds_fitting: float
+    seconds_waiting: float
+
+    def table(self) -> str:
+        """The same for the eye."""
+        rows = [
+            ("frames", f"{self.frames}"),
+            ("  in this run", f"{self.frames_used}"),
+            ("updates", f"{self.updates}"),
+            ("seconds", f"{self.seconds:.1f}"),
+            ("  reading, meanwhile", f"{self.seconds_reading:.1f}"),
+            ("  seeding", f"{self.seconds_seeding:.1f}"),
+            ("  fitting", f"{self.seconds_fitting:.1f}"),
+            ("  waiting for frames", f"{self.seconds_waiting:.1f}"),
+            ("frames a second", f"{self.frames_used / self.seconds:.0f}"),
+            ("final nll", f"{self.nll:.4f}"),
+        ]
+        if self.eval_nll is not None:
+            rows.append(("final eval_nll", f"{self.eval_nll:.4f}"))
+        return "\n".join(f"{name:21} {value:>12}" for name, value in rows)
 
 
 def count_frames(state: FitState, stream: UpdateStream, world: World) -> tuple[int, int]:
@@ -42,17 +102,24 @@ def count_frames(state: FitState, stream: UpdateStream, world: World) -> tuple[i
     return frames_read, frames_used
 
 
-def summarise(
-    state: FitState, stream: UpdateStream, world: World, seconds: float, seconds_seeding: float
-) -> FitSummary:
-    """Say and return what the run came to."""
+def summarise(state: FitState, stream: UpdateStream, times: Times, world: World) -> FitSummary:
+    """Say and return what a run came to that has ended."""
     frames_read, frames_used = count_frames(state, stream, world)
-    nll = float(state.metrics[-1].split("\t")[METRIC_COLUMNS.index("nll")])
-    log.info(
-        "seconds: %.1f in all, %.1f seeding, %.1f waiting for frames; final nll %.4f nats",
-        seconds,
-        seconds_seeding,
-        stream.seconds_waiting,
-        nll,
+    reading = torch.tensor(stream.seconds_reading, device=world.device)
+    world.all_reduce(reading)
+    last = read_row(state.metrics[-1])
+    summary = FitSummary(
+        frames=state.frames,
+        updates=state.updates,
+        nll=last["nll"],
+        eval_nll=last.get(EVAL_COLUMN),
+        frames_read=frames_read,
+        frames_used=frames_used,
+        seconds=times.total(),
+        seconds_reading=float(reading),
+        seconds_seeding=times.spent("seeding"),
+        seconds_fitting=times.spent("fitting"),
+        seconds_waiting=times.spent("waiting"),
     )
-    return FitSummary(state.frames, state.updates, nll, frames_read, frames_used)
+    log.info("%s", summary.table())
+    return summary

@@ -3,7 +3,6 @@
 import logging
 import math
 import signal
-import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -12,14 +11,16 @@ import torch
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, Stopped
 from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
+from gmmpipe.fit.held_out import HeldOut
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Update, crosses_multiple
 from gmmpipe.fit.start import seed_state
 from gmmpipe.fit.step import Stepper
 from gmmpipe.fit.stream import HeldFrames, UpdateStream
-from gmmpipe.fit.summary import FitSummary, count_frames, summarise
-from gmmpipe.fit.update_metrics import format_row, measure_update, mostly_at_floor
+from gmmpipe.fit.summary import FitSummary, Times, count_frames, summarise
+from gmmpipe.fit.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
 from gmmpipe.progress import Progress
 from gmmpipe.signals import stop_signals
 from gmmpipe.store.feature_store import FeatureStore
@@ -38,7 +39,11 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
         Stopped: a signal ended the fit; a checkpoint holds what was done.
     """
     torch.set_float32_matmul_precision("highest")  # TF32 is too coarse for small variances
-    return Trainer(options, FeatureStore.open(options.data_dir), world).run()
+    store = FeatureStore.open(options.data_dir)
+    held_out = None
+    if options.eval_data_dir:
+        held_out = HeldOut.read(options.eval_data_dir, store.features, world)
+    return Trainer(options, store, held_out, world).run()
 
 
 class Trainer:
@@ -47,11 +52,15 @@ class Trainer:
     Args:
         options: what to do.
         store: the frames.
+        held_out: what else to evaluate on after each update, if anything.
         world: this rank among the others.
     """
 
-    def __init__(self, options: FitOptions, store: FeatureStore, world: World) -> None:
+    def __init__(
+        self, options: FitOptions, store: FeatureStore, held_out: HeldOut | None, world: World
+    ) -> None:
         self.options = options
+        self.held_out = held_out
         self.world = world
         self.schedule = options.schedule(store)
         self.folder = FitFolder(options, store, options.identity(store, self.schedule), world)
@@ -60,11 +69,10 @@ class Trainer:
         )
         self.state: FitState | None = None
         self.stop_signal: int | None = None
-        self.seconds_seeding = 0.0
+        self.times = Times()
 
     def run(self) -> FitSummary | None:
         """Seed or resume, then update after update until the target is reached."""
-        began = time.monotonic()
         content = self.folder.prepare()
         if content:
             self._begin_fitting(FitState.from_dict(content, self.world.device))
@@ -86,52 +94,54 @@ class Trainer:
                 "the data; lower it, or give fewer components",
                 self.options.var_floor,
             )
-        if not first:
-            return None
-        seconds = time.monotonic() - began
-        return summarise(self.state, self.stream, self.world, seconds, self.seconds_seeding)
+        return summarise(self.state, self.stream, self.times, self.world) if first else None
 
     def _fit_updates(self, first: Update) -> None:
         target = self.schedule.target_frames
-        with Progress("fit", "frames", target, first.start, line_every_seconds=0) as progress:
+        with (
+            Progress("fit", "frames", target, first.start, line_every_seconds=0) as progress,
+            self.folder.open_events(first.start) as events,
+        ):
             updates = self.stream.updates(first)
             while (arrived := self._await_frames(updates)) is not None:
                 update, held = arrived
                 if self.state is None:
-                    began = time.monotonic()
-                    self._begin_fitting(
-                        seed_state(self.options, self.schedule, update, held, self.world)
-                    )
-                    self.seconds_seeding = time.monotonic() - began
-                row = self._fit_update(update, held)
+                    self._begin_fitting(self._seed(update, held))
+                with self.times.count("fitting"):
+                    row = self._fit_update(update, held, events)
                 progress.advance(update.num_frames, f"nll {row['nll']:.4f}, {row['alive']} alive")
 
     def _await_frames(
         self, updates: Iterator[tuple[Update, HeldFrames | None]]
     ) -> tuple[Update, HeldFrames] | None:
         """The next update, if there is one; all ranks leave here where one is to stop or failed."""
-        held, failure = None, None
         try:
-            update, held = next(updates)
-        except StopIteration:
-            return None  # on all ranks: they have the same updates
-        except GmmpipeError as error:
-            failure = error
-        if self.world.any(failure is not None):
+            with self.times.count("waiting"):
+                arrived = self.world.on_each_rank(lambda: next(updates, None))
+        except GmmpipeError:
             if self.state is not None:
                 self.folder.save_checkpoint(self.state)
-            raise failure or GmmpipeError("another rank failed; its error says why")
+            raise
+        if arrived is None:
+            return None  # on all ranks: they have the same updates
+        update, held = arrived
         if self.world.any(held is None or self._is_stopping()):
             self._stop()
         assert held is not None, "a rank without frames has asked for a stop"
         return update, held
 
+    def _seed(self, update: Update, held: HeldFrames) -> FitState:
+        with self.times.count("seeding"):
+            return seed_state(self.options, self.schedule, update, held, self.world)
+
     def _begin_fitting(self, state: FitState) -> None:
         self.state = state
+        if self.held_out:
+            state.evaluate_on(self.held_out.digests)
         self.stepper = Stepper(self.schedule, state, self.world, self._is_stopping)
         self.folder.write_metrics(state)
 
-    def _fit_update(self, update: Update, held: HeldFrames) -> dict[str, float]:
+    def _fit_update(self, update: Update, held: HeldFrames, events: EventFiles) -> dict[str, float]:
         """All steps of an update and, where one is due, its checkpoint; its metrics."""
         state = self.state
         assert state is not None
@@ -147,12 +157,15 @@ class Trainer:
         row = measure_update(
             update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
         )
+        if self.held_out:
+            row[EVAL_COLUMN] = self.held_out.nll(state.parameters, self.world)
         if not math.isfinite(row["nll"]):
             raise GmmpipeError(
                 f"update {update.index + 1} left a mixture that is not finite; try a lower --lr"
             )
         state.end_update(update.stop, format_row(row))
         self.folder.write_metrics(state)
+        events.write(row)
         if crosses_multiple(update.start, update.stop, self.options.save_every):
             self.folder.save_checkpoint(state)
         return row

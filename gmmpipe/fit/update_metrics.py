@@ -29,6 +29,8 @@ METRIC_COLUMNS = (
     "inter_cluster_dist",
     "intra_cluster_dist",
 )
+EVAL_COLUMN = "eval_nll"
+"""Stands after the others, in rows that were evaluated on held-out frames too."""
 
 
 def measure_update(
@@ -69,14 +71,34 @@ def format_row(values: dict[str, float]) -> str:
     """One line of ``metrics.tsv``, without its end."""
     return "\t".join(
         f"{values[column]:.9g}" if isinstance(values[column], float) else str(values[column])
-        for column in METRIC_COLUMNS
+        for column in (*METRIC_COLUMNS, EVAL_COLUMN)
+        if column in values
     )
 
 
+def read_row(row: str) -> dict[str, float]:
+    """The inverse of `format_row`."""
+    return dict(zip((*METRIC_COLUMNS, EVAL_COLUMN), map(float, row.split("\t")), strict=False))
+
+
+def without_eval(row: str) -> str:
+    """A row as it would be without held-out frames."""
+    return "\t".join(row.split("\t")[: len(METRIC_COLUMNS)])
+
+
 def write_metrics(folder: Path, rows: list[str]) -> None:
-    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice."""
-    lines = ["\t".join(METRIC_COLUMNS), *rows]
-    write_atomic(folder / METRICS_FILE, ("\n".join(lines) + "\n").encode())
+    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice.
+
+    Where only some rows were evaluated on held-out frames, the others get ``nan``.
+    """
+    cells = [row.split("\t") for row in rows]
+    width = max(map(len, cells), default=len(METRIC_COLUMNS))
+    lines = [
+        [*METRIC_COLUMNS, EVAL_COLUMN][:width],
+        *(row + ["nan"] * (width - len(row)) for row in cells),
+    ]
+    content = "".join("\t".join(line) + "\n" for line in lines)
+    write_atomic(folder / METRICS_FILE, content.encode())
 
 
 def mostly_at_floor(parameters: Parameters, var_floor: float) -> bool:

@@ -98,6 +98,14 @@ def temper(joints: Tensor, temperature: float) -> Tensor:
     return torch.softmax(joints, 1, out=joints)
 
 
+def add_nll(
+    frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor, out: Tensor
+) -> None:
+    """Add Σ_n -ln p(x_n) of `frames` to the scalar `out`, in place; see `exact_log_joints`."""
+    for _, _, joints in exact_log_joints(frames, means, log_vars, log_weights):
+        out -= torch.logsumexp(joints, 1).sum()
+
+
 def _block(frames: Tensor, start: int, stop: int) -> Tensor:
     """Frames [start, stop) as [n, D]; of [B, D, T] no more than those are copied."""
     if frames.ndim == 2:

@@ -139,7 +139,45 @@ class Adam:
         return adam
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam}
+class StepwiseEM:
+    """Stepwise EM (Cappé and Moulines 2009; Liang and Klein 2009), on statistics that fade.
+
+    A step takes s ← (1 - rate) s + rate ŝ, ŝ being the statistics of its frames, and then the
+    M-step from s. In float64, for Q / n - mean² cancels and the rounding of many steps adds up.
+
+    Args:
+        sums: s at the start, [K, 2D + 1] as `Statistics.sums`, of as many frames as a step has.
+        var_floor: lower bound of a variance.
+    """
+
+    def __init__(self, sums: Tensor, var_floor: float) -> None:
+        sums = sums.double()
+        self._running = Statistics(sums.view(-1), sums, sums.new_empty(0))
+        self._var_floor = var_floor
+
+    def step(
+        self,
+        statistics: Statistics,
+        parameters: Parameters,
+        center: Tensor,
+        num_frames: int,
+        rate: float,
+    ) -> None:
+        """A step of EM; `rate` is the weight of the latest statistics. See `Optimizer.step`."""
+        self._running.sums.lerp_(statistics.sums.double(), rate)
+        m_step(self._running, parameters, center, self._var_floor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `from_state` needs to go on exactly: tensors on the CPU and plain numbers."""
+        return {"sums": self._running.sums.cpu(), "var_floor": self._var_floor}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Self:
+        """An optimizer that goes on from `state_dict`'s state."""
+        return cls(state["sums"].to(device, copy=True), state["var_floor"])
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "em": StepwiseEM}
 
 
 def m_step(

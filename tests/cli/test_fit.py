@@ -1,5 +1,6 @@
 """`gmmpipe fit` as a user runs it: exit statuses, messages, and the options file."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import (
     file_bytes,
     fit_arguments,
     make_store,
+    one_thread,
     run_gmmpipe,
 )
 from gmmpipe.features import FeatureConfig
@@ -41,6 +43,20 @@ def test_the_last_lines_balance_the_frames(finished) -> None:
     assert found is not None
     read, used, dropped = map(int, found.groups())
     assert (read, used) == (used + dropped, 8000)
+
+
+def test_the_summary_is_the_last_and_aligned(finished) -> None:
+    lines = finished[2].rstrip("\n").splitlines()[-10:]
+    assert len({len(line) for line in lines}) == 1
+    table = dict(re.fullmatch(r"\s*(\S.*\S)\s+(\S+)", line).groups() for line in lines)
+    assert (table["frames"], table["updates"]) == ("8000", "2")
+    parts = ("seeding", "fitting", "waiting for frames")
+    assert sum(float(table[part]) for part in parts) <= float(table["seconds"]) + 0.2
+    assert float(table["reading, meanwhile"]) >= 0
+    assert int(table["frames a second"]) > 0
+    rows = (finished[0] / "metrics.tsv").read_text().splitlines()
+    nll = rows[-1].split("\t")[rows[0].split("\t").index("nll")]
+    assert float(table["final nll"]) == pytest.approx(float(nll), abs=1e-4)
 
 
 def test_the_options_file_holds_every_option_and_starts_the_same_fit(
@@ -128,6 +144,8 @@ def test_a_store_whose_features_are_damaged_is_refused_by_name(store_copy, tmp_p
         ({"target_frames": "many"}, "target_frames"),
         ({"lr": 0}, "--lr"),
         ({"var_floor": -1}, "--var_floor"),
+        ({"optimizer": "sgd"}, "--optimizer"),
+        ({"init": "magic"}, "--init"),
         ({"optimizer_of_dreams": 1}, "optimizer_of_dreams"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
@@ -137,6 +155,27 @@ def test_wrong_usage_is_told_from_failure(changes, said, store, tmp_path) -> Non
     assert done.returncode == 2
     assert said in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_without_tensorboard_its_option_says_what_to_install(store, tmp_path) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise ImportError('as if it were not there')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**one_thread(), "PYTHONPATH": path}
+    arguments = [*fit_arguments(store, tmp_path / "out"), "--tensorboard"]
+    done = run_gmmpipe(*arguments, check=False, env=environment)
+    assert done.returncode == 1
+    assert "pip install 'gmmpipe[tensorboard]'" in one_line(done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_option_may_stand_in_the_options_file(store, tmp_path) -> None:
+    """Also those that have no default, and the switches."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    changes = {"optimizer": "em", "init": "kmeans++", "eval_data_dir": store}
+    run_gmmpipe(*fit_arguments(store, out, **changes), "--tensorboard")
+    run_gmmpipe("fit", "--config", out / "options.yaml", "--output_dir", again)
+    assert_same_fit(out, again)
+    assert list(again.glob("events.*"))
 
 
 def test_resume_and_overwrite_together_are_wrong_usage(store, tmp_path) -> None:

@@ -1,13 +1,17 @@
-"""The same fit on one, two and three ranks, started by a real torchrun over gloo."""
+"""The same fit on one, two and four ranks, started by a real torchrun over gloo."""
 
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import fit_arguments, fit_here, run, torchrun
+from conftest import ROOT, fit_arguments, fit_here, one_thread, run, torchrun
 from gmmpipe import FeatureStore
 
 # Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.
@@ -19,13 +23,13 @@ SIZES = {
     "K": 24,
     "save_every": 4001,
 }
-FORMS = {2: ("-m", "gmmpipe"), 3: ("--no-python", str(Path(sys.executable).with_name("gmmpipe")))}
+FORMS = {2: ("-m", "gmmpipe"), 4: ("--no-python", str(Path(sys.executable).with_name("gmmpipe")))}
 
 
 @pytest.fixture(scope="module")
 def fits(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Output folders by the number of ranks; what the ranks printed is in printed.txt."""
-    folders = {size: tmp_path_factory.mktemp("ranks") / str(size) for size in (1, 2, 3)}
+    folders = {size: tmp_path_factory.mktemp("ranks") / str(size) for size in (1, 2, 4)}
     fit_here(store, folders[1], **SIZES)
     for size, form in FORMS.items():
         done = run([*torchrun(size, *form), *fit_arguments(store, folders[size], **SIZES)])
@@ -39,7 +43,7 @@ def metrics_of(folder: Path) -> dict[str, list[float]]:
     return dict(zip(header.split("\t"), map(list, columns), strict=True))
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, 4])
 def test_any_number_of_ranks_gives_the_same_model(size, fits) -> None:
     one, many = (torch.load(fits[number] / "gmm.pt", weights_only=True) for number in (1, size))
     heavy = one["weights"] > 1e-4
@@ -50,7 +54,7 @@ def test_any_number_of_ranks_gives_the_same_model(size, fits) -> None:
     assert one["frames"] == many["frames"] == 10_001
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, 4])
 def test_any_number_of_ranks_gives_the_same_metrics(size, fits) -> None:
     one, many = (metrics_of(fits[number]) for number in (1, size))
     assert many["frames"] == one["frames"] == [4001, 8002, 10_001]
@@ -60,7 +64,7 @@ def test_any_number_of_ranks_gives_the_same_metrics(size, fits) -> None:
         assert many[name] == pytest.approx(one[name], rel=1e-3), name
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, 4])
 def test_the_first_rank_alone_speaks_and_counts_the_frames_of_all(size, fits) -> None:
     found = re.findall(
         r"(\d+) read = (\d+) used \+ (\d+) dropped", (fits[size] / "printed.txt").read_text()
@@ -79,4 +83,40 @@ def test_a_rank_that_meets_a_corrupt_shard_ends_the_job_and_names_it(store_copy,
     done = run([*torchrun(2, "gmmpipe"), *arguments], check=False)
     assert done.returncode != 0
     assert f"error: {shard.path}" in done.stderr
+    assert "error: another rank failed" in done.stderr, "one of the two met it"
+    assert f"StoreError: {shard.path}" in root_cause(done.stderr)
     assert not (tmp_path / "out" / "gmm.pt").exists()
+
+
+def root_cause(stderr: str) -> str:
+    """What torchrun calls the root cause of a failed job."""
+    return stderr.split("Root Cause (first observed failure):")[1]
+
+
+def test_a_rank_that_is_killed_takes_the_others_down(store, tmp_path) -> None:
+    """They would wait for it in an exchange for half an hour, or for ever."""
+    out, printed = tmp_path / "out", tmp_path / "printed.txt"
+    sizes = {**SIZES, "n_sgd_steps": 100_000}
+    command = [*torchrun(2, "-m", "gmmpipe"), *fit_arguments(store, out, **sizes)]
+    with open(printed, "w") as file:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": file}
+        process = subprocess.Popen(command, cwd=ROOT, env=one_thread(), **streams)
+    try:
+        while not (out / "metrics.tsv").exists():  # it appears as the first step begins
+            assert process.poll() is None, printed.read_text()
+            time.sleep(0.05)
+        os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+    cause = root_cause(printed.read_text())
+    assert "rank      : 1" in cause
+    assert "Signal 9" in cause
+
+
+def process_of_rank(rank: int, parent: int) -> int:
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if b"RANK=%d" % rank in environment:
+            return int(pid)
+    raise AssertionError("torchrun has no such child")

@@ -1,5 +1,6 @@
 """Which frames, which learning rate, when: properties that hold for every position."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -89,6 +90,37 @@ def test_a_short_last_update_ends_at_a_hundredth_too() -> None:
 def test_a_single_step_has_a_rate_within_the_bounds() -> None:
     rules = schedule(steps_per_update=1, target_frames=4000)
     assert 1e-4 <= rules.lr_at(updates(rules)[0], 0) <= 1e-2
+
+
+def test_the_weight_of_a_step_of_em_falls_over_all_updates() -> None:
+    """As t^-power with a power between 1/2 and 1, where stepwise EM converges."""
+    rules = schedule(optimizer="em")
+    rates = [
+        rules.rate_at(update, step) for update in updates(rules) for step in range(update.num_steps)
+    ]
+    assert 0 < rates[-1] < rates[0] < 1
+    assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == len(rates)
+    far = [rules.rate_at(Update(10**n, 0, 4000, 50), 0) for n in (6, 9, 12)]
+    powers = [math.log10(one / two) / 3 for one, two in pairwise(far)]
+    assert powers == pytest.approx([powers[0]] * 2, rel=1e-3)
+    assert 0.5 < powers[0] <= 1
+
+
+def test_the_weight_of_a_step_of_em_knows_no_end_and_no_ranks() -> None:
+    short, long = (schedule(optimizer="em", target_frames=n) for n in (8000, 10**9))
+    for one, two in zip(
+        updates(short), (long.update_at(0, 0), long.update_at(4000, 1)), strict=True
+    ):
+        assert [short.rate_at(one, step) for step in range(50)] == [
+            long.rate_at(two, step) for step in range(50)
+        ]
+
+
+def test_adams_rate_is_its_learning_rate() -> None:
+    rules = schedule()
+    update = updates(rules)[1]
+    assert rules.rate_at(update, 7) == rules.lr_at(update, 7)
 
 
 def test_the_frames_of_a_step_are_drawn_from_the_whole_update() -> None:

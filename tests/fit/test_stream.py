@@ -70,7 +70,7 @@ def test_every_epoch_is_all_frames_once_in_an_order_of_its_own(line, frames) -> 
     assert not any(torch.equal(one, two) for one, two in pairwise([frames, *epochs]))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", range(1, 8))
 def test_the_ranks_frames_put_together_are_the_endless_line(size, store, line) -> None:
     ranks = [read_all(open_stream(store, rank, size)) for rank in range(size)]
     pieces = sorted((piece for rank in ranks for piece in rank), key=lambda piece: piece[0])

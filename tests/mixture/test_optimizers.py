@@ -1,4 +1,4 @@
-"""Steps on sufficient statistics: the gradient, Adam, and the M-step of EM."""
+"""Steps on sufficient statistics: the gradient, Adam, the M-step of EM, and stepwise EM."""
 
 import math
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gmmpipe.mixture.density import Statistics, StatisticsKernel
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.mixture.optimizers import Adam, m_step, nll_gradient
+from gmmpipe.mixture.optimizers import Adam, StepwiseEM, m_step, nll_gradient
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.seeding import seed_mixture
 
@@ -191,3 +191,116 @@ def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
     assert isinstance(adam.state_dict()["count"], int)
     # Bias corrections are gone by then: (1 - 0.9) / sqrt(1 - 0.999).
     assert values.tolist() == pytest.approx([-0.1 / math.sqrt(0.001)] * 3, rel=1e-4)
+
+
+def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, parameters) -> None:
+    here, center = parameters.clone(), sample.mean(0)
+    statistics = statistics_of(sample, here, center)
+    gradient = here.clone()
+    nll_gradient(statistics, here, center, len(sample), out=gradient)
+    Adam(torch.ones_like(here.flat), FLOOR).step(statistics, here, center, len(sample), 0.1)
+    # Adam's first step is lr times the sign of the gradient.
+    expected = parameters.flat - 0.1 * gradient.flat.sign()
+    low = Parameters.view(expected, K, D)
+    low.log_vars.clamp_(min=math.log(FLOOR))
+    large = gradient.flat.abs() > 1e-4
+    assert large.double().mean() > 0.5
+    torch.testing.assert_close(here.flat[large], low.flat[large], rtol=0, atol=1e-4)
+    assert here.log_vars.min() >= math.log(FLOOR) - 1e-6
+
+
+def stepwise(frames: Tensor, parameters: Parameters, center: Tensor) -> StepwiseEM:
+    return StepwiseEM(statistics_of(frames, parameters, center).sums, FLOOR)
+
+
+def test_stepwise_em_on_all_frames_at_a_rate_of_one_is_em(sample, parameters) -> None:
+    ours, theirs, center = parameters.clone(), parameters.clone(), sample.mean(0)
+    em = stepwise(sample[:500], parameters, center)
+    for _ in range(3):
+        em.step(statistics_of(sample, ours, center), ours, center, len(sample), 1.0)
+        m_step(statistics_of(sample, theirs, center), theirs, center, FLOOR)
+    torch.testing.assert_close(ours.flat, theirs.flat, rtol=1e-4, atol=1e-4)
+
+
+def test_stepwise_em_describes_all_frames_better_having_seen_a_part_at_a_time(
+    sample, parameters
+) -> None:
+    fitted, center = parameters.clone(), sample.mean(0)
+    fitted.log_vars.clamp_(min=math.log(FLOOR))
+    em = stepwise(sample, fitted, center)
+    before = mean_nll(sample, fitted)
+    for first in range(8):
+        part = sample[first::8]
+        em.step(statistics_of(part, fitted, center), fitted, center, len(part), 0.3)
+    assert mean_nll(sample, fitted) < before - 1.0, "from a disturbed start there is much to gain"
+
+
+def test_stepwise_em_takes_the_m_step_of_the_faded_sums(sample, parameters) -> None:
+    """Each step's statistics count for its rate, and fade by what the later ones leave."""
+    center, rates = sample.mean(0), [0.5, 0.25, 0.125]
+    parts = sample[:1500].split(500)
+    here, expected = parameters.clone(), parameters.clone()
+    em = stepwise(parts[0], parameters, center)
+    sums = statistics_of(parts[0], parameters, center).sums.double()
+    for part, rate in zip(parts, rates, strict=True):
+        statistics = statistics_of(part, here, center)
+        sums = (1 - rate) * sums + rate * statistics.sums.double()
+        em.step(statistics, here, center, len(part), rate)
+    m_step(Statistics(torch.empty(0), sums, torch.empty(0)), expected, center, FLOOR)
+    torch.testing.assert_close(here.flat, expected.flat, rtol=1e-6, atol=1e-6)
+
+
+def test_stepwise_em_goes_on_exactly_from_its_state(sample, parameters) -> None:
+    center = sample.mean(0)
+    whole, parts = parameters.clone(), parameters.clone()
+    em, first = (stepwise(sample, parameters, center) for _ in range(2))
+    for number, part in enumerate(sample[:2000].split(200)):
+        em.step(statistics_of(part, whole, center), whole, center, len(part), 0.1)
+        if number == 5:
+            first = StepwiseEM.from_state(first.state_dict(), torch.device("cpu"))
+        first.step(statistics_of(part, parts, center), parts, center, len(part), 0.1)
+    assert torch.equal(whole.flat, parts.flat)
+
+
+def test_a_component_that_loses_all_its_frames_keeps_its_place_in_stepwise_em(
+    sample, parameters
+) -> None:
+    """For thousands of steps: what it had fades to nothing, and nothing becomes NaN."""
+    here, center = parameters.clone(), sample.mean(0)
+    em = stepwise(sample, here, center)
+    part = sample[:200]
+    for _ in range(3):
+        here.means[3] = 1e4  # out of reach of every frame
+        em.step(statistics_of(part, here, center), here, center, len(part), 0.5)
+    place, spread = here.means[3].clone(), here.log_vars[3].clone()
+    statistics = statistics_of(part, here, center)
+    statistics.sums[3] = 0.0
+    for _ in range(5000):
+        em.step(statistics, here, center, len(part), 0.5)
+    assert torch.isfinite(here.flat).all()
+    torch.testing.assert_close(here.means[3], place)
+    torch.testing.assert_close(here.log_vars[3], spread)
+    assert here.log_weights[3] < -10
+    assert here.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_stepwise_em_is_exact_close_to_the_floor(sample) -> None:
+    """Variances of 1e-3 about means 10 from the centre: of their squares, 5 digits cancel."""
+    generator = torch.Generator().manual_seed(5)
+    groups = [sample[n * 50] + 0.03 * torch.randn(300, D, generator=generator) for n in (1, 9, 20)]
+    frames, center = torch.cat(groups), sample.mean(0)
+    floor = math.log(1e-4)
+    here = Parameters.of(
+        torch.stack([group.mean(0) for group in groups]), torch.full((3, D), -7.0), torch.zeros(3)
+    )
+    em = StepwiseEM(StatisticsKernel(3, center)(frames, *model_of(here)).sums, math.exp(floor))
+    for _ in range(300):
+        statistics = StatisticsKernel(3, center)(frames, *model_of(here))
+        em.step(statistics, here, center, len(frames), 0.05)
+    expected = torch.stack([group.double().var(0, correction=0) for group in groups])
+    assert (here.log_vars.exp() / expected - 1).abs().max() < 0.1
+    assert here.log_vars.min() >= floor
+
+
+def model_of(parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+    return parameters.means, parameters.log_vars, parameters.log_weights

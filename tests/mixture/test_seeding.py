@@ -103,6 +103,30 @@ def test_the_same_seed_gives_the_same_bits(frames) -> None:
     assert not torch.equal(first.flat, seed_mixture(frames, 32, 0.1, seed=6).flat)
 
 
+@pytest.mark.parametrize("init", ["kmeans++", "random"])
+def test_without_passes_the_means_are_frames_and_all_else_is_even(init, frames) -> None:
+    seeded = seed_mixture(frames, 32, 0.1, seed=5, init=init)
+    distance = torch.cdist(seeded.means.double(), frames.double()).min(1)
+    assert distance.values.max() < 1e-4
+    assert len(distance.indices.unique()) == 32
+    spread = frames.double().var(0, correction=0).clamp_min(0.1)
+    torch.testing.assert_close(
+        seeded.log_vars.exp().double(), spread.expand(32, 80), rtol=1e-4, atol=0
+    )
+    torch.testing.assert_close(seeded.log_weights.exp(), torch.full((32,), 1 / 32))
+    again, other = (seed_mixture(frames, 32, 0.1, seed=seed, init=init) for seed in (5, 6))
+    assert torch.equal(seeded.flat, again.flat)
+    assert not torch.equal(seeded.flat, other.flat)
+
+
+def test_each_way_to_start_serves_frames_better_than_the_next(centred) -> None:
+    potentials = [
+        potential(centred, seed_mixture(centred, 64, 0.1, seed=0, init=init).means)
+        for init in ("kmeans", "kmeans++", "random")
+    ]
+    assert potentials == sorted(potentials)
+
+
 def test_no_seeded_component_is_dead_on_speech(frames) -> None:
     seeded = seed_mixture(frames, 64, 0.1, seed=0)
     counts = UsageSums.over(frames, *model_of(seeded)).counts

@@ -1,0 +1,57 @@
+"""TensorBoard's event files: the metrics of each update once more, as curves."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gmmpipe.errors import GmmpipeError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+EVENT_FILES = "events.out.tfevents.*"
+
+
+def load_writer() -> "type[SummaryWriter]":
+    """TensorBoard's writer, which takes seconds to import.
+
+    Raises:
+        GmmpipeError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise GmmpipeError("--tensorboard needs: pip install 'gmmpipe[tensorboard]'") from error
+    return SummaryWriter
+
+
+class EventFiles:
+    """Writes a point an update to each metric's curve, over the frames done.
+
+    Args:
+        folder: where to; None writes nothing.
+        frames: that are done. Points beyond them, which a run before this one may have left, are
+            of updates that are done again: whoever reads the files drops them.
+    """
+
+    def __init__(self, folder: Path | None, frames: int) -> None:
+        self._writer = load_writer()(folder, purge_step=frames + 1) if folder else None
+
+    def write(self, row: dict[str, float]) -> None:
+        """Write an update's row of metrics; it is in the file when this returns."""
+        if self._writer:
+            for name in row.keys() - {"frames", "update"}:
+                self._writer.add_scalar(name, row[name], row["frames"])
+            self._writer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer:
+            self._writer.close()
