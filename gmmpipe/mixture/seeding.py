@@ -1,22 +1,37 @@
-"""Where a fit starts: k-means++, Lloyd passes, then EM passes over one sample of frames."""
+"""Where a fit starts: k-means++, Lloyd passes, then passes of stepwise EM over one sample."""
 
-import numpy as np
+import math
+
 import torch
 from torch import Tensor
 
 from gmmpipe.mixture.density import StatisticsKernel, block_frames
-from gmmpipe.mixture.optimizers import m_step
+from gmmpipe.mixture.optimizers import StepwiseEM
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.randomness import permutation, uniforms
 
-PLUS_PLUS_FRAMES = 65_536
-LLOYD_PASSES = 4
-EM_PASSES = 24
+INITS = ("kmeans", "kmeans++", "random")
+PLUS_PLUS_FRAMES = 32_768
+LLOYD_PASSES = 2
+EM_PASSES = 10
+EM_RATES = (0.5, 0.02)
+"""The weight of a step's statistics in stepwise EM, at the first step and at the last."""
+
+FRAMES_PER_COMPONENT = 32
+"""So many frames at least, for each component, does a step of EM take, and k-means++ draw from."""
+
+EM_STEP_FRAMES = 8_192
 
 
 @torch.no_grad()
-def seed_mixture(sample: Tensor, num_components: int, var_floor: float, seed: int) -> Parameters:
-    """Parameters from a sample of the data: k-means++ on a part of it, then Lloyd and EM passes.
+def seed_mixture(
+    sample: Tensor, num_components: int, var_floor: float, seed: int, init: str = "kmeans"
+) -> Parameters:
+    """Parameters from a sample of the data.
+
+    ``kmeans`` is k-means++ on a part of the sample, then Lloyd and stepwise EM passes over it all.
+    ``kmeans++`` leaves out the passes, and ``random`` takes frames at random for centres; both
+    begin with the sample's own variances and even weights.
 
     The same sample, seed, device and thread count give the same bits.
 
@@ -24,7 +39,8 @@ def seed_mixture(sample: Tensor, num_components: int, var_floor: float, seed: in
         sample: float32 [S, D], S >= K.
         num_components: K.
         var_floor: lower bound of a variance.
-        seed: of the k-means++ draws.
+        seed: of the draws.
+        init: one of `INITS`.
 
     Returns:
         float32 parameters on the sample's device.
@@ -32,27 +48,66 @@ def seed_mixture(sample: Tensor, num_components: int, var_floor: float, seed: in
     assert len(sample) >= num_components, "fewer frames than components"
     center = sample.mean(0, dtype=torch.float64).float()
     centred = sample - center
-    # A random part: neighbouring frames are of one utterance, and would be of few.
-    part = permutation(len(sample), "k-means++ part", seed)[: max(PLUS_PLUS_FRAMES, num_components)]
-    chosen = torch.from_numpy(part).to(sample.device)
-    centers = k_means_plus_plus(centred.index_select(0, chosen), num_components, seed)
+    if init == "random":
+        numbers = permutation(len(sample), "random centres", seed)[:num_components]
+        centers = centred[torch.from_numpy(numbers).to(sample.device)]
+    else:
+        # A random part: neighbouring frames are of one utterance, and would be of few.
+        part = permutation(len(sample), "k-means++ part", seed)
+        enough = max(PLUS_PLUS_FRAMES, FRAMES_PER_COMPONENT * num_components)
+        chosen = torch.from_numpy(part[:enough])
+        frames = centred.index_select(0, chosen.to(sample.device))
+        centers = k_means_plus_plus(frames, num_components, seed)
+    if init != "kmeans":
+        variances = sample.var(0, correction=0).expand_as(centers)
+        return _parameters(centers + center, variances, sample.new_ones(num_components), var_floor)
     for _ in range(LLOYD_PASSES):
         centers, variances, counts = lloyd_pass(centred, centers)
     weights = (counts / counts.sum()).clamp_min(1.0 / (2 * len(sample)))
-    parameters = Parameters.of(
-        means=centers + center,
+    parameters = _parameters(centers + center, variances, weights, var_floor)
+    _climb(sample, center, parameters, var_floor, seed)
+    return parameters
+
+
+def _climb(
+    sample: Tensor, center: Tensor, parameters: Parameters, var_floor: float, seed: int
+) -> None:
+    """Passes of stepwise EM over `sample`, in place, at a rate that falls along a cosine.
+
+    Large rates at first let components move between basins that whole passes of EM stay in.
+    """
+    num_components = len(parameters.means)
+    step_frames = max(EM_STEP_FRAMES, FRAMES_PER_COMPONENT * num_components)
+    steps_per_pass = max(1, len(sample) // step_frames)
+    kernel = StatisticsKernel(num_components, center)
+    optimizer = StepwiseEM(torch.zeros_like(kernel.statistics.sums), var_floor)
+    last, (high, low) = EM_PASSES * steps_per_pass - 1, EM_RATES
+    step = 0
+    for number in range(EM_PASSES):
+        shuffled = torch.from_numpy(permutation(len(sample), "seeding pass", seed, number))
+        for chosen in shuffled.to(sample.device).tensor_split(steps_per_pass):
+            model = (parameters.means, parameters.log_vars, parameters.log_weights)
+            statistics = kernel(sample.index_select(0, chosen), *model)
+            rate = low + (high - low) * 0.5 * (1 + math.cos(math.pi * step / max(1, last)))
+            # The running statistics begin with those of the first step.
+            optimizer.step(statistics, parameters, center, len(chosen), rate if step else 1.0)
+            step += 1
+
+
+def _parameters(means: Tensor, variances: Tensor, weights: Tensor, var_floor: float) -> Parameters:
+    """Parameters of these means and variances [K, D], and weights [K] that need not sum to 1."""
+    return Parameters.of(
+        means=means,
         log_vars=variances.clamp_min(var_floor).log(),
         log_weights=torch.log_softmax(weights.log(), 0),
     )
-    kernel = StatisticsKernel(num_components, center)
-    for _ in range(EM_PASSES):
-        statistics = kernel(sample, parameters.means, parameters.log_vars, parameters.log_weights)
-        m_step(statistics, parameters, center, var_floor)
-    return parameters
 
 
 def k_means_plus_plus(frames: Tensor, num_centers: int, seed: int) -> Tensor:
     """Centres drawn by D² sampling (Arthur and Vassilvitskii 2007), keeping running minima.
+
+    Each is the best of 2 + ln K candidates, the one that leaves the least squared distance in all:
+    the greedy variant of the same paper's conclusions.
 
     Args:
         frames: [S, D], centred near 0.
@@ -62,31 +117,29 @@ def k_means_plus_plus(frames: Tensor, num_centers: int, seed: int) -> Tensor:
     Returns:
         [num_centers, D], rows of `frames`.
     """
-    draws = uniforms(num_centers, "k-means++", seed)
+    trials = 2 + int(math.log(num_centers))
+    draws = uniforms(num_centers * trials, "k-means++", seed).reshape(num_centers, trials)
     norms = frames.square().sum(1)
     nearest = torch.full_like(norms, float("inf"))
-    distances = torch.empty_like(norms)
-    chosen = np.empty(num_centers, dtype=np.int64)
-    choice = int(draws[0] * len(frames))
+    chosen = torch.empty(num_centers, dtype=torch.int64, device=frames.device)
     for number in range(num_centers):
-        if number:
-            cumulative = torch.cumsum(nearest, 0, dtype=torch.float64)
-            total = float(cumulative[-1])
-            if total > 0:
-                target = torch.tensor(
-                    draws[number] * total, dtype=torch.float64, device=frames.device
-                )
-                found = int(torch.searchsorted(cumulative, target, right=True))
-                choice = min(found, len(frames) - 1)
-            else:  # every frame is a centre already
-                choice = int(draws[number] * len(frames))
-        chosen[number] = choice
-        latest = frames[choice]
+        cumulative = torch.cumsum(nearest, 0, dtype=torch.float64)
+        total = float(cumulative[-1])
+        if number and total > 0:
+            targets = torch.from_numpy(draws[number] * total).to(frames.device)
+            found = torch.searchsorted(cumulative, targets, right=True)
+            candidates = found.clamp_max_(len(frames) - 1)
+        else:  # the first; or every frame is a centre already
+            candidates = torch.tensor([int(draws[number, 0] * len(frames))], device=frames.device)
         # |x - c|² = |x|² - 2 x·c + |c|², which rounding may leave just below 0.
-        torch.addmv(norms + norms[choice], frames, latest, alpha=-2.0, out=distances)
-        torch.minimum(nearest, distances.clamp_min_(0.0), out=nearest)
-        nearest[choice] = 0.0
-    return frames[torch.from_numpy(chosen).to(frames.device)]
+        distances = torch.addmm(norms, frames[candidates], frames.t(), alpha=-2.0)
+        distances.add_(norms[candidates, None]).clamp_min_(0.0)
+        torch.minimum(distances, nearest, out=distances)
+        best = distances.sum(1, dtype=torch.float64).argmin()
+        nearest = distances[best].clone()
+        chosen[number] = candidates[best]
+        nearest[chosen[number]] = 0.0
+    return frames[chosen]
 
 
 def lloyd_pass(frames: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
