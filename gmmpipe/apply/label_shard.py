@@ -38,15 +38,16 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, plan: LabelPl
             start, stop = int(index.row_offset[first]), int(index.row_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
             shard.read_rows(start, stop, frames)
-            arrays, mass = label_frames(gmm, frames.to(gmm.means.device), plan)
-            left_out += mass
+            arrays, beyond_k = label_frames(gmm, frames.to(gmm.means.device), plan)
+            left_out += beyond_k
             for at in range(first, beyond):
                 rows = slice(index.row_offset[at] - start, index.row_offset[at + 1] - start)
                 writer.add(index.keys[at], {name: array[rows] for name, array in arrays.items()})
         indices, num_bytes, sha256 = writer.finish()
     row = ShardRow(path.name, shard.row.utterances, shard.row.frames, num_bytes, sha256)
-    sidecar = LabelSidecar(row, indices, None if plan.top_k is None else left_out)
-    sidecar.write(path.with_suffix(".json"))
+    # To nine digits: the last bits of a sum are those of the machine.
+    mass = None if plan.top_k is None else float(f"{left_out:.9g}")
+    LabelSidecar(row, indices, mass).write(path.with_suffix(".json"))
 
 
 def label_frames(

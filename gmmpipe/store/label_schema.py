@@ -106,7 +106,8 @@ class LabelSidecar:
     Args:
         row: what ``store.json`` says of the shard.
         indices: where each utterance's array of each name lies; keys and frame counts are shared.
-        left_out: Σ over the shard's frames of the posterior mass beyond the top k; None without.
+        left_out: Σ over the shard's frames of the posterior mass beyond the top k, to nine digits;
+            None where none are kept.
     """
 
     row: ShardRow
