@@ -34,9 +34,9 @@ def label_here(store: Path, gmm: Path, out: Path, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(store: Path, fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The label store of the demo store, top 4 at temperature 2; not to be changed."""
+    """The label store of the demo store, top 4 at temperature 20; not to be changed."""
     folder = tmp_path_factory.mktemp("labelled") / "labels"
-    return label_here(store, fitted, folder, top_k=4, temperature=2.0)
+    return label_here(store, fitted, folder, top_k=4, temperature=20.0)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_labels_are_assign_on_every_frame_key_by_key(kind, store, fitted, tmp_pa
 
 
 def test_the_top_k_are_those_of_soft_assign(store, frames, fitted, labelled) -> None:
-    posteriors = GradientGMM.load(fitted).soft_assign(frames, temperature=2.0)
+    posteriors = GradientGMM.load(fitted).soft_assign(frames, temperature=20.0)
     arrays = [members(labelled / f"{s.path.stem}.tar") for s in FeatureStore.open(store).shards]
     names = [name.partition(".")[2] for shard in arrays for name in shard]
     assert names == ["labels.npy", "topk_ids.npy", "topk_probs.npy"] * 56
@@ -119,7 +119,7 @@ def test_store_json_says_what_the_labels_are_of(store, fitted, labelled) -> None
         "gmm_sha256": hashlib.sha256(fitted.read_bytes()).hexdigest(),
         "K": 16,
         "top_k": 4,
-        "temperature": 2.0,
+        "temperature": 20.0,
         "totals": {"utterances": 56, "frames": 8561, "bytes": sum(s["bytes"] for s in shards)},
     }
     assert set(file_bytes(labelled)) == {
@@ -167,7 +167,7 @@ def test_two_ranks_write_the_same_bytes_and_print_what_is_left_out(
     store, fitted, labelled, tmp_path
 ) -> None:
     command = ["label", str(store), "--gmm_path", str(fitted), "--output_dir", str(tmp_path / "l")]
-    options = ["--top-k", "4", "--temperature", "2"]
+    options = ["--top-k", "4", "--temperature", "20"]
     done = run([*torchrun(2, "-m", "gmmpipe"), *command, *options])
     assert file_bytes(tmp_path / "l") == file_bytes(labelled)
     left_out = json.loads((labelled / "store.json").read_text())["totals"]["left_out_mass"]
@@ -178,7 +178,7 @@ def test_two_ranks_write_the_same_bytes_and_print_what_is_left_out(
 def test_a_finished_store_says_so(store, fitted, labelled, tmp_path) -> None:
     before = file_bytes(labelled)
     places = ("--gmm_path", fitted, "--output_dir", labelled)
-    done = run_gmmpipe("label", store, *places, "--top_k", 4, "--temperature", "2.0")
+    done = run_gmmpipe("label", store, *places, "--top_k", 4, "--temperature", "20.0")
     assert "is finished already: nothing to do" in done.stderr
     assert file_bytes(labelled) == before
 
@@ -195,12 +195,12 @@ def test_another_plan_is_refused_naming_what_differs(
     before = file_bytes(labelled_copy)
     fit_here(store, tmp_path / "fit", seed=1)
     other_store = make_store(CORPUS, tmp_path / "other", seed=1)
-    right = {"store": store, "gmm": fitted, "top_k": 4, "temperature": 2.0}
+    right = {"store": store, "gmm": fitted, "top_k": 4, "temperature": 20.0}
     for changes, said in (
         ({"gmm": tmp_path / "fit" / "gmm.pt"}, "gmm_sha256 is .* there and .* here"),
         ({"store": other_store}, "source_sha256 is .* there and .* here"),
         ({"top_k": None}, "top_k is 4 there and None here"),
-        ({"top_k": 5, "temperature": 1.0}, "top_k is 4 .* 5 here; temperature is 2.0 .* 1.0 here"),
+        ({"top_k": 5, "temperature": 1.0}, "top_k is 4 .* 5 here; temperature is 20.0 .* 1.0 here"),
     ):
         with pytest.raises(StoreError, match=f"{labelled_copy}: .*{said}.*--overwrite"):
             label_here(**{**right, **changes}, out=labelled_copy)
