@@ -18,20 +18,18 @@ BASE = {
     "progress",
     "logmel",
     "distributed",
-    "banded",
 }
 """Single modules that any room may use; among themselves they import only those before them."""
 
 MAY_IMPORT = {
     "errors": set(),
-    "banded": set(),
     "files": {"errors"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
     "distributed": {"errors"},
     "features": {"errors", "files"},
-    "logmel": {"banded", "features"},
+    "logmel": {"features"},
     "store": {"errors", "files", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},

@@ -57,6 +57,18 @@ def test_a_batch_gives_each_waveform_its_own_frames() -> None:
     )
 
 
+def test_waveforms_of_any_lengths_together_give_what_each_gives_alone() -> None:
+    waveforms = [signal("speech", n) for n in (401, 54321, 16000, 320 * 7 + 319)]
+    log_mel = LogMel(FeatureConfig())
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            together = log_mel.frames_of(waveforms)
+        for waveform, frames in zip(waveforms, together, strict=True):
+            torch.testing.assert_close(frames, log_mel(waveform), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="100 samples give no frame"):
+        log_mel.frames_of([*waveforms, signal("speech", 100)])
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.sample_rate}-{c.n_fft}-{c.n_mels}")
 def test_the_shortest_waveform_has_a_frame_and_a_shorter_one_is_refused(
     config: FeatureConfig,

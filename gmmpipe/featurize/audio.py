@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import soundfile
@@ -66,6 +67,10 @@ class _Span:
 
 class _OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """Read from the front to the end: soundfile then spares libsndfile a seek after every read."""
+
+    # Asked for several times a file, and looked up anew each time.
+    format = cached_property(soundfile.SoundFile.format.fget)
+    subtype = cached_property(soundfile.SoundFile.subtype.fget)
 
     def seekable(self) -> bool:
         return False
@@ -270,14 +275,16 @@ def _read_mono(file: _OneWayFile, span: _Span) -> Tensor:
 
 
 def _mix_down(block: Tensor) -> Tensor:
+    """The mean of the channels [count, channels], float32 [count]; int16 over 2^15."""
+    scale = 1.0 / 32768.0 if block.dtype == torch.int16 else 1.0
+    channels = block.shape[1]
+    if channels == 1:
+        mono = block[:, 0]
+        return mono if scale == 1.0 else torch.mul(mono, scale, out=torch.empty(len(mono)))
     samples = block.to(torch.float32)
-    if block.shape[1] == 1:
-        mono = samples[:, 0]
-    elif block.shape[1] == 2:  # torch's mean over so short an axis is slow
-        mono = (samples[:, 0] + samples[:, 1]).mul_(0.5)
-    else:
-        mono = samples.mean(1)
-    return mono.mul_(1.0 / 32768.0) if block.dtype == torch.int16 else mono
+    if channels == 2:  # torch's mean over so short an axis is slow
+        return (samples[:, 0] + samples[:, 1]).mul_(0.5 * scale)
+    return samples.mean(1).mul_(scale)
 
 
 def _reason(error: Exception) -> str:

@@ -8,11 +8,10 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from gmmpipe.banded import BAND_COLUMNS, find_bands, multiply
-
 MAX_RATIO_TERM = 1_000
 """A sinc kernel grows with the product of the reduced ratio's terms: 44101 -> 16000 takes 3 GB."""
 
+BAND_PHASES = 16
 _NEGLIGIBLE = 1e-12
 """Kernel entries below this are the rounding of a window's zero at its edge."""
 
@@ -44,7 +43,9 @@ class BandedResampler:
 
     Every `before` input samples give `after` output samples, each phase by its row of a kernel
     that is almost all zeros: for 44.1 to 16 kHz, 35 taps of 475 count. Neighbouring phases touch
-    neighbouring taps, so 16 phases are multiplied with just theirs, in one GEMM over all blocks.
+    neighbouring taps, so 16 phases make a band that is multiplied with just theirs. From band to
+    band the taps move on by the same number of samples, give or take what that is rounded by; so
+    the windows of all bands and blocks are one strided view, and all of it one batched GEMM.
 
     Args:
         before, after: the reduced ratio of the rates.
@@ -55,28 +56,45 @@ class BandedResampler:
         reference = torchaudio.transforms.Resample(before, after, dtype=torch.float32)
         kernel = reference.kernel[:, 0]  # [after, 2 width + before]
         self._before, self._after = before, after
-        self._width = int(reference.width)
-        # With few phases, several blocks make one, so that a band is worth a GEMM.
-        repeats = -(-4 * BAND_COLUMNS // after)
+        # With few phases, several blocks make one, so that there are bands enough for a GEMM.
+        repeats = -(-4 * BAND_PHASES // after)
         self._step, self._phases = before * repeats, after * repeats
-        wide = torch.zeros(self._phases, kernel.shape[1] + self._step - before)
+        rows = torch.zeros(self._phases, kernel.shape[1] + self._step - before)
         for block in range(repeats):
-            rows = slice(block * after, (block + 1) * after)
-            wide[rows, block * before : block * before + kernel.shape[1]] = kernel
-        self._kernel = wide.t().contiguous()
-        self._bands = find_bands(self._kernel, _NEGLIGIBLE)
+            taps = slice(block * before, block * before + kernel.shape[1])
+            rows[block * after : (block + 1) * after, taps] = kernel
+        own_rows = torch.split(rows, BAND_PHASES)
+        spans = [_taps_used(own) for own in own_rows]
+        self._stride = round((spans[-1].start - spans[0].start) / (len(spans) - 1))
+        first = min(span.start - n * self._stride for n, span in enumerate(spans))
+        starts = [first + n * self._stride for n in range(len(spans))]
+        self._taps = max(span.stop - start for span, start in zip(spans, starts, strict=True))
+        self._bands = torch.zeros(len(spans), self._taps, BAND_PHASES)
+        for band, span, start, own in zip(self._bands, spans, starts, own_rows, strict=True):
+            band[span.start - start : span.stop - start, : len(own)] = own[:, span].t()
+        # Zeros before the first sample: the kernel's half width, less what no band looks at.
+        self._lead = int(reference.width) - first
+        self._reach = (len(spans) - 1) * self._stride + self._taps
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Resample float32 [S] to float32 [ceil(S · after / before)]."""
         length = math.ceil(self._after * len(samples) / self._before)
         blocks = -(-length // self._phases)
-        taps = len(self._kernel)
-        padded = samples.new_zeros((blocks - 1) * self._step + taps)
-        room = len(padded) - self._width
-        kept = samples[:room]
-        padded[self._width : self._width + len(kept)] = kept
-        windows = padded.as_strided((blocks, taps), (self._step, 1))
-        return multiply(windows, self._kernel, self._bands).view(-1)[:length]
+        padded = samples.new_zeros((blocks - 1) * self._step + self._reach)
+        kept = samples[: len(padded) - self._lead]
+        padded[self._lead : self._lead + len(kept)] = kept
+        windows = padded.as_strided(
+            (len(self._bands), blocks, self._taps), (self._stride, self._step, 1)
+        )
+        by_band = torch.bmm(windows, self._bands)  # [bands, blocks, 16]
+        by_block = by_band.transpose(0, 1).reshape(blocks, -1)[:, : self._phases]
+        return by_block.reshape(-1)[:length]
+
+
+def _taps_used(rows: Tensor) -> slice:
+    """The columns outside which a matrix is negligible."""
+    used = (rows.abs().amax(0) > _NEGLIGIBLE).nonzero()[:, 0]
+    return slice(int(used[0]), int(used[-1]) + 1)
 
 
 # Most corpora have a few rates; one with hundreds must not keep a kernel for each.

@@ -1,14 +1,17 @@
-"""One shard task to one published shard and its sidecar. This is what a worker process runs."""
+"""One shard task to one published shard and its sidecar. This is what a worker process runs.
+
+Utterances go through in the order of their keys: loaded one by one, made into frames some at a time
+(the windows of several in one transform), written one by one.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import AudioError
@@ -16,7 +19,6 @@ from gmmpipe.features import FeatureConfig
 from gmmpipe.featurize.audio import Waveform, header_seconds, load_waveform
 from gmmpipe.featurize.line_table import OpenManifests
 from gmmpipe.featurize.manifest import (
-    ManifestLine,
     Utterance,
     audio_path,
     named_path,
@@ -28,21 +30,35 @@ from gmmpipe.featurize.stored_audio import encode_flac
 from gmmpipe.logmel import LogMel
 from gmmpipe.store.feature_store import TORCH_DTYPES
 from gmmpipe.store.ledger import Reject, Tally
-from gmmpipe.store.schema import SHARD_SUFFIXES, Dtype, ShardRow, Sidecar, shard_stem
+from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow, Sidecar, shard_stem
 from gmmpipe.store.shard_files import open_writer
 
+BATCH_SAMPLES = 1 << 20
+"""Waveforms are transformed together up to about so many samples: a minute, some 10 MB."""
+
 _log_mel = lru_cache(maxsize=1)(LogMel)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """An utterance of the task, or one window of it, and the file that it is in."""
+
+    utterance: Utterance
+    task: LineTask
+    path: str
 
 
 class _Ledger:
     """The lines of a shard that gave no features, and how long they claim to be."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: ShardTask) -> None:
+        self._max_seconds = task.options.max_seconds
         self.rejects: list[Reject] = []
         self.seconds = 0.0
 
-    def add(self, planned: LineTask, path: str, error: AudioError, seconds: float = 0.0) -> None:
-        line = planned.line
+    def add_line(self, task: LineTask, path: str, error: AudioError) -> None:
+        """Reject a line; `path` is what it gives, if anything."""
+        line = task.line
         reject = Reject(
             manifest=line.manifest.name,
             line=line.number,
@@ -50,10 +66,18 @@ class _Ledger:
             reason=error.reason,
             detail=error.detail,
             ordinal=line.ordinal,
-            num_windows=planned.num_windows,
+            num_windows=task.num_windows,
         )
         self.rejects.append(reject)
+
+    def add(self, planned: _Planned, error: AudioError) -> None:
+        """Reject an utterance, or a window of it."""
+        utterance, task = planned.utterance, planned.task
+        seconds = utterance.duration_seconds or header_seconds(planned.path)
+        if task.num_windows > 1:  # this window's share
+            seconds = min(max(0.0, seconds - task.window * self._max_seconds), self._max_seconds)
         self.seconds += seconds
+        self.add_line(task, utterance.wav_path, error)
 
     def in_order(self) -> list[Reject]:
         return sorted(self.rejects, key=lambda reject: reject.ordinal)
@@ -78,36 +102,19 @@ def make_shard(task: ShardTask) -> Tally:
 
 
 def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
-    ledger = _Ledger()
+    ledger = _Ledger(task)
     seconds_kept = seconds_cropped = 0.0
     with open_writer(shard_path, task.features.n_mels, task.options.dtype) as writer:
-        for utterance, planned in sorted(_utterances(task, ledger), key=lambda pair: pair[0].key):
-            path = audio_path(utterance.wav_path, planned.line, task.base_path)
-            try:
-                waveform = load_waveform(
-                    utterance,
-                    path,
-                    task.features.sample_rate,
-                    task.options,
-                    planned.window,
-                    planned.num_windows,
-                )
-                frames = compute_frames(waveform, task.features, task.options.dtype)
-            except AudioError as error:
-                seconds = utterance.duration_seconds or header_seconds(path)
-                if planned.num_windows > 1:  # this window's share
-                    longest = task.options.max_seconds
-                    seconds = min(max(0.0, seconds - planned.window * longest), longest)
-                ledger.add(planned, utterance.wav_path, error, seconds)
-                continue
-            metadata = _metadata(utterance, planned.line, waveform, frames, task.features)
-            audio = None
-            if task.options.store_audio == "flac":
-                audio, scale = encode_flac(waveform, task.features.sample_rate)
-                metadata["audio_scale"] = scale
-            writer.add(utterance.key, metadata, frames, audio)
-            seconds_kept += waveform.kept_seconds
-            seconds_cropped += waveform.cropped_seconds
+        for batch in _in_batches(_load(task, ledger)):
+            for planned, waveform, frames in _compute(batch, task, ledger):
+                metadata = _metadata(planned, waveform, frames, task.features)
+                audio = None
+                if task.options.store_audio == "flac":
+                    audio, scale = encode_flac(waveform, task.features.sample_rate)
+                    metadata["audio_scale"] = scale
+                writer.add(planned.utterance.key, metadata, frames, audio)
+                seconds_kept += waveform.kept_seconds
+                seconds_cropped += waveform.cropped_seconds
         index, num_bytes, sha256 = writer.finish()
     rejects = ledger.in_order()
     num_frames = int(index.num_frames.sum())
@@ -126,56 +133,85 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     Sidecar(row, index, Tally.total([tally]), rejects).write(sidecar_path)
 
 
-def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[Utterance, LineTask]]:
+def _load(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[_Planned, Waveform]]:
+    """The task's utterances that can be heard, in the order of their keys."""
+    features = task.features
+    for planned in sorted(_utterances(task, ledger), key=lambda planned: planned.utterance.key):
+        try:
+            waveform = load_waveform(
+                planned.utterance,
+                planned.path,
+                features.sample_rate,
+                task.options,
+                planned.task.window,
+                planned.task.num_windows,
+            )
+            if len(waveform.samples) < features.min_samples:
+                raise AudioError(
+                    "too_short",
+                    f"{len(waveform.samples)} samples at {features.sample_rate} Hz where a frame "
+                    f"needs {features.min_samples}",
+                )
+        except AudioError as error:
+            ledger.add(planned, error)
+        else:
+            yield planned, waveform
+
+
+def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[_Planned]:
     """The task's lines that name an utterance; the others go to the ledger."""
     manifests = OpenManifests()
-    for planned in task.lines:
-        raw = manifests.line_at(planned.line.manifest, planned.byte_offset)
+    for line_task in task.lines:
+        raw = manifests.line_at(line_task.line.manifest, line_task.byte_offset)
         try:
-            utterance = parse_line(raw, planned.line)
+            utterance = parse_line(raw, line_task.line)
         except AudioError as error:
-            ledger.add(planned, named_path(raw), error)
+            ledger.add_line(line_task, named_path(raw), error)
             continue
-        if planned.duplicate:
+        path = audio_path(utterance.wav_path, line_task.line, task.base_path)
+        if line_task.duplicate:
             twin = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-            path = audio_path(utterance.wav_path, planned.line, task.base_path)
-            seconds = utterance.duration_seconds or header_seconds(path)
-            ledger.add(planned, utterance.wav_path, twin, seconds)
+            ledger.add(_Planned(utterance, line_task, path), twin)
             continue
-        if planned.num_windows > 1:
-            utterance = replace(utterance, key=window_key(utterance.key, planned.window))
-        yield utterance, planned
+        if line_task.num_windows > 1:
+            utterance = replace(utterance, key=window_key(utterance.key, line_task.window))
+        yield _Planned(utterance, line_task, path)
     manifests.close()
 
 
-def compute_frames(waveform: Waveform, features: FeatureConfig, dtype: Dtype) -> NDArray[Any]:
-    """Log-mel frames of a waveform in the stored dtype, [T, D], C order.
+def _in_batches(
+    loaded: Iterable[tuple[_Planned, Waveform]],
+) -> Iterator[list[tuple[_Planned, Waveform]]]:
+    """Neighbours, until they have samples enough for one transform."""
+    batch, num_samples = [], 0
+    for planned, waveform in loaded:
+        batch.append((planned, waveform))
+        num_samples += len(waveform.samples)
+        if num_samples >= BATCH_SAMPLES:
+            yield batch
+            batch, num_samples = [], 0
+    if batch:
+        yield batch
 
-    Raises:
-        AudioError: too_short, or non_finite where the energies overflow.
-    """
-    num_samples = len(waveform.samples)
-    if num_samples < features.min_samples:
-        raise AudioError(
-            "too_short",
-            f"{num_samples} samples at {features.sample_rate} Hz where a frame needs "
-            f"{features.min_samples}",
-        )
-    frames = _log_mel(features)(waveform.samples)
-    if not math.isfinite(frames.sum()):
-        raise AudioError(
-            "non_finite", "the features overflow: the samples are far beyond full scale"
-        )
-    return np.ascontiguousarray(frames.to(TORCH_DTYPES[dtype]).numpy())
+
+def _compute(
+    batch: Sequence[tuple[_Planned, Waveform]], task: ShardTask, ledger: _Ledger
+) -> Iterator[tuple[_Planned, Waveform, NDArray[Any]]]:
+    """The same with log-mel frames in the stored dtype, [T, D]; the ledger gets what overflows."""
+    log_mel, dtype = _log_mel(task.features), TORCH_DTYPES[task.options.dtype]
+    computed = log_mel.frames_of([waveform.samples for _, waveform in batch])
+    for (planned, waveform), frames in zip(batch, computed, strict=True):
+        if math.isfinite(frames.sum()):  # a sum is not if one of its terms is not; and cheaper
+            yield planned, waveform, frames.to(dtype).numpy()
+        else:
+            detail = "the features overflow: the samples are far beyond full scale"
+            ledger.add(planned, AudioError("non_finite", detail))
 
 
 def _metadata(
-    utterance: Utterance,
-    line: ManifestLine,
-    waveform: Waveform,
-    frames: NDArray[Any],
-    features: FeatureConfig,
+    planned: _Planned, waveform: Waveform, frames: NDArray[Any], features: FeatureConfig
 ) -> dict[str, Any]:
+    utterance, line = planned.utterance, planned.task.line
     metadata = {
         **utterance.carried,
         "key": utterance.key,

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """CPU time of stage 1 an hour of audio, against a plain loop and against lhotse.
 
-All in one process with one thread, on the same files, in turn, with the median of the runs. The
-corpora are made from the given manifests: their files as they are where the format fits, else
-converted. The plain loop is soundfile, torchaudio.functional.resample, torchaudio's MelSpectrogram
-and webdataset's TarWriter; lhotse is compute_and_store_features with Fbank and lilcom.
+All in one process, on the same files, in turn, with the median of the runs. The corpora are made
+from the given manifests: their files as they are where the format fits, else converted. The plain
+loop is soundfile, torchaudio.functional.resample, torchaudio's MelSpectrogram and webdataset's
+TarWriter; lhotse is compute_and_store_features with Fbank and lilcom. Each rival runs with one
+torch thread, as gmmpipe's workers do, and again with as many as torch takes by default.
 
     python pipelines/benchmark/featurize.py --data_dir MANIFESTS [--runs 5]
 """
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,41 +42,50 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--files", type=int, default=150, help="of each corpus, at most")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rivals: dict[str, Callable[[list[Path], Path], None]] = {
-        "gmmpipe": run_gmmpipe,
-        "plain": run_plain,
+    threads = torch.get_num_threads()
+    rivals = {
+        "gmmpipe": Rival(run_gmmpipe, 1),
+        "plain": Rival(run_plain, 1),
+        f"plain, {threads} threads": Rival(run_plain, threads),
     }
     try:
         import lhotse  # noqa: F401
 
-        rivals["lhotse"] = run_lhotse
+        rivals["lhotse"] = Rival(run_lhotse, 1)
+        rivals[f"lhotse, {threads} threads"] = Rival(run_lhotse, threads)
     except ImportError:
         print("lhotse is not installed (pip install lhotse lilcom): left out", file=sys.stderr)
-    names = " ".join(f"{name:>9}" for name in rivals)
-    ratios = " ".join(f"{f'/{name}':>9}" for name in rivals if name != "gmmpipe")
-    print(f"CPU seconds an hour of audio, median of {options.runs} runs, and gmmpipe's share")
-    print(f"{'corpus':12} {'hours':>6} {names} {ratios}")
+    print(f"CPU seconds an hour of audio, median of {options.runs} runs, and gmmpipe's share of it")
+    print(f"{'corpus':12} {'hours':>6}" + "".join(f" {name:>18}" for name in rivals))
     with tempfile.TemporaryDirectory() as folder:
         for name, files in make_corpora(options, Path(folder)).items():
             hours = sum(soundfile.info(file).duration for file in files) / 3600
             times = measure(files, rivals, options.runs, Path(folder) / "out")
             medians = [statistics.median(times[rival]) / hours for rival in rivals]
-            shares = " ".join(f"1/{median / medians[0]:<7.2f}" for median in medians[1:])
-            print(f"{name:12} {hours:6.3f} {' '.join(f'{m:9.2f}' for m in medians)} {shares}")
+            cells = [f"{median:9.2f} = 1/{median / medians[0]:4.2f}" for median in medians]
+            print(f"{name:12} {hours:6.3f}" + "".join(f" {cell:>18}" for cell in cells), flush=True)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A way to make features of files in a folder, and how many torch threads it is given."""
+
+    run: Callable[[list[Path], Path], None]
+    threads: int
 
 
 def measure(
-    files: list[Path], rivals: dict[str, Callable[[list[Path], Path], None]], runs: int, out: Path
+    files: list[Path], rivals: dict[str, Rival], runs: int, out: Path
 ) -> dict[str, list[float]]:
     """CPU seconds of each rival, run in turn; the first round warms up and does not count."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(runs + 1):
-        for name, run in rivals.items():
+        for name, rival in rivals.items():
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
+            torch.set_num_threads(rival.threads)
             began = time.process_time()
-            run(files, out)
+            rival.run(files, out)
             if number:
                 times[name].append(time.process_time() - began)
     return times

@@ -235,7 +235,7 @@ def test_to_and_from_scikit_learn_are_inverses(gmm, frames) -> None:
 
 def test_covariances_that_are_not_diagonal_are_refused(frames) -> None:
     full = GaussianMixture(2, covariance_type="full", max_iter=2, random_state=0, tol=1e3)
-    full.fit(frames[::8, :5].numpy())
+    full.fit(frames[::8, :5].double().numpy())
     with pytest.raises(ValueError, match="full"):
         GradientGMM.from_sklearn(full)
 
