@@ -22,7 +22,8 @@ from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000
 _BLOCK_SAMPLES = 1 << 20
-_UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile then fails at every seek, and soundfile seeks
+_UNKNOWN_LENGTH = (1 << 63) - 1
+"""What libsndfile says of a FLAC whose header states no length, as of one written to a pipe."""
 _INEXACT_FORMATS = frozenset({"OGG", "MP3"})
 """Containers whose length is an estimate or simply where the file happens to end."""
 
@@ -80,15 +81,21 @@ class _OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has n
         # To 0 too in an MP3, which decodes to other bits without; and soundfile.read does it.
         if start == 0 and self.format != "MP3":
             return
-        if super().seekable():
+        if super().seekable() and self.frames != _UNKNOWN_LENGTH:
             self.seek(start)
-            return
-        while start > 0:  # GSM in WAV, for one, cannot seek
-            shape = (min(start, _BLOCK_SAMPLES), self.channels)
-            skipped = len(self.read(out=np.empty(shape, np.int16)))
-            if skipped == 0:
-                return
-            start -= skipped
+        else:  # GSM in WAV, for one, cannot seek
+            self.skip(start)
+
+    def skip(self, count: int) -> int:
+        """Decode up to `count` samples for nothing; how many there were."""
+        skipped = 0
+        while skipped < count:
+            shape = (min(count - skipped, _BLOCK_SAMPLES), self.channels)
+            length = len(self.read(out=np.empty(shape, np.int16)))
+            if length == 0:
+                break
+            skipped += length
+        return skipped
 
 
 def load_waveform(
@@ -117,7 +124,7 @@ def load_waveform(
         rate = file.samplerate
         if not MIN_RATE <= rate <= MAX_RATE:
             raise AudioError("unsupported_rate", f"{rate} Hz, outside {MIN_RATE} to {MAX_RATE}")
-        segment = _segment(utterance, file)
+        segment = _segment(utterance, file, _length(file, path))
         max_samples = int(options.max_seconds * rate + 1e-6)  # 8.7 s of 44.1 kHz are whole
         if num_windows > 1:
             span = _split(segment, max_samples, window, num_windows)
@@ -144,9 +151,21 @@ def header_seconds(path: str) -> float:
     """How long the file's header says it lasts, or 0.0 if nothing can be said."""
     try:
         with _open_audio(path) as file:
-            return file.frames / file.samplerate if file.frames < 1 << 36 else 0.0
+            length = _length(file, path)
+            return length / file.samplerate if length < 1 << 36 else 0.0
     except AudioError:
         return 0.0
+
+
+def _length(file: _OneWayFile, path: str) -> int:
+    """How many samples a file has: what its header says, else what can be decoded."""
+    if file.frames != _UNKNOWN_LENGTH:
+        return int(file.frames)
+    try:
+        with _open_audio(path) as another:
+            return another.skip(_UNKNOWN_LENGTH)
+    except soundfile.LibsndfileError as error:
+        raise AudioError("undecodable", _reason(error)) from error
 
 
 @contextmanager
@@ -174,13 +193,9 @@ def _open_audio(path: str) -> Iterator[_OneWayFile]:
         os.close(descriptor)
 
 
-def _segment(utterance: Utterance, file: _OneWayFile) -> _Span:
-    """The source samples that the manifest line means."""
-    rate, available = file.samplerate, file.frames
-    if available == _UNKNOWN_LENGTH:
-        raise AudioError(
-            "undecodable", "its header states no length, as of a FLAC that was written to a pipe"
-        )
+def _segment(utterance: Utterance, file: _OneWayFile, available: int) -> _Span:
+    """The source samples that the manifest line means, of those that are available."""
+    rate = file.samplerate
     if file.format in _CLAMPED_FORMATS:
         _refuse_clamped(file.extra_info)
     elif file.format == "NIST":

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from conftest import make_store, read_speech
 from gmmpipe import FeatureStore
-from gmmpipe.featurize.audio import Waveform, load_waveform
+from gmmpipe.errors import AudioError
+from gmmpipe.featurize.audio import Waveform, header_seconds, load_waveform
 from gmmpipe.featurize.manifest import Utterance
 from gmmpipe.store.schema import PlanOptions
 
@@ -188,6 +189,28 @@ def test_a_wav_written_to_a_pipe_is_read_to_its_end(claim: int, tmp_path: Path) 
     data[40:44] = struct.pack("<I", claim)
     path.write_bytes(data)
     assert len(load(path).samples) == 16000
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_a_flac_written_to_a_pipe_is_read_like_any_other(subtype: str, tmp_path: Path) -> None:
+    plain, piped = tmp_path / "a.flac", tmp_path / "b.flac"
+    soundfile.write(plain, *read_speech(5.0), subtype=subtype)
+    data = bytearray(plain.read_bytes())
+    data[21] &= 0xF0  # its header's number of samples, 36 bits, which such writers leave at 0
+    data[22:26] = bytes(4)
+    piped.write_bytes(data)
+    for offset, duration, max_seconds in ((None, None, 15.0), (None, None, 1.5), (3.25, 1.0, 15.0)):
+        expected = load(plain, offset, duration, max_seconds)
+        found = load(piped, offset, duration, max_seconds)
+        assert torch.equal(found.samples, expected.samples)
+        assert found.start_seconds == expected.start_seconds
+        assert found.cropped_seconds == expected.cropped_seconds
+    assert header_seconds(str(piped)) == 5.0
+    with pytest.raises(AudioError, match="beyond the file's end"):
+        load(piped, 5.5)
+    piped.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError):
+        load(piped, 0.0, 5.0)
 
 
 def test_the_offset_in_the_json_is_where_the_window_begins(
