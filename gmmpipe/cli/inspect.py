@@ -38,8 +38,8 @@ def _describe_features(folder: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gmmpipe.errors import StoreError
-    from gmmpipe.store.ledger import Tally
-    from gmmpipe.store.schema import STORE_FILE, Sidecar, StoreInfo
+    from gmmpipe.store.finalize import sum_up
+    from gmmpipe.store.schema import STORE_FILE, StoreInfo
 
     finished = (folder / STORE_FILE).exists()
     if finished:
@@ -54,7 +54,7 @@ def _describe_features(folder: Path) -> dict[str, Any]:
         sidecars = sorted(folder.glob("shard-*.json"))
         if not sidecars:
             raise StoreError(f"{folder}: holds no feature store")
-        tally, num_shards = Tally.total(Sidecar.read(p).tally for p in sidecars), len(sidecars)
+        tally, num_shards = sum_up(sidecars)[1], len(sidecars)
         described = {}
     return {
         "kind": "feature store",

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.files import atomic_file, canonical_json, remove, remove_temporaries, write_atomic
 from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
-from gmmpipe.store.ledger import Tally
+from gmmpipe.store.ledger import Reject, Tally
 from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
     PLAN_FILE,
@@ -93,23 +93,9 @@ def finalize(
     Raises:
         StoreError: nothing was usable, or more than `max_reject_fraction` of the lines were not.
     """
-    rows: list[ShardRow] = []
-    tallies: list[Tally] = []
-    reasons: Counter[str] = Counter()
-    failed_windows: Counter[int] = Counter()
+    paths = [folder / f"{shard_stem(number)}.json" for number in range(num_shards)]
     with atomic_file(folder / REJECTS_FILE) as ledger:
-        for number in range(num_shards):
-            sidecar = Sidecar.read(folder / f"{shard_stem(number)}.json")
-            rows.append(sidecar.row)
-            tallies.append(sidecar.tally)
-            for reject in sidecar.rejects:
-                if reject.num_windows > 1:
-                    failed_windows[reject.ordinal] += 1
-                    if failed_windows[reject.ordinal] < reject.num_windows:
-                        continue  # another window may have given features
-                ledger.write(reject.ledger_line())
-                reasons[reject.reason] += 1
-    tally = replace(Tally.total(tallies), rejects=reasons.total(), rejects_by_reason=dict(reasons))
+        rows, tally = sum_up(paths, lambda reject: ledger.write(reject.ledger_line()))
     if tally.utterances == 0:
         raise StoreError(f"{folder}: no usable audio: {_rejected(tally)}")
     if tally.rejects > max_reject_fraction * tally.lines:
@@ -122,6 +108,31 @@ def finalize(
     info.write(folder / STORE_FILE)
     tidy(folder)
     return info
+
+
+def sum_up(
+    sidecars: Iterable[Path], on_reject: Callable[[Reject], object] = lambda reject: None
+) -> tuple[list[ShardRow], Tally]:
+    """The rows of shards, and what their lines came to.
+
+    A line that is split into windows is a reject once all of them are. `on_reject` gets them all.
+    """
+    rows: list[ShardRow] = []
+    tallies: list[Tally] = []
+    reasons: Counter[str] = Counter()
+    failed_windows: Counter[int] = Counter()
+    for sidecar in map(Sidecar.read, sidecars):
+        rows.append(sidecar.row)
+        tallies.append(sidecar.tally)
+        for reject in sidecar.rejects:
+            if reject.num_windows > 1:
+                failed_windows[reject.ordinal] += 1
+                if failed_windows[reject.ordinal] < reject.num_windows:
+                    continue  # another window may give features
+            on_reject(reject)
+            reasons[reject.reason] += 1
+    tally = Tally.total(tallies)
+    return rows, replace(tally, rejects=reasons.total(), rejects_by_reason=dict(reasons))
 
 
 def finalize_labels(folder: Path, num_shards: int, plan: LabelPlan) -> LabelInfo:

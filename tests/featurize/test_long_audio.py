@@ -9,7 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from conftest import file_bytes, make_store, read_json_lines, read_speech, save_plan
+from conftest import (
+    file_bytes,
+    make_store,
+    read_json_lines,
+    read_speech,
+    run_gmmpipe,
+    save_plan,
+)
 from gmmpipe import FeatureStore, LogMel
 from gmmpipe.errors import StoreError
 from gmmpipe.featurize.forecast import forecast
@@ -75,6 +82,9 @@ def test_a_split_line_is_one_reject_only_when_all_its_windows_fail(
     assert set(read_json_lines(folder / "rejects.jsonl")[0]) == {
         *("manifest", "line", "path", "reason", "detail")
     }
+    (folder / "store.json").rename(tmp_path / "store.json")  # so it stands before it is finished
+    unfinished = json.loads(run_gmmpipe("inspect", folder, "--json").stdout)
+    assert (unfinished["finished"], unfinished["lines"], unfinished["rejects"]) == (False, 3, 1)
 
 
 def test_an_id_that_is_another_lines_window_key_gives_way(
