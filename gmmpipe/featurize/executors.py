@@ -83,7 +83,7 @@ def run_dask(
                     silence_logs=logging.CRITICAL,
                 )
             )
-            client = stack.enter_context(Client(address, timeout="30s"))
+            client = stack.enter_context(Client(address))
         except OSError as error:
             raise GmmpipeError(f"{scheduler}: no Dask scheduler answers: {error}") from error
         threads = max(1, sum(client.nthreads().values()))

@@ -95,6 +95,9 @@ def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path
 
 def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
     dask = ("--executor", "dask", "--dask_scheduler", "tcp://127.0.0.1:1")
-    done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path, *dask, check=False)
+    patience = {**one_thread(), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+    done = run_gmmpipe(
+        *("featurize", *OPTIONS, "--output_dir", tmp_path, *dask), check=False, env=patience
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: tcp://127.0.0.1:1")
