@@ -27,9 +27,8 @@ def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[s
 def make_store(data_dir: str, folder: Path, *options: str) -> Path:
     """A feature store made from manifests by `gmmpipe featurize`."""
     command = ["featurize", "--data_dir", data_dir, "--output_dir", str(folder), *options]
-    subprocess.run(
-        [sys.executable, "-m", "gmmpipe", *command], check=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "gmmpipe", *command]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return folder
 
 
