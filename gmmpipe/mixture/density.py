@@ -1,12 +1,12 @@
-"""The density of a diagonal mixture, as one linear map of [x, x², 1].
+"""The density of a diagonal mixture, as one affine map of [x, x²].
 
 Legend: N frames, D dimensions, K components; p = 1/σ² the precisions. For frames centred by c,
 
     ln w_k N(x; μ_k, σ_k²) = b_k + x·(p_k μ_k) + x²·(-p_k / 2)
     b_k = ln w_k - (D ln 2π + Σ_d [ln σ_kd² + p_kd μ_kd²]) / 2
 
-so the log joints of N frames are one GEMM of [x, x², 1] (N x 2D + 1) with the map, and the
-sufficient statistics Σ r x, Σ r x² and Σ r a second one of the posteriors with the same matrix.
+so the log joints of N frames are one GEMM of [x, x²] (N x 2D) with the map, and the sufficient
+statistics Σ r x and Σ r x² a second one of the same matrix with the posteriors.
 The gradient of the likelihood and the M-step of EM both follow from the statistics in O(K D)
 (`gmmpipe.mixture.optimizers`), so no N x K x D array and no autograd graph ever exists.
 
@@ -22,10 +22,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-BLOCK_FRAMES = 2048
-"""Frames a block: [2048, K] posteriors stay in a CPU's cache at K = 1024."""
+from gmmpipe.mixture.likely_pairs import (
+    GROUP_SIZE,
+    LikelyGroups,
+    add_likely_groups,
+    find_likely_groups,
+)
+
+BLOCK_FRAMES = 512
+"""Frames a block: [512, K] posteriors stay in a CPU core's cache at K = 1024."""
 CUDA_BLOCK_FRAMES = 16384
+SPAN_FRAMES = 16384
+"""Frames whose likely pairs are summed at once; a step of a fit has as many by default."""
+MIN_SPARSE_COMPONENTS = 256
+"""From so many components on are likely pairs looked for: fewer are summed as fast as searched."""
 
 
 def block_frames(device: torch.device) -> int:
@@ -33,8 +45,10 @@ def block_frames(device: torch.device) -> int:
     return CUDA_BLOCK_FRAMES if device.type == "cuda" else BLOCK_FRAMES
 
 
-def linear_map(means: Tensor, log_vars: Tensor, log_weights: Tensor, center: Tensor) -> Tensor:
-    """The map from [x - center, (x - center)², 1] to log joints, [K, 2D + 1].
+def affine_map(
+    means: Tensor, log_vars: Tensor, log_weights: Tensor, center: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The map from [x - center, (x - center)²] to log joints: matrix [K, 2D] and bias [K].
 
     Args:
         means, log_vars: [K, D].
@@ -46,18 +60,15 @@ def linear_map(means: Tensor, log_vars: Tensor, log_weights: Tensor, center: Ten
     scaled = centred * precisions
     constant = means.shape[1] * math.log(2 * math.pi)
     bias = log_weights - 0.5 * (constant + (log_vars + scaled * centred).sum(1))
-    return torch.cat([scaled, precisions.mul_(-0.5), bias[:, None]], dim=1)
+    return torch.cat([scaled, precisions.mul_(-0.5)], dim=1), bias
 
 
 def expand(frames: Tensor, center: Tensor, out: Tensor) -> Tensor:
-    """[x - center, (x - center)²] of `frames` [n, D], written to the first n rows of `out`.
-
-    The column of ones that `out` ends with is left alone.
-    """
+    """[x - center, (x - center)²] of `frames` [n, D], written to the first n rows of `out`."""
     n, dim = frames.shape
     expanded = out[:n]
     torch.sub(frames, center, out=expanded[:, :dim])
-    torch.mul(expanded[:, :dim], expanded[:, :dim], out=expanded[:, dim : 2 * dim])
+    torch.mul(expanded[:, :dim], expanded[:, :dim], out=expanded[:, dim:])
     return expanded
 
 
@@ -76,15 +87,15 @@ def exact_log_joints(
         float64 [n, K], in a buffer that the next block overwrites.
     """
     center = means.double().mean(0)
-    weights = linear_map(means.double(), log_vars.double(), log_weights.double(), center)
+    matrix, bias = affine_map(means.double(), log_vars.double(), log_weights.double(), center)
     num_frames = frames.numel() // means.shape[1]
     size = min(block_frames(frames.device), max(1, num_frames))
-    expanded = torch.ones(size, weights.shape[1], dtype=torch.float64, device=frames.device)
-    joints = torch.empty(size, len(weights), dtype=torch.float64, device=frames.device)
+    expanded = torch.empty(size, matrix.shape[1], dtype=torch.float64, device=frames.device)
+    joints = torch.empty(size, len(matrix), dtype=torch.float64, device=frames.device)
     for start in range(0, num_frames, size):
         block = _block(frames, start, min(start + size, num_frames)).double()
         out = joints[: len(block)]
-        torch.mm(expand(block, center, expanded), weights.t(), out=out)
+        torch.addmm(bias, expand(block, center, expanded), matrix.t(), out=out)
         yield slice(start, start + len(block)), block, out
 
 
@@ -120,8 +131,9 @@ class Statistics:
     """Sums over frames, as views of one flat buffer: what ranks exchange.
 
     Args:
-        flat: [K (2D + 1) + extra].
-        sums: Σ_n r_nk [x - c, (x - c)², 1], [K, 2D + 1].
+        flat: [(2D + 1) K + extra].
+        sums: Σ_n r_nk [x - c, (x - c)², 1], [K, 2D + 1]; the transpose of how they lie in `flat`,
+            which is the faster way round for the GEMM that makes them.
         extra: further numbers that travel along, [extra].
     """
 
@@ -149,15 +161,22 @@ class Statistics:
         dtype: torch.dtype = torch.float32,
     ) -> "Statistics":
         """Empty statistics."""
-        size = num_components * (2 * dim + 1)
+        size = (2 * dim + 1) * num_components
         flat = torch.zeros(size + extra, dtype=dtype, device=device)
         sums, rest = torch.split(flat, [size, extra])
-        return cls(flat, sums.view(num_components, 2 * dim + 1), rest)
+        return cls(flat, sums.view(2 * dim + 1, num_components).t(), rest)
+
+    def add(self, posteriors: Tensor, expanded: Tensor) -> None:
+        """Add frames, given their posteriors [n, K] and their [x - c, (x - c)²], [n, 2D]."""
+        self.moments.t().addmm_(expanded.t(), posteriors)
+        self.counts.add_(posteriors.sum(0))
 
 
 class StatisticsKernel:
     """Sufficient statistics of frames under a mixture, in float32 with buffers allocated once.
 
+    On a CPU, and with components enough, only the pairs of a frame and a component that count are
+    summed, where they are few; see `gmmpipe.mixture.likely_pairs`. A GPU is faster over all pairs.
     Error against float64: see tests/mixture/test_density.py for the bounds that are held to.
 
     Args:
@@ -167,26 +186,43 @@ class StatisticsKernel:
     """
 
     def __init__(self, num_components: int, center: Tensor, extra: int = 0) -> None:
-        size, dim, device = block_frames(center.device), len(center), center.device
+        dim, device = len(center), center.device
         self.center = center
         self.statistics = Statistics.zeros(num_components, dim, device, extra)
-        self._expanded = torch.ones(size, 2 * dim + 1, device=device, dtype=torch.float32)
-        self._posteriors = torch.empty(size, num_components, device=device, dtype=torch.float32)
+        self._sparse = device.type == "cpu" and num_components >= MIN_SPARSE_COMPONENTS
+        self._padding = -num_components % GROUP_SIZE if self._sparse else 0
+        width = num_components + self._padding
+        self._expanded = torch.empty(SPAN_FRAMES, 2 * dim, device=device, dtype=torch.float32)
+        self._joints = torch.empty(block_frames(device), width, device=device, dtype=torch.float32)
 
     @torch.no_grad()
     def __call__(
         self, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor
     ) -> Statistics:
         """Statistics of `frames` [N, D] (any floating dtype), in place of the previous ones."""
-        weights = linear_map(means, log_vars, log_weights, self.center)
-        statistics = self.statistics
-        statistics.flat.zero_()
-        size = len(self._posteriors)
-        for start in range(0, len(frames), size):
-            block = frames[start : start + size]
-            posteriors = self._posteriors[: len(block)]
-            expanded = expand(block.float(), self.center, self._expanded)
-            torch.mm(expanded, weights.t(), out=posteriors)
-            torch.softmax(posteriors, 1, out=posteriors)
-            statistics.sums.addmm_(posteriors.t(), expanded)
-        return statistics
+        matrix, bias = affine_map(means, log_vars, log_weights, self.center)
+        if self._padding:  # components that no frame is ever of
+            matrix = pad(matrix, (0, 0, 0, self._padding))
+            bias = pad(bias, (0, self._padding), value=-math.inf)
+        self.statistics.flat.zero_()
+        for span in torch.split(frames, SPAN_FRAMES):
+            self._add(expand(span.float(), self.center, self._expanded), matrix, bias)
+        return self.statistics
+
+    def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
+        """Add frames, given their [x - c, (x - c)²], [n, 2D]."""
+        num_components = len(self.statistics.counts)
+        found: list[LikelyGroups] = []
+        size = len(self._joints)
+        for start in range(0, len(expanded), size):
+            block = expanded[start : start + size]
+            joints = self._joints[: len(block)]
+            torch.addmm(bias, block, matrix.t(), out=joints)
+            likely = find_likely_groups(joints, start) if self._sparse else None
+            if likely:
+                found.append(likely)
+            else:
+                torch.softmax(joints, 1, out=joints)
+                self.statistics.add(joints[:, :num_components], block)
+        if found:
+            add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)

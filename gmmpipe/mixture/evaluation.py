@@ -46,8 +46,8 @@ class EvaluationSums:
         origin = torch.zeros(means.shape[1], dtype=torch.float64, device=means.device)
         for _, block, joints in exact_log_joints(frames, means, log_vars, log_weights):
             labels, scores, posteriors, entropies = posteriors_of(joints)
-            expanded = expand(block, origin, block.new_ones(len(block), 2 * len(origin) + 1))
-            self.statistics.sums.addmm_(posteriors.t(), expanded)
+            expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
+            self.statistics.add(posteriors, expanded)
             self.counts.add_(torch.bincount(labels, minlength=len(self.counts)))
             self.totals[0] += len(block)
             parts = (scores, scores.square(), entropies, posteriors.amax(1))

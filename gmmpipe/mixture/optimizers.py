@@ -33,7 +33,8 @@ def nll_gradient(
     """
     dim = len(center)
     counts = statistics.counts[:, None]
-    first, second = statistics.moments[:, :dim], statistics.moments[:, dim:]
+    moments = statistics.moments.contiguous()
+    first, second = moments[:, :dim], moments[:, dim:]
     means = parameters.means - center
     precisions = torch.exp(-parameters.log_vars)
     residual = first - counts * means
@@ -152,7 +153,7 @@ class StepwiseEM:
 
     def __init__(self, sums: Tensor, var_floor: float) -> None:
         sums = sums.double()
-        self._running = Statistics(sums.view(-1), sums, sums.new_empty(0))
+        self._running = Statistics(sums.new_empty(0), sums, sums.new_empty(0))
         self._var_floor = var_floor
 
     def step(

@@ -1,6 +1,7 @@
 """Frames straight from a shard's bytes: ranges by the index, every utterance checked by its CRC."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,24 @@ def read_rows(
     Raises:
         StoreError: the file is missing or truncated, or an utterance's CRC-32C is not the recorded.
     """
-    bounds = index.row_offset
-    first = int(np.searchsorted(bounds, start, side="right")) - 1
-    last = int(np.searchsorted(bounds, stop, side="left"))
+    first = int(np.searchsorted(index.row_offset, start, side="right")) - 1
+    last = int(np.searchsorted(index.row_offset, stop, side="left"))
+    bounds = index.row_offset[first : last + 1].tolist()
+    rows = out.numpy()  # slices of an array take a tenth of the time of a tensor's
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
     try:
-        for utterance in range(first, last):
-            begin, end = int(bounds[utterance]), int(bounds[utterance + 1])
+        for utterance, (begin, end) in enumerate(pairwise(bounds), first):
             low, high = max(begin, start), min(end, stop)
-            target = out[low - start : high - start]
-            direct = (low, high) == (begin, end) and out.dtype == dtype
-            array = target if direct else torch.empty(end - begin, out.shape[1], dtype=dtype)
-            _read_utterance(descriptor, array.numpy(), path, index, utterance)
-            if not direct:
-                target.copy_(array[low - begin : high - begin])
+            target = rows[low - start : high - start]
+            if (low, high) == (begin, end) and out.dtype == dtype:
+                _read_utterance(descriptor, target, path, index, utterance)
+            else:
+                whole = torch.empty(end - begin, out.shape[1], dtype=dtype)
+                _read_utterance(descriptor, whole.numpy(), path, index, utterance)
+                torch.from_numpy(target).copy_(whole[low - begin : high - begin])
     finally:
         os.close(descriptor)
 

@@ -2,39 +2,47 @@
 """Time of a fit step against the GEMMs in it, and against what autograd takes for the same.
 
 A step draws frames, takes their statistics, and moves the mixture by Adam. Its rivals are the bare
-GEMMs (log joints and statistics, nothing else), eager autograd over the GEMM form of the density,
-and autograd over the N x K x D difference tensor, which is timed on a part of the frames. All in
-one process, in turn, on speech-like numbers; medians of the runs.
+GEMMs (log joints and statistics of all pairs, in the fastest layout, nothing else), eager autograd
+over the GEMM form of the density, and autograd over the N x K x D difference tensor, which is timed
+on a part of the frames. All in one process, in turn; medians of the runs. The frames and the
+mixture are made up, with as many likely components a frame as speech has; or give a store and a
+mixture that was fitted to it. The time of a step on made-up frames of which every component is
+likely shows what a step takes where no pair can be left out.
 
-    python pipelines/benchmark/fit_step.py [--num_components 1024] [--frames 8192] [--threads 1]
+    python pipelines/benchmark/fit_step.py [--data_dir STORE --gmm_path GMM] [--frames 8192]
 """
 
 import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from common import median_seconds
 from torch import Tensor
 
+from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.schedule import Schedule
 from gmmpipe.fit.step import Stepper
 from gmmpipe.fit.stream import HeldFrames
-from gmmpipe.mixture.density import block_frames
+from gmmpipe.mixture.density import block_frames, exact_log_joints
+from gmmpipe.mixture.likely_pairs import margin
 from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.mixture.parameters import Parameters
 
 STORED_FRAMES = 200_000
 DIFFERENCE_FRAMES = 256
 VAR_FLOOR = 0.1
+SPREAD = 0.47
+"""Of made-up means: so many pairs count then as on speech. A tenth of it, and all of them do."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="a fit step against its GEMMs and autograd")
-    parser.add_argument("--num_components", type=int, default=1024)
+    parser.add_argument("--data_dir", help="a feature store; with --gmm_path")
+    parser.add_argument("--gmm_path")
+    parser.add_argument("--num_components", type=int, default=1024, help="of made-up mixtures")
     parser.add_argument("--dim", type=int, default=80)
     parser.add_argument("--frames", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)
@@ -42,15 +50,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    shape = (options.num_components, options.dim)
-    parameters = Parameters.of(
-        means=torch.randn(shape) * 2 - 8,
-        log_vars=torch.randn(shape) * 0.3,
-        log_weights=torch.full(shape[:1], -math.log(shape[0])),
-    )
-    stored = (torch.randn(STORED_FRAMES, options.dim) * 2 - 8).half()
+    if options.gmm_path:
+        stored, parameters = load(options.data_dir, options.gmm_path)
+    else:
+        stored, parameters = make_up(options.num_components, options.dim, SPREAD)
+    shape = parameters.means.shape
+    flat, overlapping = make_up(*shape, SPREAD / 10)
     rivals: dict[str, Callable[[], object]] = {
         "step": make_step(stored, parameters.clone(), options.frames),
+        "step, all pairs likely": make_step(flat, overlapping, options.frames),
         "bare GEMMs": make_gemms(options.frames, *shape),
         "autograd, GEMM form": make_autograd(
             stored[: options.frames].float(), parameters, gemm_joints
@@ -59,19 +67,43 @@ def main() -> None:
             stored[:DIFFERENCE_FRAMES].float(), parameters, difference_joints
         ),
     }
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for run in range(options.runs + 1):
-        for name, rival in rivals.items():
-            began = time.perf_counter()
-            rival()
-            if run:  # the first warms up
-                times[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = median_seconds(rivals, options.runs)
     medians["autograd, N x K x D"] *= options.frames / DIFFERENCE_FRAMES
     step = medians["step"]
     print(f"{options.frames} frames, K = {shape[0]}, D = {shape[1]}, {options.threads} threads")
+    print(f"{likely_pairs(stored[:2048], parameters):.1f} likely components a frame")
     for name, seconds in medians.items():
         print(f"{name:22} {1e3 * seconds:10.1f} ms {seconds / step:9.2f} of a step")
+
+
+def load(data_dir: str, gmm_path: str) -> tuple[Tensor, Parameters]:
+    """Shuffled frames of a store, in float16, and a mixture of them."""
+    store, gmm = FeatureStore.open(data_dir), GradientGMM.load(gmm_path)
+    frames = store.read_frames(0, min(STORED_FRAMES, store.num_frames)).half()
+    parameters = Parameters.of(gmm.means, gmm.log_vars, gmm.log_weights)
+    return frames[torch.randperm(len(frames))], parameters
+
+
+def make_up(num_components: int, dim: int, spread: float) -> tuple[Tensor, Parameters]:
+    """A mixture with means `spread` apart, and frames of it."""
+    parameters = Parameters.of(
+        means=torch.randn(num_components, dim) * spread - 8,
+        log_vars=torch.randn(num_components, dim) * spread - 1,
+        log_weights=torch.full((num_components,), -math.log(num_components)),
+    )
+    chosen = torch.randint(num_components, (STORED_FRAMES,))
+    noise = torch.randn(STORED_FRAMES, dim) * (0.5 * parameters.log_vars[chosen]).exp()
+    return (parameters.means[chosen] + noise).half(), parameters
+
+
+def likely_pairs(frames: Tensor, parameters: Parameters) -> float:
+    """How many components of a frame are not left out, in the mean."""
+    model = (parameters.means, parameters.log_vars, parameters.log_weights)
+    counts = [
+        (joints > joints.amax(1, keepdim=True) - margin(joints.shape[1])).sum()
+        for _, _, joints in exact_log_joints(frames, *model)
+    ]
+    return float(sum(counts)) / len(frames)
 
 
 def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> Callable[[], object]:
@@ -99,12 +131,12 @@ def make_gemms(num_frames: int, num_components: int, dim: int) -> Callable[[], o
     size = min(block_frames(torch.device("cpu")), num_frames)
     expanded, weights = torch.randn(size, 2 * dim), torch.randn(num_components, 2 * dim)
     posteriors = torch.empty(size, num_components)
-    sums = torch.zeros(num_components, 2 * dim)
+    sums = torch.zeros(2 * dim, num_components)
 
     def gemms() -> None:
         for _ in range(-(-num_frames // size)):
             torch.mm(expanded, weights.t(), out=posteriors)
-            torch.mm(posteriors.t(), expanded, out=sums)
+            sums.addmm_(expanded.t(), posteriors)
 
     return gemms
 

@@ -1,0 +1,52 @@
+"""What several benchmarks need: stores to measure on, and medians of runs in turn."""
+
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gmmpipe.store.schema import SHARD_SUFFIXES, STORE_FILE, StoreInfo, shard_stem
+
+
+def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
+    """Median of each rival's time, all of them run in turn; the first round only warms up."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for number in range(runs + 1):
+        for name, rival in rivals.items():
+            began = time.perf_counter()
+            rival()
+            if number:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def make_store(data_dir: str, folder: Path, *options: str) -> Path:
+    """A feature store made from manifests by `gmmpipe featurize`."""
+    command = ["featurize", "--data_dir", data_dir, "--output_dir", str(folder), *options]
+    command = [sys.executable, "-m", "gmmpipe", *command]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return folder
+
+
+def multiply_store(store: Path, folder: Path, num_shards: int) -> Path:
+    """A store of `num_shards` shards that are hard links to those of a store of tars, in turn."""
+    info = StoreInfo.read(store / STORE_FILE)
+    folder.mkdir()
+    sidecars = [
+        (store / row.name).with_suffix(".json").read_text(encoding="ascii") for row in info.shards
+    ]
+    rows = []
+    for number in range(num_shards):
+        source = number % len(sidecars)
+        row = info.shards[source]
+        name = shard_stem(number) + SHARD_SUFFIXES["tar"]
+        os.link(store / row.name, folder / name)
+        text = sidecars[source].replace(f'"name":"{row.name}"', f'"name":"{name}"')
+        (folder / name).with_suffix(".json").write_text(text, encoding="ascii")
+        rows.append(dataclasses.replace(row, name=name))
+    dataclasses.replace(info, shards=rows).write(folder / STORE_FILE)
+    return folder

@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""How a store of 9.6 billion frames opens, and how fast the first update's frames come from it.
+
+The store has 13,700 shards of 1024 utterances of 684 frames, hard links to a few real ones that
+hold the frames of the given manifests again and again, each with a sidecar of its own. It is made
+in `--folder` (some 1.6 GB), which must be a folder that does not exist yet, and removed again.
+
+    python pipelines/benchmark/large_store.py --data_dir MANIFESTS --folder FOLDER
+"""
+
+import argparse
+import dataclasses
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import make_store, median_seconds, multiply_store
+
+from gmmpipe import FeatureStore
+from gmmpipe.fit.stream import read_pipeline
+from gmmpipe.store.feature_store import _read_sidecar
+from gmmpipe.store.frame_order import FrameOrder
+from gmmpipe.store.ledger import Tally
+from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, shard_stem
+from gmmpipe.store.shard_files import open_writer
+
+SHARDS = 13_700
+REAL_SHARDS = 7
+UTTERANCES, UTTERANCE_FRAMES = 1024, 684
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="a store of 9.6 billion frames")
+    parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
+    parser.add_argument("--folder", required=True, type=Path, help="where to make the stores")
+    parser.add_argument("--num_shards", type=int, default=SHARDS)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True)
+    try:
+        source = make_store(options.data_dir, options.folder / "source")
+        small = make_shards(source, options.folder / "small")
+        large = multiply_store(small, options.folder / "large", options.num_shards)
+        print(f"opened in a process of its own: {run_opening(large)}")
+        measure(small, large, options.runs)
+    finally:
+        shutil.rmtree(options.folder)
+
+
+def make_shards(source: Path, folder: Path) -> Path:
+    """A store of `REAL_SHARDS` shards, full of the frames of `source`."""
+    store, info = FeatureStore.open(source), StoreInfo.read(source / STORE_FILE)
+    frames = store.read_frames(0, store.num_frames).to(store.dtype)
+    rows = []
+    for number in range(REAL_SHARDS):
+        path = folder / f"{shard_stem(number)}.tar"
+        path.parent.mkdir(exist_ok=True)
+        with open_writer(path, store.dim, info.plan.dtype) as writer:
+            for utterance in range(UTTERANCES):
+                first = (number * UTTERANCES + utterance) * UTTERANCE_FRAMES
+                numbers = torch.arange(first, first + UTTERANCE_FRAMES) % len(frames)
+                key = f"{number * UTTERANCES + utterance:010d}"
+                writer.add(key, {"key": key}, frames[numbers].numpy(), None)
+            index, size, sha256 = writer.finish()
+        row = ShardRow(path.name, UTTERANCES, UTTERANCES * UTTERANCE_FRAMES, size, sha256)
+        Sidecar(row, index, Tally(), []).write(path.with_suffix(".json"))
+        rows.append(row)
+    dataclasses.replace(info, shards=rows).write(folder / STORE_FILE)
+    return folder
+
+
+def run_opening(store: Path) -> str:
+    """`open_it` in a fresh process: what it printed."""
+    command = [sys.executable, __file__, "--open", str(store)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def open_it(path: str) -> None:
+    """Open a store and look for its files, as the start of a fit does."""
+    before = resident_bytes()
+    began = time.perf_counter()
+    store = FeatureStore.open(path)
+    opened = time.perf_counter()
+    store.check_files()
+    checked = time.perf_counter()
+    print(
+        f"{store.num_frames} frames in {len(store.shards)} shards in {opened - began:.2f} s and "
+        f"{(resident_bytes() - before) / 1e6:.0f} MB; looked for every file in "
+        f"{checked - opened:.2f} s"
+    )
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def measure(small: Path, large: Path, runs: int) -> None:
+    """How fast a reader thread fills the first update's buffer from either store."""
+    frames = FeatureStore.open(small).num_frames
+    rivals: dict[str, Callable[[], object]] = {
+        name: make_reader(path, frames) for name, path in (("small", small), ("large", large))
+    }
+    for name, seconds in median_seconds(rivals, runs).items():
+        print(
+            f"{name} store: the first {frames} frames in {seconds:.3f} s, "
+            f"{frames / seconds / 1e6:.1f} M frames a second"
+        )
+
+
+def make_reader(path: Path, rows: int) -> Callable[[], None]:
+    """Reads the first `rows` frames of the seeded order, with sidecars read anew each time."""
+    store = FeatureStore.open(path)
+    out = torch.zeros(rows, store.dim, dtype=store.dtype)
+
+    def read() -> None:
+        _read_sidecar.cache_clear()
+        order = FrameOrder(store.frames_per_shard, seed=0)
+        assert sum(read_pipeline(store, order, list(order.ranges(0, rows)), out)) == rows
+
+    return read
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--open"]:
+        open_it(sys.argv[2])
+    else:
+        main()

@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""Steps a second of one rank and of two, one thread each; then how long a whole fit waits.
+
+All take the same steps, which are of the same frames over all ranks. They run in turn under
+torchrun, and the medians count. Beside the steps each rank times its bare work: the statistics of
+its frames, and the optimizer. What a step takes beyond that is drawing numbers, the exchange with
+the other ranks, and bookkeeping.
+
+    python pipelines/benchmark/ranks.py --data_dir MANIFESTS [--frames 16384] [--rounds 5]
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import make_store, median_seconds
+from fit_step import SPREAD, VAR_FLOOR, make_up
+
+from gmmpipe.distributed import open_world
+from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.schedule import Schedule
+from gmmpipe.fit.step import Stepper
+from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.mixture.density import StatisticsKernel
+from gmmpipe.mixture.optimizers import Adam
+
+RANKS = (1, 2)
+STEPS = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="steps a second of one rank and of two")
+    parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
+    parser.add_argument("--frames", type=int, default=16384, help="of a step, over all ranks")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    seconds: dict[int, list[list[float]]] = {size: [] for size in RANKS}
+    for _ in range(options.rounds):
+        for size in RANKS:
+            printed = torchrun(size, __file__, "--worker", str(options.frames)).stdout
+            seconds[size].append(json.loads(printed))
+    medians = {
+        size: [statistics.median(c) for c in zip(*seconds[size], strict=True)] for size in RANKS
+    }
+    for size, (step, work) in medians.items():
+        print(
+            f"{size} ranks: {1 / step:6.2f} steps a second, {medians[1][0] / step:5.2f} times one; "
+            f"{(step - work) / step:6.1%} of a step beyond its bare work"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(options.data_dir, Path(folder) / "store")
+        for size in RANKS:
+            print(
+                f"{size} ranks: {waiting(size, store, Path(folder) / f'fit-{size}'):6.2%} waiting"
+            )
+
+
+def torchrun(size: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a script, or a module after ``-m``, on `size` ranks of one thread."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={size}"]
+    return subprocess.run(
+        [sys.executable, *launcher, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+def waiting(size: int, store: Path, out: Path) -> float:
+    """The share of a fit's seconds in which it waits for frames; steps a frame as by default."""
+    sizes = {"batch_update_size": "200k", "n_sgd_steps": "80", "target_frames": "600k"}
+    flags = [f"--{name}={value}" for name, value in sizes.items()]
+    command = ["-m", "gmmpipe", "fit", f"--data_dir={store}", f"--output_dir={out}", *flags]
+    table = dict(re.findall(r"^ *([a-z ]+?) +([\d.]+)$", torchrun(size, *command).stderr, re.M))
+    return float(table["waiting for frames"]) / float(table["seconds"])
+
+
+def work(frames_per_step: int) -> None:
+    """What each rank runs: print the median seconds of a step, and of its bare work."""
+    torch.manual_seed(0)  # the same frames and mixture on all ranks
+    stored, parameters = make_up(1024, 80, SPREAD)
+    rules = Schedule(0, len(stored), len(stored), 1000, frames_per_step, lr=1e-3)
+    update = rules.update_at(0, 0)
+    assert update is not None
+    with open_world("cpu") as world:
+        start, stop = update.rank_slice(world.rank, world.size)
+        held = HeldFrames(stored[start:stop].clone(), start, stop)
+        state = FitState(
+            parameters, Adam(torch.ones_like(parameters.flat), VAR_FLOOR), stored.float().mean(0)
+        )
+        stepper = Stepper(rules, state, world, lambda: False)
+        kernel = StatisticsKernel(len(parameters.means), state.center)
+        other, adam = parameters.clone(), Adam(torch.ones_like(parameters.flat), VAR_FLOOR)
+        frames = held.select(rules.step_frames(update, 0))
+
+        def work_alone() -> None:
+            sums = kernel(frames, other.means, other.log_vars, other.log_weights)
+            adam.step(sums, other, state.center, frames_per_step, 1e-3)
+
+        # One after the other: where they took turns, a step would wait for the other rank's work.
+        medians = [
+            median_seconds({"": one}, STEPS)[""]
+            for one in (lambda: stepper.step(update, held), work_alone)
+        ]
+        if world.rank == 0:
+            print(json.dumps(medians))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(int(sys.argv[2]))
+    else:
+        main()

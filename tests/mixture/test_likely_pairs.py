@@ -1,0 +1,136 @@
+"""Statistics of the likely pairs alone, against those of all pairs in float64."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gmmpipe.mixture.density import (
+    BLOCK_FRAMES,
+    MIN_SPARSE_COMPONENTS,
+    StatisticsKernel,
+    exact_log_joints,
+)
+from gmmpipe.mixture.likely_pairs import (
+    GROUP_SIZE,
+    add_likely_groups,
+    find_likely_groups,
+    margin,
+)
+
+K = 300
+PADDED = 304
+assert K >= MIN_SPARSE_COMPONENTS
+assert K < PADDED, "some components are there to fill a group up"
+assert PADDED % GROUP_SIZE == 0
+Model = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(scope="module")
+def model(frames: Tensor) -> Model:
+    """Means at every 28th frame, each with the variances of a small cluster of speech."""
+    log_vars = (frames.var(0) / 16).log()
+    return frames[::28][:K].clone(), log_vars.repeat(K, 1), torch.full((K,), -math.log(K))
+
+
+def log_joints(frames: Tensor, model: Model) -> Tensor:
+    """Float32 [n, PADDED]."""
+    joints = [joints.float() for _, _, joints in exact_log_joints(frames, *model)]
+    return pad(torch.cat(joints), (0, PADDED - K), value=-math.inf)
+
+
+def expand(frames: Tensor, center: Tensor) -> Tensor:
+    centred = frames - center
+    return torch.cat([centred, centred.square()], 1)
+
+
+def errors(moments: Tensor, counts: Tensor, joints: Tensor, expanded: Tensor) -> list[float]:
+    """Against all pairs of the same log joints in float64, relative to the largest entries."""
+    posteriors = torch.softmax(joints[:, :K].double(), 1)
+    pairs = [(counts, posteriors.sum(0))]
+    expected = posteriors.t() @ expanded.double()
+    pairs += list(zip(moments.split(80, 1), expected.split(80, 1), strict=True))
+    return [float((here.double() - there).abs().max() / there.abs().max()) for here, there in pairs]
+
+
+def largest_error_of_likely(joints: Tensor, expanded: Tensor) -> float:
+    found = [find_likely_groups(part, 900 * n) for n, part in enumerate(joints.split(900))]
+    assert None not in found, "there are few likely pairs here"
+    moments, counts = torch.zeros(K, 160), torch.zeros(K)
+    add_likely_groups([part for part in found if part], expanded, moments, counts)
+    return max(errors(moments, counts, joints, expanded))
+
+
+@pytest.mark.parametrize("count", [1, 7, 901, 8561])
+def test_sums_of_speech_are_those_of_all_pairs(count, frames, model) -> None:
+    x = frames[:count]
+    assert largest_error_of_likely(log_joints(x, model), expand(x, frames.mean(0))) < 1e-6
+
+
+def test_long_sums_of_frames_that_are_all_alike_keep_their_digits(frames) -> None:
+    """Digital silence: each addition to one sum of them all would round the same way."""
+    silence = torch.full((20_000, 80), math.log(1e-6))
+    joints = torch.full((len(silence), PADDED), -100.0)
+    joints[:, 17] = 0.0
+    assert largest_error_of_likely(joints, expand(silence, frames.mean(0))) < 1e-5
+
+
+def test_what_is_left_out_of_a_frame_is_nothing_in_float32(frames, model) -> None:
+    joints = log_joints(frames, model)
+    posteriors = torch.softmax(joints.double(), 1)
+    posteriors[joints > joints.amax(1, keepdim=True) - margin(K)] = 0.0
+    assert 0 < posteriors.sum(1).max() < 2**-24
+
+
+def test_each_likely_group_is_named_with_all_its_components(frames, model) -> None:
+    joints = log_joints(frames[:50], model)
+    found = find_likely_groups(joints, first_frame=1000)
+    assert found is not None
+    gaps = joints - joints.amax(1, keepdim=True)
+    members = torch.arange(GROUP_SIZE) * (PADDED // GROUP_SIZE) + found.groups[:, None]
+    assert torch.equal(found.gaps, gaps[found.frames - 1000].gather(1, members))
+    near = -margin(PADDED)
+    assert int((found.gaps > near).sum()) == int((gaps > near).sum()) > 50
+
+
+def kernel_error(frames: Tensor, model: Model, center: Tensor) -> float:
+    """Of all that the kernel does, in float32, against log joints that are exact."""
+    got = StatisticsKernel(K, center)(frames, *model)
+    return max(errors(got.moments, got.counts, log_joints(frames, model), expand(frames, center)))
+
+
+@pytest.mark.parametrize("count", [1, BLOCK_FRAMES + 1, 8561])
+def test_the_kernel_is_exact_to_a_few_roundings_of_log_joints(count, frames, model) -> None:
+    assert kernel_error(frames[:count], model, frames.mean(0)) < 1e-4
+
+
+def test_frames_of_which_many_components_are_likely_lose_none(frames, model) -> None:
+    flat = (model[0], model[1] + 5.0, model[2])
+    assert find_likely_groups(log_joints(frames, flat), 0) is None
+    assert kernel_error(frames, flat, frames.mean(0)) < 1e-4
+
+
+def test_blocks_of_either_sort_add_up(frames, model) -> None:
+    """Half of the components lie on one frame: many are likely there, and few elsewhere."""
+    crowd = frames.mean(0).expand(K // 2, 80)
+    mixed = (torch.cat([model[0][: K // 2], crowd]), *model[1:])
+    x = torch.cat([frames[:BLOCK_FRAMES], crowd.repeat(4, 1)])
+    first, *others = log_joints(x, mixed).split(BLOCK_FRAMES)
+    assert find_likely_groups(first, 0)
+    assert not any(find_likely_groups(other, 0) for other in others)
+    assert kernel_error(x, mixed, frames.mean(0)) < 1e-4
+
+
+def test_the_same_frames_give_the_same_bits(frames, model) -> None:
+    first, second = (StatisticsKernel(K, frames.mean(0))(frames, *model).flat for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_components_without_weight_get_nothing(frames, model) -> None:
+    log_weights = model[2].clone()
+    log_weights[::2] = -math.inf
+    counts = StatisticsKernel(K, frames.mean(0))(frames, *model[:2], log_weights).counts
+    assert counts[::2].abs().max() == 0.0
+    assert float(counts.sum()) == pytest.approx(len(frames), rel=1e-6)
