@@ -179,5 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
     content = read_model(path)
     missing = {"sizes", "step", "jepa", "target_encoder", "resume"} - content.keys()
     if missing:
-        raise CheckpointError(f"{path}: not a run of this recipe: lacks {', '.join(missing)}")
+        raise CheckpointError(
+            f"{path}: not a run of this recipe: lacks {', '.join(sorted(missing))}"
+        )
     return content

@@ -96,13 +96,13 @@ def test_losses_are_those_of_the_formulas_in_float64(jepa, batch) -> None:
         q = exact.cluster_head(context).softmax(1).numpy()
         p = batch.targets[row, :length][~mask[0]].double().numpy()
         cluster_sum += float(scipy.stats.entropy(p, q, axis=1).sum())
-    assert float(sums.jepa) == pytest.approx(jepa_sum, rel=1e-9)
-    assert float(sums.cluster) == pytest.approx(cluster_sum, rel=1e-5)  # p are float32 and scaled
+    assert sums.jepa.item() == pytest.approx(jepa_sum, rel=1e-9)
+    assert sums.cluster.item() == pytest.approx(cluster_sum, rel=1e-5)  # p are float32 and scaled
 
     there = copy.deepcopy(target).float()
     rounded = loss_sums(jepa, there, batch)
-    assert float(rounded.jepa) == pytest.approx(jepa_sum, rel=1e-4)
-    assert float(rounded.cluster) == pytest.approx(cluster_sum, rel=1e-4)
+    assert rounded.jepa.item() == pytest.approx(jepa_sum, rel=1e-4)
+    assert rounded.cluster.item() == pytest.approx(cluster_sum, rel=1e-4)
 
 
 def test_the_marginal_loss_is_that_of_predicting_the_mean_posterior(batch, jepa) -> None:
@@ -117,8 +117,8 @@ def test_the_marginal_loss_is_that_of_predicting_the_mean_posterior(batch, jepa)
     means = running.means()
     expected = scipy.stats.entropy(p, p.mean(0, keepdims=True).repeat(len(p), 0), axis=1).mean()
     assert means["marginal_loss"] == pytest.approx(expected, rel=1e-5)
-    assert means["cluster_loss"] == pytest.approx(float(sums.cluster) / len(p), rel=1e-5)
-    assert means["jepa_loss"] == pytest.approx(float(sums.jepa) / int(batch.mask.sum()), rel=1e-5)
+    assert means["cluster_loss"] == pytest.approx(sums.cluster.item() / len(p), rel=1e-5)
+    assert means["jepa_loss"] == pytest.approx(sums.jepa.item() / int(batch.mask.sum()), rel=1e-5)
 
 
 def test_nothing_of_masked_frames_reaches_predictor_or_cluster_head(jepa, batch) -> None:
