@@ -69,14 +69,15 @@ class Trainer:
                 self.folder.save(state, finished=True)
             else:
                 log.info("%d steps are done already: nothing to do", state.step)
-        if state.metrics:
-            row = state.metrics[-1]
-            better = 1 - row["cluster_loss"] / row["marginal_loss"]
-            log.info(
-                "cluster loss %.4f nats a frame over the last steps; always predicting the mean "
-                "posterior of the same frames: %.4f (%.0f %% below it)",
-                *(row["cluster_loss"], row["marginal_loss"], 100 * better),
-            )
+        row = state.metrics[-1]
+        log.info(
+            "cluster loss %.4f nats a frame over the last steps, %.0f %% of the %.4f of always "
+            "predicting the mean posterior of the same frames",
+            *(row["cluster_loss"], 100 * row["cluster_loss"] / row["marginal_loss"]),
+            row["marginal_loss"],
+        )
+        if options.cluster_weight_start == options.cluster_weight_end == 0:
+            log.info("(at weight 0 the cluster head learns nothing)")
 
     def batches_from(self, step: int) -> JEPABatches:
         """This rank's batches of the steps to come."""

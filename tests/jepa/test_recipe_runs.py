@@ -1,5 +1,6 @@
 """The JEPA recipe as it is run: killed, stopped, shared by ranks, and given what it cannot use."""
 
+import math
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,11 @@ import torch
 from click.testing import CliRunner
 
 from conftest import ROOT, one_thread, run, same_bits, torchrun
-from gmmpipe import FeatureStore
+from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.distributed import World
 from pipelines.jepa.checkpoint import load_jepa
+from pipelines.jepa.compare import Measured, kmeans_entropy, log_mel_frames, read_metrics
+from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.train import main
 from pipelines.jepa.trainer import Trainer
@@ -113,6 +116,21 @@ def test_a_run_writes_metrics_and_an_encoder(uninterrupted, store, gmm_path) -> 
         if not torch.equal(value, target.state_dict()[name])
     ]
     assert len(different) > 10, "the target encoder lags behind"
+
+
+def test_the_comparison_measures_a_run(uninterrupted, store, gmm_path) -> None:
+    jepa, _ = load_jepa(uninterrupted / "jepa.pt")
+    sample = EvaluationSample.read(FeatureStore.open(store), jepa, seed=0, num_utterances=56)
+    features, metrics = sample.encode(jepa, jepa.encoder), read_metrics(uninterrupted)
+    row = Measured("anchored", 0, features, metrics).row()
+    assert row[2].endswith(" of 32")
+    assert row[-2] == f"{metrics['jepa_loss'][-1]:.4f}"
+    assert kmeans_entropy(features) == kmeans_entropy(features) > math.log(16)
+    apart = torch.arange(640.0).remainder(64)[:, None] * 1000
+    assert kmeans_entropy(apart) == pytest.approx(math.log(64))
+    frames = log_mel_frames(sample, jepa.sizes, GradientGMM.load(gmm_path))
+    assert frames.shape == (8561, 80)
+    assert frames.mean(0).abs().max() < 0.1
 
 
 def test_a_killed_run_goes_on_as_if_it_never_was(
