@@ -146,6 +146,10 @@ class RunFolder:
                 best = (path, content)
         return best
 
+    def holds_model(self) -> bool:
+        """Whether the finished run's file is there."""
+        return self._world.on_first_rank(lambda: (self.path / MODEL_FILE).exists())
+
     def save(self, state: TrainState, finished: bool = False) -> None:
         """Write a checkpoint, or the finished run's file, which holds the same."""
         path = self.path / (MODEL_FILE if finished else f"jepa_ckpt_{state.step}.pt")

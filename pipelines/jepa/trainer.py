@@ -66,9 +66,10 @@ class Trainer:
             self.folder.write_metrics(state)
             if state.step < options.max_steps:
                 self._train()
-                self.folder.save(state, finished=True)
             else:
                 log.info("%d steps are done already: nothing to do", state.step)
+            if not self.folder.holds_model():
+                self.folder.save(state, finished=True)
         row = state.metrics[-1]
         log.info(
             "cluster loss %.4f nats a frame over the last steps, %.0f %% of the %.4f of always "
@@ -121,7 +122,7 @@ class Trainer:
         try:
             batch = self.world.on_each_rank(lambda: next(batches))
         except GmmpipeError as error:
-            self.folder.save(self.state)
+            self._keep()
             raise _as_raised(error) from None
         return batch.to(self.world.device, non_blocking=True)
 
@@ -184,9 +185,14 @@ class Trainer:
 
     def _stop(self) -> None:
         """Leave a checkpoint and end; all ranks are here before the same step."""
-        self.folder.save(self.state)
-        log.info("--resume auto goes on from there")
+        self._keep()
         raise Stopped(self.stop_signal or signal.SIGTERM)
+
+    def _keep(self) -> None:
+        """Leave a checkpoint, if there is anything to keep."""
+        if self.state.step:
+            self.folder.save(self.state)
+            log.info("--resume auto goes on from there")
 
 
 @torch.no_grad()
