@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The demo: featurize the shipped speech, fit a small mixture with one rank and with two.
+"""The demo: featurize the shipped speech, fit a mixture on one rank and two, train a JEPA.
 
 Run by ``make demo``; everything it makes lies in out/demo.
 """
@@ -22,6 +22,10 @@ FIT = (
     *("--K", "64", "--target_frames", "80k", "--batch_update_size", "8k", "--save_every", "40k"),
     *("--n_sgd_steps", "100", "--sgd_batch_size", "2048", "--overwrite"),
 )
+JEPA = (
+    *("--max_steps", "60", "--batch_size", "8", "--dim", "64", "--layers", "2"),
+    *("--num_workers", "0", "--overwrite"),
+)
 
 
 def run(*command: object) -> float:
@@ -31,7 +35,8 @@ def run(*command: object) -> float:
         for word in command
     ]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    python = {"gmmpipe": ("-m", "gmmpipe"), "torchrun": ("-m", "torch.distributed.run")}
+    torchrun = ("-m", "torch.distributed.run")
+    python = {"gmmpipe": ("-m", "gmmpipe"), "torchrun": torchrun, "python": ()}
     began = time.monotonic()
     # One thread a process, with one rank as with two: then the two fits are comparable.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -45,6 +50,7 @@ def run(*command: object) -> float:
 
 def main() -> None:
     store_path, one, two = OUT / "features", OUT / "fit-1-rank", OUT / "fit-2-ranks"
+    jepa = OUT / "jepa"
     seconds = [
         run(
             *("gmmpipe", "featurize", "--data_dir", HERE / "corpus", "--output_dir", store_path),
@@ -55,11 +61,15 @@ def main() -> None:
             *("torchrun", "--standalone", "--nproc_per_node", 2, "gmmpipe", "fit"),
             *("--data_dir", store_path, "--output_dir", two, *FIT),
         ),
+        run(
+            *("python", ROOT / "pipelines" / "jepa" / "train.py", "--data_dir", store_path),
+            *("--gmm_path", one / "gmm.pt", "--output_dir", jepa, *JEPA),
+        ),
     ]
-    report(store_path, one, two, seconds)
+    report(store_path, one, two, jepa, seconds)
 
 
-def report(store_path: Path, one: Path, two: Path, seconds: list[float]) -> None:
+def report(store_path: Path, one: Path, two: Path, jepa: Path, seconds: list[float]) -> None:
     """Print what came out and where it lies."""
     store = FeatureStore.open(store_path)
     frames = store.read_frames(0, store.num_frames)
@@ -75,13 +85,18 @@ def report(store_path: Path, one: Path, two: Path, seconds: list[float]) -> None
     ]
     models = [GradientGMM.load(folder / "gmm.pt") for folder in (one, two)]
     for name, model, folder, took in zip(
-        ("1 rank", "2 ranks"), models, (one, two), seconds[1:], strict=True
+        ("1 rank", "2 ranks"), models, (one, two), seconds[1:3], strict=True
     ):
         nll = -float(model.score_samples(frames).double().mean())
         used = len(model.assign(frames).unique())
         rows.append(
             (name, f"K = {model.K}, {used} in use, {nll:.4f} nats a frame", took, folder / "gmm.pt")
         )
+    header, *_, last = (jepa / "metrics.tsv").read_text().splitlines()
+    losses = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))
+    cluster, marginal = losses["cluster_loss"], losses["marginal_loss"]
+    what = f"cluster loss {cluster:.2f} nats, the marginal's {marginal:.2f}"
+    rows.append(("JEPA", what, seconds[3], jepa / "jepa.pt"))
     print(f"\n{'':9} {'what came out':62} {'seconds':>7}  where")
     for name, what, took, where in rows:
         print(f"{name:9} {what:62} {took:7.1f}  {where.relative_to(ROOT)}")

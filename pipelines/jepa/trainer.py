@@ -1,0 +1,216 @@
+"""The training loop."""
+
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import torch
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.utils.data import DataLoader
+
+from gmmpipe import FeatureStore
+from gmmpipe.distributed import World
+from gmmpipe.errors import GmmpipeError, Stopped
+from gmmpipe.jepa import JEPABatch, JEPABatches
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.progress import Progress
+from gmmpipe.signals import STOP_SIGNALS, stop_signals
+from pipelines.jepa.checkpoint import RunFolder, TrainState
+from pipelines.jepa.evaluation import EvaluationSample
+from pipelines.jepa.losses import loss_sums
+from pipelines.jepa.options import JEPAOptions
+from pipelines.jepa.schedule import cluster_weight_at, lr_at
+
+log = logging.getLogger("gmmpipe.pipelines.jepa")
+LARGEST_GRADIENT = 1.0
+"""What the norm of the gradient is clipped to."""
+
+
+class Trainer:
+    """One run, on one rank.
+
+    Args:
+        options: what to do.
+        world: this rank among the others.
+
+    Raises:
+        GmmpipeError: see `gmmpipe.errors`.
+    """
+
+    def __init__(self, options: JEPAOptions, world: World) -> None:
+        self.options, self.world = options, world
+        self.store = FeatureStore.open(options.data_dir)
+        self.store.check_files()
+        self.gmm = GradientGMM.load(options.gmm_path)
+        sizes = options.sizes(self.store, self.gmm.K)
+        self.folder = RunFolder(options, options.identity(self.store), world)
+        self.batches_from(0)  # an error of the store or the mixture comes before the folder's
+        self.state = TrainState.begin(sizes, options.seed, self.gmm, world.device)
+        self.started = False
+        self.stop_signal: int | None = None
+
+    def run(self) -> None:
+        """Train from the beginning or a checkpoint until `max_steps` are done.
+
+        Raises:
+            GmmpipeError: see `gmmpipe.errors`.
+            Stopped: a signal ended the run; a checkpoint holds what was done.
+        """
+        state, options = self.state, self.options
+        with stop_signals(self._on_signal):
+            content = self.folder.prepare()
+            if content:
+                state.load(content)
+            self.folder.write_metrics(state)
+            if state.step < options.max_steps:
+                self._train()
+            else:
+                log.info("%d steps are done already: nothing to do", state.step)
+            if not self.folder.holds_model():
+                self.folder.save(state, finished=True)
+        row = state.metrics[-1]
+        log.info(
+            "cluster loss %.4f nats a frame over the last steps, %.0f %% of the %.4f of always "
+            "predicting the mean posterior of the same frames",
+            *(row["cluster_loss"], 100 * row["cluster_loss"] / row["marginal_loss"]),
+            row["marginal_loss"],
+        )
+        if options.cluster_weight_start == options.cluster_weight_end == 0:
+            log.info("(at weight 0 the cluster head learns nothing)")
+
+    def batches_from(self, step: int) -> JEPABatches:
+        """This rank's batches of the steps to come."""
+        options = self.options
+        return JEPABatches(
+            self.store,
+            self.gmm,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            start_step=step,
+            stop_step=options.max_steps,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            temperature=options.cluster_temperature,
+            wav=options.input == "wav",
+        )
+
+    def _train(self) -> None:
+        state, options = self.state, self.options
+        sample = EvaluationSample.read(self.store, state.jepa, options.seed)
+        loader = DataLoader(
+            self.batches_from(state.step),
+            batch_size=None,
+            num_workers=options.num_workers,
+            pin_memory=self.world.device.type == "cuda",
+            worker_init_fn=ignore_signals,
+        )
+        batches = iter(loader)
+        with Progress("jepa", "steps", options.max_steps, state.step) as progress:
+            self.started = True
+            while state.step < options.max_steps:
+                self._step(self._next(batches))
+                if state.step % options.log_every == 0 or state.step == options.max_steps:
+                    self._log(sample)
+                if state.step % options.save_every == 0 and state.step < options.max_steps:
+                    self.folder.save(state)
+                progress.advance(1, state.last_losses())
+
+    def _next(self, batches: Iterator[JEPABatch]) -> JEPABatch:
+        """The next batch; all ranks leave here where one failed."""
+        try:
+            batch = self.world.on_each_rank(lambda: next(batches))
+        except GmmpipeError as error:
+            self._keep()
+            raise _as_raised(error) from None
+        return batch.to(self.world.device, non_blocking=True)
+
+    def _step(self, batch: JEPABatch) -> None:
+        """One step: its gradient is that of the mean over the frames of all ranks."""
+        state, options = self.state, self.options
+        visible = ~(batch.padding_mask | batch.mask)
+        stopping = visible.new_full((), self.stop_signal is not None)
+        counts = torch.stack([batch.mask.sum(), visible.sum(), stopping.long()])
+        self.world.all_reduce(counts)
+        if counts[2]:
+            self._stop()
+        at = (state.step, options.max_steps)
+        weight = cluster_weight_at(*at, options.cluster_weight_start, options.cluster_weight_end)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr_at(*at, options.lr)
+        state.optimizer.zero_grad()
+        sums = loss_sums(state.jepa, state.target, batch)
+        (sums.jepa / counts[0].clamp(min=1) + weight * sums.cluster / counts[1]).backward()
+        gradients = [p.grad for p in state.jepa.parameters() if p.grad is not None]
+        scalars = torch.stack([sums.jepa, sums.cluster, sums.entropy]).detach()
+        flat = torch.cat([parameters_to_vector(gradients), scalars, sums.posteriors])
+        self.world.all_reduce(flat)
+        vector_to_parameters(flat, gradients)
+        others = flat[sum(g.numel() for g in gradients) :]
+        norm = clip_grad_norm_(state.jepa.parameters(), LARGEST_GRADIENT)
+        if not math.isfinite(float(norm + others.sum())):
+            raise GmmpipeError(
+                f"step {state.step + 1} gave a loss or gradient that is not finite; try a lower "
+                "--lr"
+            )
+        state.optimizer.step()
+        update_target(state.target, state.jepa.encoder, options.ema_decay)
+        state.running.add(torch.cat([others[:3], counts[:2], others[3:]]))
+        state.step += 1
+
+    def _log(self, sample: EvaluationSample) -> None:
+        """Add a row of metrics."""
+        state, options = self.state, self.options
+        weights = (options.cluster_weight_start, options.cluster_weight_end)
+        losses = state.running.means()
+        state.metrics.append(
+            {
+                "step": state.step,
+                "jepa_loss": losses["jepa_loss"],
+                "cluster_loss": losses["cluster_loss"],
+                "cluster_weight": cluster_weight_at(state.step - 1, options.max_steps, *weights),
+                **sample.measure(state.jepa),
+                "marginal_loss": losses["marginal_loss"],
+                "lr": lr_at(state.step - 1, options.max_steps, options.lr),
+            }
+        )
+        state.running.values.zero_()
+        self.folder.write_metrics(state)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if not self.started:
+            raise Stopped(signum)  # nothing was done yet
+        self.stop_signal = signum
+
+    def _stop(self) -> None:
+        """Leave a checkpoint and end; all ranks are here before the same step."""
+        self._keep()
+        raise Stopped(self.stop_signal or signal.SIGTERM)
+
+    def _keep(self) -> None:
+        """Leave a checkpoint, if there is anything to keep."""
+        if self.state.step:
+            self.folder.save(self.state)
+            log.info("--resume auto goes on from there")
+
+
+@torch.no_grad()
+def update_target(target: torch.nn.Module, online: torch.nn.Module, decay: float) -> None:
+    """Move the target encoder: target = decay * target + (1 - decay) * online."""
+    for mine, theirs in zip(target.parameters(), online.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - decay)
+
+
+def ignore_signals(worker: int) -> None:
+    """In a loader process: a signal to all processes of a job is for the one that trains."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_raised(error: GmmpipeError) -> GmmpipeError:
+    """An error of a loader process without the traceback that torch puts around it."""
+    if not str(error).startswith("Caught "):
+        return error
+    _, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    return type(error)(message)
