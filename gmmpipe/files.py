@@ -51,8 +51,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise GmmpipeError(f"{path}: cannot be written: {error.strerror}") from error
+        _name_full_disk(error, path)
         raise
     sync(path.parent)
 
@@ -75,9 +74,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+    except BaseException as error:
+        _name_full_disk(error, path)
+        raise
     finally:
         remove(temporary)
     sync(path.parent)
+
+
+def _name_full_disk(error: BaseException, path: Path) -> None:
+    """Raise an error that names `path`, if `error` means that it cannot be written."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        raise GmmpipeError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -4,11 +4,7 @@ import hashlib
 import math
 import os
 import re
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import soundfile
@@ -18,12 +14,16 @@ from torch import Tensor
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize.manifest import Utterance
 from gmmpipe.featurize.resample import resample
+from gmmpipe.featurize.sound_file import (
+    BLOCK_SAMPLES,
+    OneWayFile,
+    error_text,
+    num_samples,
+    open_audio,
+)
 from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000
-_BLOCK_SAMPLES = 1 << 20
-_UNKNOWN_LENGTH = (1 << 63) - 1
-"""What libsndfile says of a FLAC whose header states no length, as of one written to a pipe."""
 _INEXACT_FORMATS = frozenset({"OGG", "MP3"})
 """Containers whose length is an estimate or simply where the file happens to end."""
 
@@ -66,38 +66,6 @@ class _Span:
     cropped: int = 0
 
 
-class _OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """Read from the front to the end: soundfile then spares libsndfile a seek after every read."""
-
-    # Asked for several times a file, and looked up anew each time.
-    format = cached_property(soundfile.SoundFile.format.fget)
-    subtype = cached_property(soundfile.SoundFile.subtype.fget)
-
-    def seekable(self) -> bool:
-        return False
-
-    def skip_to(self, start: int) -> None:
-        """Go to sample `start` from the beginning of the file."""
-        # To 0 too in an MP3, which decodes to other bits without; and soundfile.read does it.
-        if start == 0 and self.format != "MP3":
-            return
-        if super().seekable() and self.frames != _UNKNOWN_LENGTH:
-            self.seek(start)
-        else:  # GSM in WAV, for one, cannot seek
-            self.skip(start)
-
-    def skip(self, count: int) -> int:
-        """Decode up to `count` samples for nothing; how many there were."""
-        skipped = 0
-        while skipped < count:
-            shape = (min(count - skipped, _BLOCK_SAMPLES), self.channels)
-            length = len(self.read(out=np.empty(shape, np.int16)))
-            if length == 0:
-                break
-            skipped += length
-        return skipped
-
-
 def load_waveform(
     utterance: Utterance,
     path: str,
@@ -120,14 +88,14 @@ def load_waveform(
     Raises:
         AudioError: the file is unsafe, missing, damaged, truncated, or holds what cannot be used.
     """
-    with _open_audio(path) as file:
+    with open_audio(path) as file:
         rate = file.samplerate
         if not MIN_RATE <= rate <= MAX_RATE:
             raise AudioError("unsupported_rate", f"{rate} Hz, outside {MIN_RATE} to {MAX_RATE}")
-        segment = _segment(utterance, file, _length(file, path))
+        segment = _segment(utterance, file, num_samples(file, path))
         max_samples = int(options.max_seconds * rate + 1e-6)  # 8.7 s of 44.1 kHz are whole
         if num_windows > 1:
-            span = _split(segment, max_samples, window, num_windows)
+            span = _split(segment, options.max_seconds * rate, window, num_windows)
         elif segment.count > max_samples:
             span = _shorten(segment, max_samples, utterance.key, options)
         else:
@@ -147,53 +115,7 @@ def load_waveform(
     )
 
 
-def header_seconds(path: str) -> float:
-    """How long the file's header says it lasts, or 0.0 if nothing can be said."""
-    try:
-        with _open_audio(path) as file:
-            length = _length(file, path)
-            return length / file.samplerate if length < 1 << 36 else 0.0
-    except AudioError:
-        return 0.0
-
-
-def _length(file: _OneWayFile, path: str) -> int:
-    """How many samples a file has: what its header says, else what can be decoded."""
-    if file.frames != _UNKNOWN_LENGTH:
-        return int(file.frames)
-    try:
-        with _open_audio(path) as another:
-            return another.skip(_UNKNOWN_LENGTH)
-    except soundfile.LibsndfileError as error:
-        raise AudioError("undecodable", _reason(error)) from error
-
-
-@contextmanager
-def _open_audio(path: str) -> Iterator[_OneWayFile]:
-    """A regular local file as soundfile sees it; anything else is refused before it is opened."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise AudioError("not_a_regular_file", "a folder, device, FIFO or socket")
-        descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioError("not_found", "no such file") from error
-    except UnicodeEncodeError as error:
-        raise AudioError("not_found", "a name that no file can have") from error
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
-    try:
-        try:
-            # By descriptor: soundfile cannot open names that are not UTF-8.
-            file = _OneWayFile(descriptor, closefd=False)
-        except (soundfile.SoundFileError, TypeError, ValueError) as error:
-            raise AudioError("undecodable", _reason(error)) from error
-        with file:
-            yield file
-    finally:
-        os.close(descriptor)
-
-
-def _segment(utterance: Utterance, file: _OneWayFile, available: int) -> _Span:
+def _segment(utterance: Utterance, file: OneWayFile, available: int) -> _Span:
     """The source samples that the manifest line means, of those that are available."""
     rate = file.samplerate
     if file.format in _CLAMPED_FORMATS:
@@ -226,7 +148,7 @@ def _refuse_clamped(libsndfile_log: str) -> None:
         raise AudioError("truncated", f"{short[1]} samples where {short[2]} are stated")
 
 
-def _refuse_short_sphere(file: _OneWayFile) -> None:
+def _refuse_short_sphere(file: OneWayFile) -> None:
     """The same for NIST sphere files, of which libsndfile's log says nothing."""
     header = os.pread(file.name, 1024, 0)
     stated = re.search(rb"^sample_count -i (\d+)", header, re.M)
@@ -246,16 +168,14 @@ def _shorten(segment: _Span, max_samples: int, key: str, options: PlanOptions) -
     return _Span(segment.start + shift, max_samples, cropped)
 
 
-def _split(segment: _Span, max_samples: int, window: int, num_windows: int) -> _Span:
+def _split(segment: _Span, window_samples: float, window: int, num_windows: int) -> _Span:
     """One of consecutive windows; the last one also answers for what lies beyond it."""
-    skipped = window * max_samples
-    remaining = max(0, segment.count - skipped)
-    count = min(max_samples, remaining)
+    start, stop = (min(round(n * window_samples), segment.count) for n in (window, window + 1))
     is_last = window == num_windows - 1
-    return _Span(segment.start + skipped, count, remaining - count if is_last else 0)
+    return _Span(segment.start + start, stop - start, segment.count - stop if is_last else 0)
 
 
-def _read_mono(file: _OneWayFile, span: _Span) -> Tensor:
+def _read_mono(file: OneWayFile, span: _Span) -> Tensor:
     """The mean of the channels over `span`, float32 [count].
 
     Raises:
@@ -269,7 +189,7 @@ def _read_mono(file: _OneWayFile, span: _Span) -> Tensor:
         file.skip_to(span.start)
         missing = span.count
         while missing > 0:
-            shape = (min(missing, _BLOCK_SAMPLES), file.channels)
+            shape = (min(missing, BLOCK_SAMPLES), file.channels)
             block = file.read(out=np.empty(shape, dtype))
             if len(block) == 0:
                 break
@@ -277,7 +197,7 @@ def _read_mono(file: _OneWayFile, span: _Span) -> Tensor:
             missing -= len(block)
     except soundfile.LibsndfileError as error:
         # A decoder that gives up before the stated end has decoded fewer samples than stated.
-        raise AudioError("truncated" if exact else "undecodable", _reason(error)) from error
+        raise AudioError("truncated" if exact else "undecodable", error_text(error)) from error
     lost_seconds = missing / file.samplerate
     tolerance = 0.0 if exact else max(0.5, 0.05 * span.count / file.samplerate)
     if lost_seconds > tolerance:
@@ -300,9 +220,3 @@ def _mix_down(block: Tensor) -> Tensor:
     if channels == 2:  # torch's mean over so short an axis is slow
         return (samples[:, 0] + samples[:, 1]).mul_(0.5 * scale)
     return samples.mean(1).mul_(scale)
-
-
-def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the path or descriptor that soundfile puts before them."""
-    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return text.removeprefix("Error : ").strip()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.audio import header_seconds
 from gmmpipe.featurize.line_table import OpenManifests
 from gmmpipe.featurize.manifest import (
     ManifestLine,
@@ -16,6 +15,7 @@ from gmmpipe.featurize.manifest import (
 )
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import digest_manifests, make_plan
+from gmmpipe.featurize.sound_file import header_seconds
 from gmmpipe.randomness import permutation
 
 PROBED_HEADERS = 500

@@ -54,6 +54,9 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
         clear(folder)
     elif options.retry_rejected:
         _refuse_other_store(folder, options.features, wanted)
+        if options.long_audio == "split":  # what was missing may be there now, and longer
+            now = make_plan(manifests, options.features, wanted, options.base_path)
+            _refuse_other_windows(folder, now.options)
         reopen(folder, _shards_with_rejects(folder))
     plan = _obtain_plan(folder, manifests, options, wanted)
     if isinstance(plan, StoreInfo):
@@ -105,26 +108,35 @@ def _obtain_plan(
     if has_shards and not reopened:
         raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
     plan = make_plan(manifests, features, wanted, options.base_path)
-    if reopened:
-        there = StoreInfo.read(folder / REOPENED_FILE).plan.windows_sha256
-        if there != plan.options.windows_sha256:
-            raise StoreError(
-                f"{folder}: audio files changed their lengths since the store was made, so that "
-                "they split into other windows; use --overwrite"
-            )
+    _refuse_other_windows(folder, plan.options)
     plan.save(folder / PLAN_FILE)
     return plan
 
 
-def _refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
-    """Refuse a folder whose store, finished or not, was made with other options."""
+def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
+    """What the folder's store, finished or not, says that it was made with; each place of it."""
     for name in (STORE_FILE, REOPENED_FILE):
         if (folder / name).exists():
             info = StoreInfo.read(folder / name)
-            _refuse_other(folder, info.features, info.plan, features, wanted)
+            yield info.features, info.plan
     with suppress(FileNotFoundError):
         plan = Plan.load(folder / PLAN_FILE, ())
-        _refuse_other(folder, plan.features, plan.options, features, wanted)
+        yield plan.features, plan.options
+
+
+def _refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
+    """Refuse a folder whose store, finished or not, was made with other options."""
+    for there_features, there in _made_with(folder):
+        _refuse_other(folder, there_features, there, features, wanted)
+
+
+def _refuse_other_windows(folder: Path, here: PlanOptions) -> None:
+    """Refuse a folder whose store was made when the audio split into other windows."""
+    if any(there.windows_sha256 != here.windows_sha256 for _, there in _made_with(folder)):
+        raise StoreError(
+            f"{folder}: audio files changed their lengths since the store was made, so that they "
+            "split into other windows; use --overwrite"
+        )
 
 
 def _refuse_other(

@@ -22,6 +22,7 @@ from gmmpipe.featurize.manifest import (
     parse_window_key,
     read_lines,
 )
+from gmmpipe.featurize.sound_file import header_seconds
 from gmmpipe.store.schema import PlanOptions
 
 _MOST_OPEN_FILES = 16  # a corpus may have a manifest a speaker
@@ -146,8 +147,6 @@ def _count_windows(
         return 1
     seconds = utterance.duration_seconds
     if seconds is None or seconds > _DOUBTFUL_WINDOWS * options.max_seconds:
-        from gmmpipe.featurize.audio import header_seconds  # torch, which planning can do without
-
         path = audio_path(utterance.wav_path, line, base_path)
         held = header_seconds(path) - (utterance.offset_seconds or 0.0)
         seconds = held if seconds is None else min(seconds, held)

@@ -27,7 +27,8 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> tuple[Tensor, str]:
         rate, new_rate: Hz.
 
     Returns:
-        float32 [ceil(S · new_rate / rate)], and ``none``, ``sinc`` or ``soxr``.
+        float32 [ceil(S · new_rate / rate)], rounded instead by soxr; and ``none``, ``sinc`` or
+        ``soxr``.
     """
     if rate == new_rate or len(samples) == 0:
         return samples, "none"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import AudioError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.audio import Waveform, header_seconds, load_waveform
+from gmmpipe.featurize.audio import Waveform, load_waveform
 from gmmpipe.featurize.line_table import OpenManifests
 from gmmpipe.featurize.manifest import (
     Utterance,
@@ -26,6 +26,7 @@ from gmmpipe.featurize.manifest import (
     window_key,
 )
 from gmmpipe.featurize.plan import LineTask, ShardTask
+from gmmpipe.featurize.sound_file import header_seconds
 from gmmpipe.featurize.stored_audio import encode_flac
 from gmmpipe.logmel import LogMel
 from gmmpipe.store.feature_store import TORCH_DTYPES
@@ -33,8 +34,8 @@ from gmmpipe.store.ledger import Reject, Tally
 from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow, Sidecar, shard_stem
 from gmmpipe.store.shard_files import open_writer
 
-BATCH_SAMPLES = 1 << 20
-"""Waveforms are transformed together up to about so many samples: a minute, some 10 MB."""
+BATCH_SAMPLES = 5 << 18
+"""Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
 
 _log_mel = lru_cache(maxsize=1)(LogMel)
 
@@ -105,7 +106,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     ledger = _Ledger(task)
     seconds_kept = seconds_cropped = 0.0
     with open_writer(shard_path, task.features.n_mels, task.options.dtype) as writer:
-        for batch in _in_batches(_load(task, ledger)):
+        for batch in _in_batches(_load(task, ledger), task.features):
             for planned, waveform, frames in _compute(batch, task, ledger):
                 metadata = _metadata(planned, waveform, frames, task.features)
                 audio = None
@@ -180,16 +181,16 @@ def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[_Planned]:
 
 
 def _in_batches(
-    loaded: Iterable[tuple[_Planned, Waveform]],
+    loaded: Iterable[tuple[_Planned, Waveform]], features: FeatureConfig
 ) -> Iterator[list[tuple[_Planned, Waveform]]]:
-    """Neighbours, until they have samples enough for one transform."""
-    batch, num_samples = [], 0
+    """Neighbours, until their windows have samples enough for one transform."""
+    batch, num_frames = [], 0
     for planned, waveform in loaded:
         batch.append((planned, waveform))
-        num_samples += len(waveform.samples)
-        if num_samples >= BATCH_SAMPLES:
+        num_frames += len(waveform.samples) // features.hop_length
+        if num_frames * features.n_fft >= BATCH_SAMPLES:
             yield batch
-            batch, num_samples = [], 0
+            batch, num_frames = [], 0
     if batch:
         yield batch
 

@@ -47,7 +47,8 @@ class Reject:
         return canonical_json(values).encode() + b"\n"
 
     def __post_init__(self) -> None:
-        assert self.reason in REJECT_REASONS, self.reason
+        if self.reason not in REJECT_REASONS:
+            raise ValueError(f"{self.reason} is no reason of a reject")
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class Sidecar:
                 tally=pick(Tally, document["tally"]),
                 rejects=[pick(Reject, reject) for reject in document["rejects"]],
             )
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: not a sidecar: {error!r}") from error
 
 

@@ -1,6 +1,7 @@
 """``gmmpipe featurize`` as a user types it."""
 
 import logging
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -178,3 +179,19 @@ def test_too_many_rejects_keep_the_shards_for_a_run_with_a_higher_limit(tmp_path
         "shard-000000.json",
         "shard-000000.tar",
     }
+
+
+@pytest.mark.parametrize("kind", ["tar", "zarr"])
+def test_a_disk_that_is_full_is_one_line_that_names_the_shard(kind: str, tmp_path: Path) -> None:
+    def limit_files() -> None:  # a write beyond it fails as on a full disk, with another number
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = run_gmmpipe(
+        *("featurize", "--data_dir", CORPUS, "--output_dir", tmp_path, "--format", kind),
+        *("--num_workers", 1),
+        check=False,
+        preexec_fn=limit_files,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/shard-000000.{kind}: cannot")
+    assert "Traceback" not in done.stderr

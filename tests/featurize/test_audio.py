@@ -15,8 +15,9 @@ from torch import Tensor
 from conftest import make_store, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.audio import Waveform, header_seconds, load_waveform
+from gmmpipe.featurize.audio import Waveform, load_waveform
 from gmmpipe.featurize.manifest import Utterance
+from gmmpipe.featurize.sound_file import header_seconds
 from gmmpipe.store.schema import PlanOptions
 
 

@@ -160,8 +160,21 @@ def test_a_plan_made_again_from_changed_audio_is_refused(
     folder = make_store(manifest, tmp_path / "s", **options)
     soundfile.write(tmp_path / "short.wav", speech[:80000], 16000)
     again = FeaturizeOptions(str(manifest), folder, retry_rejected=True, **options)
+    before = file_bytes(folder)
     with pytest.raises(StoreError, match="changed their lengths"):
         featurize(again)
+    assert file_bytes(folder) == before  # refused before anything is touched
+
+
+def test_windows_of_no_whole_number_of_samples_keep_all_audio(
+    speech: np.ndarray, tmp_path: Path, write_manifest: Callable[..., Path]
+) -> None:
+    soundfile.write(tmp_path / "odd.wav", speech[:56984], 8000)
+    options = {"max_seconds": 0.71231, "long_audio": "split"}
+    folder = make_store(write_manifest({"path": "odd.wav"}), tmp_path / "s", **options)
+    found = totals(folder)
+    assert (found["utterances"], found["seconds_kept"]) == (10, 56984 / 8000)
+    assert found["seconds_cropped"] == 0.0
 
 
 def test_retrying_with_other_options_is_refused_before_anything_is_removed(
