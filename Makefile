@@ -25,7 +25,7 @@ docs: .venv/.installed-docs
 	$(BIN)/mkdocs build --strict
 
 bench: .venv/.installed-test
-	$(BIN)/python pipelines/benchmark/against_sklearn.py --data_dir $(CORPUS)
+	$(BIN)/python pipelines/benchmark/quality.py --data_dir $(CORPUS)
 
 clean:
 	rm -rf .venv out site

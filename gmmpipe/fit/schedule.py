@@ -16,7 +16,7 @@ from gmmpipe.randomness import integers, permutation
 
 LOSS_EVERY_STEPS = 50
 FINAL_LR_FRACTION = 0.01
-EM_RATE_OFFSET = 10
+EM_RATE_OFFSET = 100
 EM_RATE_POWER = 0.7
 SEEDING_FRAMES = 262_144
 METRIC_FRAMES = 50_000

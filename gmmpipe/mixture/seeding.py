@@ -14,13 +14,14 @@ INITS = ("kmeans", "kmeans++", "random")
 PLUS_PLUS_FRAMES = 32_768
 LLOYD_PASSES = 2
 EM_PASSES = 10
-EM_RATES = (0.5, 0.02)
+EM_RATES = (0.7, 0.02)
 """The weight of a step's statistics in stepwise EM, at the first step and at the last."""
 
 FRAMES_PER_COMPONENT = 32
 """So many frames at least, for each component, does a step of EM take, and k-means++ draw from."""
 
-EM_STEP_FRAMES = 8_192
+EM_STEP_FRAMES = 1_024
+"""A step of EM has no fewer, however few components there are."""
 
 
 @torch.no_grad()
