@@ -2,9 +2,9 @@
 """Steps a second of one rank and of two, one thread each; then how long a whole fit waits.
 
 All take the same steps, which are of the same frames over all ranks. They run in turn under
-torchrun, and the medians count. Beside the steps each rank times its bare work: the statistics of
-its frames, and the optimizer. What a step takes beyond that is drawing numbers, the exchange with
-the other ranks, and bookkeeping.
+torchrun, and the medians count. Beside the steps each rank times its bare work: the draw of its
+frames, their statistics, and the optimizer. What a step takes beyond that is the exchange with the
+other ranks, and bookkeeping.
 
     python pipelines/benchmark/ranks.py --data_dir MANIFESTS [--frames 16384] [--rounds 5]
 """
@@ -99,9 +99,9 @@ def work(frames_per_step: int) -> None:
         stepper = Stepper(rules, state, world, lambda: False)
         kernel = StatisticsKernel(len(parameters.means), state.center)
         other, adam = parameters.clone(), Adam(torch.ones_like(parameters.flat), VAR_FLOOR)
-        frames = held.select(rules.step_frames(update, 0))
 
         def work_alone() -> None:
+            frames = held.select(rules.step_frames(update, 0))
             sums = kernel(frames, other.means, other.log_vars, other.log_weights)
             adam.step(sums, other, state.center, frames_per_step, 1e-3)
 
