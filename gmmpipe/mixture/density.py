@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 
 from gmmpipe.mixture.likely_pairs import (
     GROUP_SIZE,
+    MAX_GROUPS,
     LikelyGroups,
     add_likely_groups,
     find_likely_groups,
@@ -224,5 +225,7 @@ class StatisticsKernel:
             else:
                 torch.softmax(joints, 1, out=joints)
                 self.statistics.add(joints[:, :num_components], block)
-        if found:
-            add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
+            last = start + size >= len(expanded)
+            if found and (last or sum(len(part.groups) for part in found) > MAX_GROUPS):
+                add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
+                found.clear()

@@ -18,6 +18,9 @@ GROUP_SIZE = 16
 _MAX_SHARE = 1 / 5
 """Where more of the groups count than this, a GEMM over all pairs takes less time."""
 
+MAX_GROUPS = 1 << 17
+"""So many groups are held at most before they are summed, some 60 MB; speech has half as many."""
+
 _MAX_TERMS = 256
 """The longest sum that is taken one term after another."""
 
@@ -53,7 +56,9 @@ def find_likely_groups(joints: Tensor, first_frame: int) -> LikelyGroups | None:
     grouped = joints.view(num_frames, GROUP_SIZE, -1)
     best_of_group = grouped.amax(1)
     best = best_of_group.amax(1)
-    near = best_of_group > (best - margin(num_components))[:, None]
+    # Not below, rather than above: so a frame always counts, however coarse float32 is where its
+    # log joints lie, and NaN does not go unnoticed.
+    near = ~(best_of_group < (best - margin(num_components))[:, None])
     frames, groups = near.nonzero().unbind(1)
     if len(frames) > _MAX_SHARE * near.numel():
         return None
@@ -77,8 +82,10 @@ def add_likely_groups(
     frames = torch.cat([part.frames for part in found])
     groups = torch.cat([part.groups for part in found])
     gaps = torch.cat([part.gaps for part in found])
-    place, member = (gaps > -margin(num_groups * GROUP_SIZE)).nonzero().unbind(1)
-    frames, components = frames[place], member * num_groups + groups[place]
+    place, member = (~(gaps < -margin(num_groups * GROUP_SIZE))).nonzero().unbind(1)
+    # What fills up the groups beyond K counts only where all of a frame is NaN.
+    components = (member * num_groups + groups[place]).clamp_(max=num_components - 1)
+    frames = frames[place]
     likelihoods = gaps[place, member].exp_()
     totals = likelihoods.new_zeros(len(expanded)).index_add_(0, frames, likelihoods)
     posteriors = likelihoods.div_(totals[frames])

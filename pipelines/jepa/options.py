@@ -50,7 +50,10 @@ class JEPAOptions:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise OptionError("--resume goes on with a run and --overwrite deletes it: choose one")
-        numbers = ("lr", "cluster_weight_start", "cluster_weight_end", "cluster_temperature")
+        numbers = (
+            *("lr", "ema_decay"),
+            *("cluster_weight_start", "cluster_weight_end", "cluster_temperature"),
+        )
         for name in numbers:
             if not math.isfinite(getattr(self, name)):
                 raise OptionError(f"--{name} is {getattr(self, name)}, but must be finite")

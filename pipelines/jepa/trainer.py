@@ -64,11 +64,12 @@ class Trainer:
             if content:
                 state.load(content)
             self.folder.write_metrics(state)
-            if state.step < options.max_steps:
+            unfinished = state.step < options.max_steps
+            if unfinished:
                 self._train()
             else:
                 log.info("%d steps are done already: nothing to do", state.step)
-            if not self.folder.holds_model():
+            if unfinished or not self.folder.holds_model():
                 self.folder.save(state, finished=True)
         row = state.metrics[-1]
         log.info(
@@ -124,6 +125,11 @@ class Trainer:
         except GmmpipeError as error:
             self._keep()
             raise _as_raised(error) from None
+        except (OSError, EOFError, RuntimeError) as error:
+            self._keep()
+            raise GmmpipeError(
+                f"a loader process died (out of memory, or killed): {error}; --resume auto goes on"
+            ) from error
         return batch.to(self.world.device, non_blocking=True)
 
     def _step(self, batch: JEPABatch) -> None:

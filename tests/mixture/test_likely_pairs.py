@@ -134,3 +134,29 @@ def test_components_without_weight_get_nothing(frames, model) -> None:
     counts = StatisticsKernel(K, frames.mean(0))(frames, *model[:2], log_weights).counts
     assert counts[::2].abs().max() == 0.0
     assert float(counts.sum()) == pytest.approx(len(frames), rel=1e-6)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 1e-7, 3e-8, 1e-12])
+def test_a_frame_counts_where_float32_has_no_digits_for_the_margin(variance: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(K, 80, generator=generator)
+    frames = torch.randn(600, 80, generator=generator) + 3  # some 1e9 nats from every mean
+    model = (means, torch.full((K, 80), math.log(variance)), torch.full((K,), -math.log(K)))
+    counts = StatisticsKernel(K, frames.mean(0))(frames, *model).counts
+    assert float(counts.sum()) == pytest.approx(600, rel=1e-5)
+
+
+def test_nan_does_not_go_unnoticed(frames: Tensor, model: Model) -> None:
+    spoilt = frames[:1000].clone()
+    spoilt[500, 7] = math.nan
+    statistics = StatisticsKernel(K, frames.mean(0))(spoilt, *model)
+    assert statistics.counts.isnan().any()
+
+
+def test_many_groups_are_summed_a_part_at_a_time(
+    frames: Tensor, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = StatisticsKernel(K, frames.mean(0))
+    whole = kernel(frames, *model).flat.clone()
+    monkeypatch.setattr("gmmpipe.mixture.density.MAX_GROUPS", 1000)
+    torch.testing.assert_close(kernel(frames, *model).flat, whole, rtol=1e-5, atol=1e-3)
