@@ -118,6 +118,17 @@ def test_a_run_writes_metrics_and_an_encoder(uninterrupted, store, gmm_path) -> 
     assert len(different) > 10, "the target encoder lags behind"
 
 
+def test_a_damaged_model_is_passed_over_and_made_again(
+    uninterrupted, store, gmm_path, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(uninterrupted, tmp_path / "damaged"))
+    content = bytearray((damaged / "jepa.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "jepa.pt").write_bytes(content)
+    train_here(store, gmm_path, damaged, resume="auto")
+    assert_same_run(damaged, uninterrupted)
+
+
 def test_the_comparison_measures_a_run(uninterrupted, store, gmm_path) -> None:
     jepa, _ = load_jepa(uninterrupted / "jepa.pt")
     sample = EvaluationSample.read(FeatureStore.open(store), jepa, seed=0, num_utterances=56)
