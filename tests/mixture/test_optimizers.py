@@ -26,8 +26,13 @@ def sample(frames: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def parameters(sample: Tensor) -> Parameters:
-    """Somewhat away from the optimum, and with logits that are not normalised."""
-    seeded = seed_mixture(sample, K, FLOOR, seed=1)
+    """Somewhat away from the optimum, and with logits that are not normalised.
+
+    Of a seed by which no component has band-limited speech to itself: some mel bins of that are
+    constants, whose variance scikit-learn's M-step finds to be below 0. Such bins and silence are
+    in tests/mixture/test_density.py.
+    """
+    seeded = seed_mixture(sample, K, FLOOR, seed=2)
     moved = seeded.clone()
     moved.flat.add_(0.3 * torch.randn(len(moved.flat), generator=torch.Generator().manual_seed(2)))
     moved.logits.add_(5.0)
