@@ -126,6 +126,8 @@ class Trainer:
             self._keep()
             raise _as_raised(error) from None
         except (OSError, EOFError, RuntimeError) as error:
+            if not self.options.num_workers:  # then it is no process that died, but a bug
+                raise
             self._keep()
             raise GmmpipeError(
                 f"a loader process died (out of memory, or killed): {error}; --resume auto goes on"
