@@ -28,11 +28,3 @@ def uniforms(count: int, *purpose: str | int) -> NDArray[np.float64]:
     """`count` float64 in [0, 1), [count]."""
     raw = raw_stream(*purpose).random_raw(count)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def integers(bound: int, count: int, *purpose: str | int) -> NDArray[np.int64]:
-    """`count` independent integers in ``[0, bound)`` with replacement, int64 [count].
-
-    No number is favoured by more than bound / 2^53.
-    """
-    return (uniforms(count, *purpose) * bound).astype(np.int64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.randomness import integers, permutation
+from gmmpipe.randomness import permutation, uniforms
 
 LOSS_EVERY_STEPS = 50
 FINAL_LR_FRACTION = 0.01
@@ -99,9 +99,15 @@ class Schedule:
         return low + (self.lr - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def step_frames(self, update: Update, step: int) -> NDArray[np.int64]:
-        """The frames of a step, drawn with replacement: numbers within the update."""
-        purpose = ("step", self.seed, update.index, step)
-        return integers(update.num_frames, self.frames_per_step, *purpose)
+        """The frames of a step, ascending: numbers within the update.
+
+        One is drawn of each of `frames_per_step` equal parts of the update, so every frame is as
+        likely as any other, and a rank holds its share of every step, to a frame.
+        """
+        drawn = uniforms(self.frames_per_step, "step", self.seed, update.index, step)
+        places = (np.arange(self.frames_per_step) + drawn) * update.num_frames
+        numbers = (places / self.frames_per_step).astype(np.int64)
+        return np.minimum(numbers, update.num_frames - 1)  # a sum may have been rounded up
 
     def seeding_frames(self, update: Update) -> NDArray[np.int64]:
         """The sample that seeds the mixture, without replacement: numbers within the update."""
