@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gmmpipe.distributed import World
+from gmmpipe.distributed import RepeatedSum, World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
 from gmmpipe.fit.stream import HeldFrames
@@ -29,6 +29,8 @@ class Stepper:
         self._world = world
         self._stopping = stopping
         self._kernel = StatisticsKernel(len(state.parameters.means), state.center, extra=2)
+        self._sums = RepeatedSum(world, self._kernel.statistics.flat)
+        self._loaded: tuple[Update, int] | None = None
 
     def step(self, update: Update, held: HeldFrames) -> bool:
         """Take the next step of `update`; whether all ranks are to stop after it.
@@ -40,12 +42,17 @@ class Stepper:
         state, step, num_frames = self._state, self._state.step, self._schedule.frames_per_step
         parameters = state.parameters
         model = (parameters.means, parameters.log_vars, parameters.log_weights)
-        frames = held.select(self._schedule.step_frames(update, step))
-        statistics = self._kernel(frames, *model)
+        self._sums.announce()
+        if self._loaded != (update, step):
+            self._load(update, step, held)
+        statistics = self._kernel.sum_loaded(*model)
         if is_loss_step(step):
-            add_nll(frames, *model, out=statistics.extra[_LOSS])
+            add_nll(self._frames, *model, out=statistics.extra[_LOSS])
         statistics.extra[_STOP] = float(self._stopping())
-        self._world.all_reduce(statistics.flat)
+        self._sums.start()
+        if step + 1 < update.num_steps:  # meanwhile
+            self._load(update, step + 1, held)
+        self._sums.wait()
         rate = self._schedule.rate_at(update, step)
         state.optimizer.step(statistics, parameters, state.center, num_frames, rate)
         if is_loss_step(step):
@@ -55,3 +62,9 @@ class Stepper:
         # Looking at the flag waits for a GPU: there, only now and then.
         look = self._world.device.type == "cpu" or step % LOSS_EVERY_STEPS == 0
         return look and bool(statistics.extra[_STOP] > 0)
+
+    def _load(self, update: Update, step: int, held: HeldFrames) -> None:
+        """Draw this rank's frames of a step, and do with them what needs no mixture yet."""
+        self._frames = held.select(self._schedule.step_frames(update, step))
+        self._kernel.load(self._frames)
+        self._loaded = update, step

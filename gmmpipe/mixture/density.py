@@ -196,17 +196,29 @@ class StatisticsKernel:
         self._expanded = torch.empty(SPAN_FRAMES, 2 * dim, device=device, dtype=torch.float32)
         self._joints = torch.empty(block_frames(device), width, device=device, dtype=torch.float32)
 
-    @torch.no_grad()
     def __call__(
         self, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor
     ) -> Statistics:
         """Statistics of `frames` [N, D] (any floating dtype), in place of the previous ones."""
+        self.load(frames)
+        return self.sum_loaded(means, log_vars, log_weights)
+
+    @torch.no_grad()
+    def load(self, frames: Tensor) -> None:
+        """Take the frames of the next `sum_loaded`, and do what needs no mixture yet."""
+        first, *self._later_spans = torch.split(frames, SPAN_FRAMES)
+        self._first_span = expand(first.float(), self.center, self._expanded)
+
+    @torch.no_grad()
+    def sum_loaded(self, means: Tensor, log_vars: Tensor, log_weights: Tensor) -> Statistics:
+        """Statistics of the frames loaded last, once; in place of the previous ones."""
         matrix, bias = affine_map(means, log_vars, log_weights, self.center)
         if self._padding:  # components that no frame is ever of
             matrix = pad(matrix, (0, 0, 0, self._padding))
             bias = pad(bias, (0, self._padding), value=-math.inf)
         self.statistics.flat.zero_()
-        for span in torch.split(frames, SPAN_FRAMES):
+        self._add(self._first_span, matrix, bias)
+        for span in self._later_spans:
             self._add(expand(span.float(), self.center, self._expanded), matrix, bias)
         return self.statistics
 

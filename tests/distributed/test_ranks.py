@@ -72,6 +72,42 @@ def test_the_first_rank_alone_speaks_and_counts_the_frames_of_all(size, fits) ->
     assert found == [("10001", "10001", "0")]
 
 
+REPEATED_SUM = """
+import sys, time
+import torch
+from gmmpipe.distributed import RepeatedSum, open_world
+
+with open_world("cpu") as world:
+    tensor = torch.empty(200_000)
+    repeated = RepeatedSum(world, tensor)
+    sums = []
+    for number in range(6):
+        repeated.announce()
+        time.sleep(0.05 * ((world.rank + number) % 3))  # each is sometimes first, sometimes last
+        generator = torch.Generator().manual_seed(10 * number + world.rank)
+        tensor.copy_(torch.rand(len(tensor), generator=generator))
+        repeated.start()
+        repeated.wait()
+        sums.append(tensor.clone())
+    torch.save(torch.stack(sums), f"{sys.argv[1]}/{world.rank}.pt")
+"""
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_repeated_sum_is_that_of_all_ranks_bit_for_bit_on_each(size, tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(REPEATED_SUM)
+    run([*torchrun(size, script), tmp_path])
+    seeds = [[10 * number + rank for rank in range(size)] for number in range(6)]
+    draws = [
+        [torch.rand(200_000, generator=torch.Generator().manual_seed(seed)) for seed in row]
+        for row in seeds
+    ]
+    first, *others = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
+    torch.testing.assert_close(first, torch.stack([torch.stack(row).sum(0) for row in draws]))
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_a_rank_that_meets_a_corrupt_shard_ends_the_job_and_names_it(store_copy, tmp_path) -> None:
     """One epoch is one update, so just one rank meets the flipped byte; no rank waits for ever."""
     shard = FeatureStore.open(store_copy).shards[3]
