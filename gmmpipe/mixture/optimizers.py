@@ -152,8 +152,9 @@ class StepwiseEM:
     """
 
     def __init__(self, sums: Tensor, var_floor: float) -> None:
-        sums = sums.double()
-        self._running = Statistics(sums.new_empty(0), sums, sums.new_empty(0))
+        num_components, dim = len(sums), sums.shape[1] // 2
+        self._running = Statistics.zeros(num_components, dim, sums.device, dtype=torch.float64)
+        self._running.sums.copy_(sums)
         self._var_floor = var_floor
 
     def step(
@@ -175,7 +176,7 @@ class StepwiseEM:
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> Self:
         """An optimizer that goes on from `state_dict`'s state."""
-        return cls(state["sums"].to(device, copy=True), state["var_floor"])
+        return cls(state["sums"].to(device), state["var_floor"])
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "em": StepwiseEM}
