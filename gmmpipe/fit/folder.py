@@ -1,6 +1,7 @@
 """The output folder of a fit: what is written there, and when a fit may begin in it."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from gmmpipe.distributed import World
@@ -40,6 +41,7 @@ class FitFolder:
         self._identity = identity
         self._world = world
         self.path = options.output_dir
+        self._resumed_from: Path | None = None  # known to rank 0
 
     def prepare(self) -> dict[str, Any] | None:
         """Make the folder ready; the content of the checkpoint to go on from, if any.
@@ -62,6 +64,7 @@ class FitFolder:
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self._identity)
+            self._resumed_from = found[0]
             log.info("going on from %s", found[0])
         elif options.resume:
             log.info("%s holds no checkpoint: starting afresh", folder)
@@ -78,8 +81,8 @@ class FitFolder:
         return found[1] if found else None
 
     def holds_model(self) -> bool:
-        """Whether the finished fit's file is there."""
-        return self._world.on_first_rank(lambda: (self.path / MODEL_FILE).exists())
+        """Whether the finished fit's file is there, and whole: then that is what was resumed."""
+        return self._world.on_first_rank(lambda: self._resumed_from == self.path / MODEL_FILE)
 
     def save_model(self, state: FitState) -> None:
         """Write the finished fit's file."""

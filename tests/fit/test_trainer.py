@@ -317,6 +317,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
     assert same_bits(load(newest), load(copy / "gmm.pt"))
 
 
+def test_a_damaged_model_of_a_finished_fit_is_made_again(copy, fitted, store) -> None:
+    """The last checkpoint is at the target, so there is nothing else to do."""
+    content = bytearray((copy / "gmm.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "gmm.pt").write_bytes(content)
+    fit_here(store, copy, resume="auto")
+    assert_same_fit(fitted, copy)
+
+
 def test_half_written_files_of_a_killed_fit_are_swept_away(copy, store) -> None:
     leftover = copy / ".tmp-host-1-abcd-gmm.pt"
     leftover.write_bytes(b"half")
