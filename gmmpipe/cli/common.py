@@ -50,10 +50,9 @@ class Strides(click.ParamType):
         """The product of the strides."""
         if isinstance(value, int):
             return value
-        parts = value if isinstance(value, list) else str(value).split(",")
         try:
-            strides = [int(part) for part in parts]
-        except (TypeError, ValueError):
+            strides = [int(part) for part in str(value).split(",")]
+        except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of integers", param, ctx)
         if any(stride < 1 for stride in strides):
             self.fail(f"{value!r} holds a stride below 1", param, ctx)
@@ -61,13 +60,15 @@ class Strides(click.ParamType):
 
 
 class CommaList(click.ParamType):
-    """Comma-separated paths; a list in a configuration file will do."""
+    """Comma-separated paths, at least one."""
 
     name = "paths"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The paths as one comma-separated string."""
-        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        """The paths, as they are."""
+        if not str(value).strip(", "):
+            self.fail("no path is given", param, ctx)
+        return str(value)
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
@@ -89,7 +90,12 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     values = {str(name).replace("-", "_"): setting for name, setting in values.items()}
     if unknown := sorted(set(values) - set(names)):
         raise click.BadParameter(f"{value} holds unknown options: {', '.join(unknown)}", ctx, param)
-    ctx.default_map = {names[name]: setting for name, setting in values.items()}
+    # As text, which is what an option's type is there to judge: 2.5 is no number of components.
+    ctx.default_map = {
+        names[name]: ",".join(map(str, setting)) if isinstance(setting, list) else str(setting)
+        for name, setting in values.items()
+        if setting is not None
+    }
 
 
 def job_options(command: _Command) -> _Command:

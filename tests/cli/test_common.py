@@ -80,13 +80,13 @@ def test_what_is_no_count_of_frames(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "hop"), [("8,8,5", 320), ("160", 160), (" 2, 3 ", 6), ([8, 8, 5], 320), (320, 320)]
+    ("value", "hop"), [("8,8,5", 320), ("160", 160), (" 2, 3 ", 6), (320, 320)]
 )
 def test_the_product_of_the_strides_is_the_hop(value: object, hop: int) -> None:
     assert Strides().convert(value, None, None) == hop
 
 
-@pytest.mark.parametrize("value", ["", "8,,5", "8,0", "8,-5", "a", "8.5", [8, "x"], [None]])
+@pytest.mark.parametrize("value", ["", "8,,5", "8,0", "8,-5", "a", "8.5", "[8]"])
 def test_what_are_no_strides(value: object) -> None:
     with pytest.raises(click.BadParameter):
         Strides().convert(value, None, None)
@@ -116,6 +116,12 @@ def test_a_configuration_file_gives_defaults_that_a_flag_beats(
         ("frames: [\n", "cannot be read"),
         ("frames: many\ndata_dir: a\n", "not a count of frames"),
         ("frames: 2M\n", "Missing option"),
+        ("frames: 2M\ndata_dir: null\n", "Missing option"),
+        ("frames: 2M\ndata_dir: []\n", "no path"),
+        ("frames: 2.5\ndata_dir: a\n", "not a whole number"),
+        ("frames: true\ndata_dir: a\n", "not a count of frames"),
+        ("frames: [1, 2]\ndata_dir: a\n", "not a count of frames"),
+        ("strides: 8.5\ndata_dir: a\n", "not a comma-separated list"),
     ],
 )
 def test_a_wrong_configuration_file_is_wrong_usage(
@@ -131,7 +137,7 @@ def test_a_wrong_configuration_file_is_wrong_usage(
 def test_an_empty_configuration_file_changes_nothing(
     invoke: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    (tmp_path / "c.yaml").write_text("# nothing yet\n")
+    (tmp_path / "c.yaml").write_text("# nothing yet\nframes: null\n")
     status, output = invoke("--config", tmp_path / "c.yaml", "--data_dir", "a")
     assert (status, eval(output)[1]) == (0, ("frames", 1000))
 
