@@ -114,8 +114,10 @@ def add_nll(
     frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor, out: Tensor
 ) -> None:
     """Add Σ_n -ln p(x_n) of `frames` to the scalar `out`, in place; see `exact_log_joints`."""
+    total = torch.zeros((), dtype=torch.float64, device=out.device)
     for _, _, joints in exact_log_joints(frames, means, log_vars, log_weights):
-        out -= torch.logsumexp(joints, 1).sum()
+        total -= torch.logsumexp(joints, 1).sum()
+    out += total
 
 
 def _block(frames: Tensor, start: int, stop: int) -> Tensor:
@@ -195,6 +197,7 @@ class StatisticsKernel:
         width = num_components + self._padding
         self._expanded = torch.empty(SPAN_FRAMES, 2 * dim, device=device, dtype=torch.float32)
         self._joints = torch.empty(block_frames(device), width, device=device, dtype=torch.float32)
+        self._loaded: tuple[Tensor, list[Tensor]] | None = None
 
     def __call__(
         self, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor
@@ -206,20 +209,27 @@ class StatisticsKernel:
     @torch.no_grad()
     def load(self, frames: Tensor) -> None:
         """Take the frames of the next `sum_loaded`, and do what needs no mixture yet."""
-        first, *self._later_spans = torch.split(frames, SPAN_FRAMES)
-        self._first_span = expand(first.float(), self.center, self._expanded)
+        first, *later = torch.split(frames, SPAN_FRAMES)
+        self._loaded = expand(first.float(), self.center, self._expanded), later
 
     @torch.no_grad()
     def sum_loaded(self, means: Tensor, log_vars: Tensor, log_weights: Tensor) -> Statistics:
-        """Statistics of the frames loaded last, once; in place of the previous ones."""
+        """Statistics of the frames that were loaded, in place of the previous ones."""
+        assert self._loaded, "frames are loaded once for each sum of them"
+        (expanded, later), self._loaded = self._loaded, None
         matrix, bias = affine_map(means, log_vars, log_weights, self.center)
         if self._padding:  # components that no frame is ever of
             matrix = pad(matrix, (0, 0, 0, self._padding))
             bias = pad(bias, (0, self._padding), value=-math.inf)
-        self.statistics.flat.zero_()
-        self._add(self._first_span, matrix, bias)
-        for span in self._later_spans:
-            self._add(expand(span.float(), self.center, self._expanded), matrix, bias)
+        flat = self.statistics.flat.zero_()
+        self._add(expanded, matrix, bias)
+        if later:  # in float64, for millions of frames are too long a sum
+            total = flat.double()
+            for span in later:
+                flat.zero_()
+                self._add(expand(span.float(), self.center, self._expanded), matrix, bias)
+                total += flat
+            flat.copy_(total)
         return self.statistics
 
     def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
