@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gmmpipe.errors import RankError
+from gmmpipe.errors import OptionError, RankError
 
 _Result = TypeVar("_Result")
+
+
+_TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class World:
         count = torch.tensor(float(flag), device=self.device)
         self.all_reduce(count)
         return bool(count > 0)
+
+    def is_orphaned(self) -> bool:
+        """Whether the torchrun that started this process is gone, killed or by a mere SIGUSR1."""
+        return _TORCHRUN is not None and os.getppid() != _TORCHRUN
 
     def on_first_rank(self, function: Callable[[], _Result]) -> _Result:
         """Rank 0's result of `function` on every rank; an error of rank 0 is raised on all."""
@@ -101,37 +108,34 @@ class RepeatedSum:
 
     def __init__(self, world: World, tensor: Tensor) -> None:
         self._tensor = tensor
-        self._alone = world.size == 1
-        self._other = 1 - world.rank if world.size == 2 and world.device.type == "cpu" else None
-        self._received = torch.empty_like(tensor) if self._other is not None else tensor
-        self._under_way: list[dist.Work] = []
+        self._world = world
+        swapping = world.size == 2 and world.device.type == "cpu"
+        self._received = torch.empty_like(tensor) if swapping else None
+        self._under_way: list[dist.Work | None] = []
 
     def announce(self) -> None:
         """A sum is to come; best called well before it."""
-        if self._other is not None:
-            self._begin(dist.irecv, self._received, self._other)
+        if self._received is not None:
+            with _others_there():
+                self._under_way.append(dist.irecv(self._received, 1 - self._world.rank))
 
     def start(self) -> None:
         """This rank's tensor is complete; it may not be touched before `wait` has returned."""
-        if self._other is not None:
-            self._begin(dist.isend, self._tensor, self._other)
-        elif not self._alone:
-            self._begin(dist.all_reduce, self._tensor, async_op=True)
+        with _others_there():
+            if self._received is not None:
+                self._under_way.append(dist.isend(self._tensor, 1 - self._world.rank))
+            elif self._world.size > 1:
+                self._under_way.append(dist.all_reduce(self._tensor, async_op=True))
 
     def wait(self) -> None:
         """Return when the tensor holds the sum; on a GPU, when what follows will see it."""
         with _others_there():
             for work in self._under_way:
+                assert work is not None, "this process is one of the ranks"
                 work.wait()
         self._under_way.clear()
-        if self._other is not None:
+        if self._received is not None:
             self._tensor += self._received
-
-    def _begin(self, exchange: Callable[..., dist.Work | None], *args: Any, **options: Any) -> None:
-        with _others_there():
-            work = exchange(*args, **options)
-        assert work is not None, "this process is one of the ranks"
-        self._under_way.append(work)
 
 
 @contextmanager
@@ -143,10 +147,17 @@ def open_world(device: str, timeout: timedelta = timedelta(minutes=30)) -> Itera
     Args:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         timeout: how long a rank waits for the others before it gives up.
+
+    Raises:
+        OptionError: there is no such device here, or the environment is not torchrun's.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device is cuda, but torch finds no GPU here")
     size = int(os.environ.get("WORLD_SIZE") or 1)
+    if size > 1 and "RANK" not in os.environ:
+        raise OptionError(f"WORLD_SIZE is {size} and RANK is not set: use torchrun, or unset it")
     rank = int(os.environ.get("RANK") or 0)
     here = torch.device(device)
     if here.type == "cuda":

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from decimal import Decimal
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
 
 
 def _position(content: dict[str, Any]) -> tuple[int, int]:
-    return content["frames"], content["resume"]["step"]
+    return index(content["frames"]), index(content["resume"]["step"])
 
 
 def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
 OPTIONS_FILE = "options.yaml"
+FIT_FILES = (MODEL_FILE, CHECKPOINT_PATTERN)
 
 
 class FitFolder:
@@ -41,7 +42,8 @@ class FitFolder:
         self._identity = identity
         self._world = world
         self.path = options.output_dir
-        self._resumed_from: Path | None = None  # known to rank 0
+        self._resumed_from: Path | None = None  # known to rank 0, as is:
+        self._to_delete: list[Path] = []
 
     def prepare(self) -> dict[str, Any] | None:
         """Make the folder ready; the content of the checkpoint to go on from, if any.
@@ -60,7 +62,7 @@ class FitFolder:
         if options.tensorboard:
             load_writer()  # or say now that it is missing
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in folder.glob(pattern)]
+        earlier = [p for pattern in FIT_FILES for p in folder.glob(pattern) if p.is_file()]
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self._identity)
@@ -69,16 +71,24 @@ class FitFolder:
         elif options.resume:
             log.info("%s holds no checkpoint: starting afresh", folder)
         elif options.overwrite:
-            for path in [*earlier, *folder.glob(EVENT_FILES)]:
-                path.unlink()
+            self._to_delete = [*earlier, *folder.glob(EVENT_FILES)]
         elif earlier:
             raise GmmpipeError(
                 f"{folder}: holds a fit already ({earlier[0].name}); --resume auto goes on with "
                 "it, --overwrite starts afresh"
             )
         remove_temporaries(folder)
-        write_atomic(folder / OPTIONS_FILE, options.to_yaml().encode())
         return found[1] if found else None
+
+    def begin(self, state: FitState) -> None:
+        """Say what is fitted here; only now, when all is ready for steps, does an old fit go."""
+        self._world.on_first_rank(self._begin)
+        self.write_metrics(state)
+
+    def _begin(self) -> None:
+        for path in self._to_delete:
+            path.unlink()
+        write_atomic(self.path / OPTIONS_FILE, self._options.to_yaml().encode())
 
     def holds_model(self) -> bool:
         """Whether the finished fit's file is there, and whole: then that is what was resumed."""

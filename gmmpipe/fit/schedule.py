@@ -1,9 +1,9 @@
 """Which frames, which learning rate, when: pure functions of the options and the position.
 
 The frames of all epochs form one endless line (`gmmpipe.store.frame_order`). An update owns the
-next B positions of it; each of its steps draws from those at random. Nothing here knows of ranks
-beyond how a range is cut, so any number of them sees the same data, and a fit's position is three
-integers: frames done, update, step.
+next B positions of it; each of its steps draws one frame of each equal part of those. Nothing here
+knows of ranks beyond how a range is cut, so any number of them sees the same data, and a fit's
+position is three integers: frames done, update, step.
 """
 
 import math

@@ -30,7 +30,8 @@ class Stepper:
         self._stopping = stopping
         self._kernel = StatisticsKernel(len(state.parameters.means), state.center, extra=2)
         self._sums = RepeatedSum(world, self._kernel.statistics.flat)
-        self._loaded: tuple[Update, int] | None = None
+        self._loaded: tuple[Update, int] | None = None  # which step `_frames` are of
+        self._frames = state.center.new_empty(0, len(state.center))
 
     def step(self, update: Update, held: HeldFrames) -> bool:
         """Take the next step of `update`; whether all ranks are to stop after it.

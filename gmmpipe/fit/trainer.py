@@ -75,7 +75,7 @@ class Trainer:
         """Seed or resume, then update after update until the target is reached."""
         content = self.folder.prepare()
         if content:
-            self._begin_fitting(FitState.from_dict(content, self.world.device))
+            self.state = FitState.from_dict(content, self.world.device)
         position = (self.state.frames, self.state.updates) if self.state else (0, 0)
         first = self.schedule.update_at(*position)
         with stop_signals(self._on_signal):
@@ -102,11 +102,14 @@ class Trainer:
             Progress("fit", "frames", target, first.start, line_every_seconds=0) as progress,
             self.folder.open_events(first.start) as events,
         ):
+            if self.state is not None:
+                self._begin_fitting(self.state)
             updates = self.stream.updates(first)
             while (arrived := self._await_frames(updates)) is not None:
                 update, held = arrived
                 if self.state is None:
-                    self._begin_fitting(self._seed(update, held))
+                    self.state = self._seed(update, held)
+                    self._begin_fitting(self.state)
                 with self.times.count("fitting"):
                     row = self._fit_update(update, held, events)
                 progress.advance(update.num_frames, f"nll {row['nll']:.4f}, {row['alive']} alive")
@@ -125,8 +128,7 @@ class Trainer:
         if arrived is None:
             return None  # on all ranks: they have the same updates
         update, held = arrived
-        if self.world.any(held is None or self._is_stopping()):
-            self._stop()
+        self._stop_if_asked()
         assert held is not None, "a rank without frames has asked for a stop"
         return update, held
 
@@ -135,11 +137,10 @@ class Trainer:
             return seed_state(self.options, self.schedule, update, held, self.world)
 
     def _begin_fitting(self, state: FitState) -> None:
-        self.state = state
         if self.held_out:
             state.evaluate_on(self.held_out.digests)
         self.stepper = Stepper(self.schedule, state, self.world, self._is_stopping)
-        self.folder.write_metrics(state)
+        self.folder.begin(state)
 
     def _fit_update(self, update: Update, held: HeldFrames, events: EventFiles) -> dict[str, float]:
         """All steps of an update and, where one is due, its checkpoint; its metrics."""
@@ -153,11 +154,13 @@ class Trainer:
         while state.step < update.num_steps:
             if self.stepper.step(update, held):
                 self._stop()
+        self._stop_if_asked()
         avg_loss = state.loss_sum / state.loss_count
         row = measure_update(
             update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
         )
         if self.held_out:
+            self._stop_if_asked()
             row[EVAL_COLUMN] = self.held_out.nll(state.parameters, self.world)
         if not math.isfinite(row["nll"]):
             raise GmmpipeError(
@@ -171,19 +174,23 @@ class Trainer:
         return row
 
     def _is_stopping(self) -> bool:
-        return self.stop_signal is not None
+        return self.stop_signal is not None or self.world.is_orphaned()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.state is None:
             raise Stopped(signum)  # nothing to keep yet: reading and seeding are done again
         self.stop_signal = signum
 
+    def _stop_if_asked(self) -> None:
+        if self.world.any(self._is_stopping()):
+            self._stop()
+
     def _stop(self) -> None:
-        """Leave a checkpoint and end; all ranks are here after the same step."""
-        assert self.state is not None, "before there is a state, a signal ends the process at once"
-        self.folder.save_checkpoint(self.state)
-        count_frames(self.state, self.stream, self.world)
-        log.info("--resume auto goes on from there")
+        """Leave a checkpoint, if there is something to keep; all ranks are here alike."""
+        if self.state is not None:
+            self.folder.save_checkpoint(self.state)
+            count_frames(self.state, self.stream, self.world)
+            log.info("--resume auto goes on from there")
         raise Stopped(self.stop_signal or signal.SIGTERM)
 
     def _unfinished(self, state: FitState) -> CheckpointError:

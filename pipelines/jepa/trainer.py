@@ -138,7 +138,8 @@ class Trainer:
         """One step: its gradient is that of the mean over the frames of all ranks."""
         state, options = self.state, self.options
         visible = ~(batch.padding_mask | batch.mask)
-        stopping = visible.new_full((), self.stop_signal is not None)
+        asked = self.stop_signal is not None or self.world.is_orphaned()
+        stopping = visible.new_full((), asked)
         counts = torch.stack([batch.mask.sum(), visible.sum(), stopping.long()])
         self.world.all_reduce(counts)
         if counts[2]:

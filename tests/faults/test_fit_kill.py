@@ -121,10 +121,11 @@ def test_a_signal_while_the_mixture_is_seeded_ends_the_fit_and_leaves_nothing(
     out = tmp_path / "out"
     sizes = {**SIZES, "K": 2000, "batch_update_size": 8561, "target_frames": 8561}
     process = start([*ONE, *fit_arguments(store, out, **sizes)])
-    wait_until((out / "options.yaml").exists, process)
+    wait_until(out.exists, process)
+    time.sleep(random.uniform(0, 1))
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
-    assert [path.name for path in out.iterdir()] == ["options.yaml"]
+    assert list(out.iterdir()) == []
 
 
 def read_nll(folder: Path) -> list[float]:
@@ -132,29 +133,51 @@ def read_nll(folder: Path) -> list[float]:
     return [float(row.split("\t")[header.split("\t").index("nll")]) for row in rows]
 
 
-def test_a_stopped_torchrun_keeps_the_step_and_goes_on_on_two_ranks_or_one(
-    store, tmp_path, start: Start
-) -> None:
-    sizes = {**SIZES, "target_frames": 4000}
-    whole, out, on_one = (tmp_path / name for name in ("whole", "out", "one"))
-    run([*TWO, *fit_arguments(store, whole, **sizes)])
+SIZES_ON_TWO = {**SIZES, "target_frames": 4000}
 
+
+@pytest.fixture(scope="module")
+def on_two_ranks(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "two"
+    run([*TWO, *fit_arguments(store, folder, **SIZES_ON_TWO)])
+    return folder
+
+
+def children(pid: int) -> list[Path]:
+    """The /proc folders of a process's children."""
+    numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [Path("/proc", number) for number in numbers]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_a_stopped_torchrun_keeps_the_step_and_goes_on_on_two_ranks_or_one(
+    signum, on_two_ranks, store, tmp_path, start: Start
+) -> None:
+    """The last two end torchrun itself at once, and its ranks see that they have lost it."""
+    out, on_one = tmp_path / "out", tmp_path / "one"
     # In the second update: by then, no rank is still on its way to the first step.
-    process = start([*TWO, *fit_arguments(store, out, **sizes)])
+    process = start([*TWO, *fit_arguments(store, out, **SIZES_ON_TWO)])
     wait_until(lambda: num_rows(out) == 1, process)
     time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    process.send_signal(signum)
     assert process.wait() != 0
+    deadline = time.monotonic() + 30
+    while any(rank.exists() for rank in ranks):
+        assert time.monotonic() < deadline, "a rank runs on"
+        time.sleep(0.05)
     stopped = [path for path in out.glob("gmm_ckpt_*.pt") if path.name != "gmm_ckpt_0.002M.pt"]
     assert len(stopped) == 1, "all ranks stop after the same step, and one writes"
     assert stopped[0].name.startswith("gmm_ckpt_0.002M-s")
     assert not (out / "gmm.pt").exists()
 
     shutil.copytree(out, on_one)
-    run([*TWO, *fit_arguments(store, out, **sizes, resume="auto")])
-    assert_same_fit(whole, out)
-    run([*ONE, *fit_arguments(store, on_one, **sizes, resume="auto")])
-    assert read_nll(on_one) == pytest.approx(read_nll(whole), abs=1e-3)
-    there, here = (torch.load(folder / "gmm.pt", weights_only=True) for folder in (whole, on_one))
+    run([*TWO, *fit_arguments(store, out, **SIZES_ON_TWO, resume="auto")])
+    assert_same_fit(on_two_ranks, out)
+    run([*ONE, *fit_arguments(store, on_one, **SIZES_ON_TWO, resume="auto")])
+    assert read_nll(on_one) == pytest.approx(read_nll(on_two_ranks), abs=1e-3)
+    models = [folder / "gmm.pt" for folder in (on_two_ranks, on_one)]
+    there, here = (torch.load(model, weights_only=True) for model in models)
     heavy = there["weights"] > 1e-4
     assert (there["means"] - here["means"])[heavy].abs().max() < 1e-2

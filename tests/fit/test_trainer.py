@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from conftest import SMALL_FIT, assert_same_fit, file_bytes, fit_here, same_bits
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, StoreError
+from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, StoreError
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.options import FitOptions
+from gmmpipe.fit.schedule import Schedule, Update
 from gmmpipe.fit.stream import UpdateStream
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
 
@@ -61,7 +63,7 @@ def test_the_model_file_says_what_it_was_fitted_to(fitted, store) -> None:
     assert content["features"]["fingerprint"] == features.fingerprint
     assert (content["K"], content["dim"], content["frames"]) == (16, 80, 8000)
     assert (content["seed"], content["var_floor"]) == (0, 0.1)
-    assert content["log_vars"].min() >= math.log(0.1) - 1e-6
+    assert 0.1 <= float(content["covariances"].min()) < 0.1 + 1e-6
 
 
 def test_the_last_checkpoint_is_the_final_model(fitted) -> None:
@@ -186,6 +188,37 @@ def test_overwrite_starts_afresh_and_leaves_nothing_of_the_old_fit(store, tmp_pa
     fit_here(store, tmp_path / "b")
     assert set(os.listdir(tmp_path / "a")) == set(os.listdir(tmp_path / "b"))
     assert_same_fit(tmp_path / "a", tmp_path / "b")
+
+
+def test_an_old_fit_stays_where_the_new_one_comes_to_no_step(copy, store_copy) -> None:
+    for shard in store_copy.glob("*.tar"):
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    before = file_bytes(copy)
+    with pytest.raises(GmmpipeError, match="corrupt"):
+        fit_here(store_copy, copy, K=8, overwrite=True)
+    assert file_bytes(copy) == before
+
+
+def test_a_stop_after_the_last_step_of_an_update_keeps_that_step(
+    store, fitted, tmp_path, monkeypatch
+) -> None:
+    """Not only after measurements, which may take longer than a stop should."""
+    rate_at = Schedule.rate_at
+
+    def stop_at_the_last_step(rules: Schedule, update: Update, step: int) -> float:
+        if (update.index, step) == (1, update.num_steps - 1):
+            signal.raise_signal(signal.SIGTERM)
+        return rate_at(rules, update, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Schedule, "rate_at", stop_at_the_last_step)
+        with pytest.raises(Stopped):
+            fit_here(store, tmp_path)
+    assert (tmp_path / f"gmm_ckpt_0.004M-s{SMALL_FIT['n_sgd_steps']}.pt").exists()
+    fit_here(store, tmp_path, resume="auto")
+    assert_same_fit(fitted, tmp_path)
 
 
 def test_overwrite_and_resume_contradict_each_other(store, tmp_path) -> None:
@@ -317,11 +350,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
     assert same_bits(load(newest), load(copy / "gmm.pt"))
 
 
-def test_a_damaged_model_of_a_finished_fit_is_made_again(copy, fitted, store) -> None:
+@pytest.mark.parametrize("wrong", ["missing", "damaged", "an older one"])
+def test_the_model_of_a_finished_fit_is_made_again(wrong, copy, fitted, store) -> None:
     """The last checkpoint is at the target, so there is nothing else to do."""
     content = bytearray((copy / "gmm.pt").read_bytes())
-    content[len(content) // 2] ^= 1
-    (copy / "gmm.pt").write_bytes(content)
+    (copy / "gmm.pt").unlink()
+    if wrong == "damaged":
+        content[len(content) // 2] ^= 1
+        (copy / "gmm.pt").write_bytes(content)
+    elif wrong == "an older one":  # of a target that was raised since
+        shutil.copy(copy / "gmm_ckpt_0.004M.pt", copy / "gmm.pt")
     fit_here(store, copy, resume="auto")
     assert_same_fit(fitted, copy)
 
