@@ -185,6 +185,22 @@ def test_resume_and_overwrite_together_are_wrong_usage(store, tmp_path) -> None:
     assert "--overwrite" in done.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_wrong_usage(store, tmp_path) -> None:
+    arguments = fit_arguments(store, tmp_path / "out", device="cuda")
+    done = run_gmmpipe(*arguments, check=False)
+    assert done.returncode == 2
+    assert "--device is cuda" in done.stderr
+
+
+def test_half_of_torchruns_environment_is_wrong_usage(store, tmp_path) -> None:
+    environment = {**one_thread(), "WORLD_SIZE": "2"}
+    arguments = fit_arguments(store, tmp_path / "out")
+    done = run_gmmpipe(*arguments, check=False, env=environment)
+    assert done.returncode == 2
+    assert "WORLD_SIZE is 2 and RANK is not set" in done.stderr
+
+
 def test_overwrite_starts_afresh(finished, store, tmp_path) -> None:
     out = Path(shutil.copytree(finished[0], tmp_path / "out"))
     run_gmmpipe(*fit_arguments(store, out, target_frames=4000), "--overwrite")
