@@ -19,6 +19,7 @@ from gmmpipe.errors import OptionError, RankError
 _Result = TypeVar("_Result")
 
 
+# Looked up at the start, when it is certainly there.
 _TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
@@ -55,7 +56,7 @@ class World:
         return bool(count > 0)
 
     def is_orphaned(self) -> bool:
-        """Whether the torchrun that started this process is gone, killed or by a mere SIGUSR1."""
+        """Whether torchrun, which started this process, is gone: killed, perhaps by a SIGUSR1."""
         return _TORCHRUN is not None and os.getppid() != _TORCHRUN
 
     def on_first_rank(self, function: Callable[[], _Result]) -> _Result:
@@ -96,10 +97,8 @@ class RepeatedSum:
 
     Each time all ranks call `announce`, `start` and `wait`, and use no other exchange in between.
 
-    Two ranks on CPUs swap what they have. Gloo's all-reduce sends many small messages, and wherever
-    the two of its threads that send and receive want the same lock, one spins for it: on a core
-    that is not idle otherwise, until the kernel's clock takes it off, which is 3 ms a sum. A swap
-    is one message each way, into a buffer that waits for it.
+    Two ranks on CPUs swap what they have, one message each way, into a buffer that waits for it:
+    gloo's all-reduce takes 3 ms more on cores that are not idle (docs/design.md says why).
 
     Args:
         world: the ranks.
@@ -128,7 +127,7 @@ class RepeatedSum:
                 self._under_way.append(dist.all_reduce(self._tensor, async_op=True))
 
     def wait(self) -> None:
-        """Return when the tensor holds the sum; on a GPU, when what follows will see it."""
+        """Return when the tensor holds the sum; on a GPU, when later work will see it."""
         with _others_there():
             for work in self._under_way:
                 assert work is not None, "this process is one of the ranks"
@@ -156,8 +155,10 @@ def open_world(device: str, timeout: timedelta = timedelta(minutes=30)) -> Itera
     elif device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device is cuda, but torch finds no GPU here")
     size = int(os.environ.get("WORLD_SIZE") or 1)
-    if size > 1 and "RANK" not in os.environ:
-        raise OptionError(f"WORLD_SIZE is {size} and RANK is not set: use torchrun, or unset it")
+    missing = {"RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys()
+    if size > 1 and missing:
+        names = ", ".join(sorted(missing))
+        raise OptionError(f"WORLD_SIZE is {size} without {names}: use torchrun, or unset it")
     rank = int(os.environ.get("RANK") or 0)
     here = torch.device(device)
     if here.type == "cuda":

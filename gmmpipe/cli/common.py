@@ -81,21 +81,27 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         raise click.BadParameter(f"{value} cannot be read: {reason}", ctx, param) from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{value} is not a mapping of options", ctx, param)
-    names = {
-        spelling.lstrip("-"): other.name
+    options = {
+        spelling.lstrip("-"): other
         for other in ctx.command.params
         for spelling in other.opts
-        if other is not param and other.name
+        if other is not param
     }
     values = {str(name).replace("-", "_"): setting for name, setting in values.items()}
-    if unknown := sorted(set(values) - set(names)):
+    if unknown := sorted(values.keys() - options.keys()):
         raise click.BadParameter(f"{value} holds unknown options: {', '.join(unknown)}", ctx, param)
     # As text, which is what an option's type is there to judge: 2.5 is no number of components.
     ctx.default_map = {
-        names[name]: ",".join(map(str, setting)) if isinstance(setting, list) else str(setting)
+        str(options[name].name): _as_text(setting, options[name].type)
         for name, setting in values.items()
         if setting is not None
     }
+
+
+def _as_text(setting: Any, kind: click.ParamType) -> str:
+    if isinstance(setting, list) and isinstance(kind, CommaList | Strides):
+        return ",".join(map(str, setting))
+    return str(setting)
 
 
 def job_options(command: _Command) -> _Command:

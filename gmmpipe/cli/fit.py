@@ -119,7 +119,9 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
     help="Reader threads per rank.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files (gmmpipe[tensorboard]).")
-@click.option("--overwrite", is_flag=True, help="Delete the fit in --output_dir first.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the fit in --output_dir, once the new one is seeded."
+)
 @job_options
 def command(debug: bool, **options: Any) -> None:
     """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""

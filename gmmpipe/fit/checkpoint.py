@@ -143,11 +143,11 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
         CheckpointError: the path given holds no fit to go on from.
     """
     if resume != "auto":
-        return Path(resume), _read(Path(resume))
+        return Path(resume), read_checkpoint(Path(resume))
     best: tuple[Path, dict[str, Any]] | None = None
     for path in sorted([*output_dir.glob(MODEL_FILE), *output_dir.glob(CHECKPOINT_PATTERN)]):
         try:
-            content = _read(path)
+            content = read_checkpoint(path)
         except CheckpointError as error:
             log.warning("warning: passed over: %s", error)
             continue
@@ -176,7 +176,12 @@ def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]
         raise CheckpointError(f"{path}: another fit: {'; '.join(differences)}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint that a fit can go on from.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
     content = read_model(path)
     try:
         FitState.from_dict(content, torch.device("cpu"))

@@ -35,10 +35,13 @@ class EventFiles:
     """
 
     def __init__(self, folder: Path | None, frames: int) -> None:
-        self._writer = load_writer()(folder, purge_step=frames + 1) if folder else None
+        self._folder, self._frames = folder, frames
+        self._writer: SummaryWriter | None = None  # makes a file, so it waits for the first row
 
     def write(self, row: dict[str, float]) -> None:
         """Write an update's row of metrics; it is in the file when this returns."""
+        if self._folder and not self._writer:
+            self._writer = load_writer()(self._folder, purge_step=self._frames + 1)
         if self._writer:
             for name in row.keys() - {"frames", "update"}:
                 self._writer.add_scalar(name, row[name], row["frames"])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import GmmpipeError
+from gmmpipe.errors import CheckpointError, GmmpipeError
 from gmmpipe.files import remove_temporaries, write_atomic
 from gmmpipe.fit.checkpoint import (
     CHECKPOINT_PATTERN,
@@ -13,6 +13,7 @@ from gmmpipe.fit.checkpoint import (
     FitState,
     check_identity,
     find_checkpoint,
+    read_checkpoint,
 )
 from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
@@ -21,7 +22,6 @@ from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
 OPTIONS_FILE = "options.yaml"
-FIT_FILES = (MODEL_FILE, CHECKPOINT_PATTERN)
 
 
 class FitFolder:
@@ -42,8 +42,6 @@ class FitFolder:
         self._identity = identity
         self._world = world
         self.path = options.output_dir
-        self._resumed_from: Path | None = None  # known to rank 0, as is:
-        self._to_delete: list[Path] = []
 
     def prepare(self) -> dict[str, Any] | None:
         """Make the folder ready; the content of the checkpoint to go on from, if any.
@@ -62,17 +60,14 @@ class FitFolder:
         if options.tensorboard:
             load_writer()  # or say now that it is missing
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = [p for pattern in FIT_FILES for p in folder.glob(pattern) if p.is_file()]
+        earlier = self._earlier()
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self._identity)
-            self._resumed_from = found[0]
             log.info("going on from %s", found[0])
         elif options.resume:
             log.info("%s holds no checkpoint: starting afresh", folder)
-        elif options.overwrite:
-            self._to_delete = [*earlier, *folder.glob(EVENT_FILES)]
-        elif earlier:
+        elif earlier and not options.overwrite:
             raise GmmpipeError(
                 f"{folder}: holds a fit already ({earlier[0].name}); --resume auto goes on with "
                 "it, --overwrite starts afresh"
@@ -81,18 +76,33 @@ class FitFolder:
         return found[1] if found else None
 
     def begin(self, state: FitState) -> None:
-        """Say what is fitted here; only now, when all is ready for steps, does an old fit go."""
+        """Delete an old fit that is to be overwritten; write ``options.yaml`` and the metrics.
+
+        Only when steps can begin: a fit that comes to none leaves the folder as it was.
+        """
         self._world.on_first_rank(self._begin)
         self.write_metrics(state)
 
     def _begin(self) -> None:
-        for path in self._to_delete:
-            path.unlink()
+        if self._options.overwrite:
+            for path in [*self._earlier(), *self.path.glob(EVENT_FILES)]:
+                path.unlink(missing_ok=True)
         write_atomic(self.path / OPTIONS_FILE, self._options.to_yaml().encode())
 
+    def _earlier(self) -> list[Path]:
+        """The models and checkpoints that are there."""
+        return [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in self.path.glob(pattern)]
+
     def holds_model(self) -> bool:
-        """Whether the finished fit's file is there, and whole: then that is what was resumed."""
-        return self._world.on_first_rank(lambda: self._resumed_from == self.path / MODEL_FILE)
+        """Whether the finished fit's file is there, whole, and not an older one."""
+        return self._world.on_first_rank(self._holds_model)
+
+    def _holds_model(self) -> bool:
+        try:
+            model = read_checkpoint(self.path / MODEL_FILE)
+        except CheckpointError:
+            return False
+        return bool(model["frames"] >= self._options.target_frames)
 
     def save_model(self, state: FitState) -> None:
         """Write the finished fit's file."""

@@ -102,7 +102,7 @@ class Schedule:
         """The frames of a step, ascending: numbers within the update.
 
         One is drawn of each of `frames_per_step` equal parts of the update, so every frame is as
-        likely as any other, and a rank holds its share of every step, to a frame.
+        likely as any other, and a rank holds its share of every step, within two frames.
         """
         drawn = uniforms(self.frames_per_step, "step", self.seed, update.index, step)
         places = (np.arange(self.frames_per_step) + drawn) * update.num_frames

@@ -18,8 +18,8 @@ from gmmpipe.mixture.seeding import seed_mixture
 log = logging.getLogger(__name__)
 _MIN_SCALE = 1e-3
 _FLOOR_MARGIN = 1 + 2**-19
-"""So that no rounding, of a float32 logarithm or its exponential, takes a variance below a floor of
-`gmmpipe.fit.options.MIN_VAR_FLOOR` or more."""
+"""So that no rounding, of a float32 logarithm or its exponential, takes a variance below its floor,
+from `gmmpipe.fit.options.MIN_VAR_FLOOR` to 1e13."""
 
 
 def seed_state(

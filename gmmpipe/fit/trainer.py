@@ -86,7 +86,10 @@ class Trainer:
             else:
                 self._fit_updates(first)
             assert self.state is not None, "a fit without a state has an update before it"
-            if first or not self.folder.holds_model():
+            if first:
+                self.folder.save_model(self.state)
+            elif not self.folder.holds_model():
+                self.folder.begin(self.state)
                 self.folder.save_model(self.state)
         if mostly_at_floor(self.state.parameters, self.options.var_floor):
             log.warning(
@@ -108,8 +111,10 @@ class Trainer:
             while (arrived := self._await_frames(updates)) is not None:
                 update, held = arrived
                 if self.state is None:
-                    self.state = self._seed(update, held)
-                    self._begin_fitting(self.state)
+                    state = self._seed(update, held)
+                    self._stop_if_asked()
+                    self.state = state
+                    self._begin_fitting(state)
                 with self.times.count("fitting"):
                     row = self._fit_update(update, held, events)
                 progress.advance(update.num_frames, f"nll {row['nll']:.4f}, {row['alive']} alive")
@@ -187,6 +192,8 @@ class Trainer:
 
     def _stop(self) -> None:
         """Leave a checkpoint, if there is something to keep; all ranks are here alike."""
+        if self.world.is_orphaned():
+            log.warning("warning: torchrun is gone")
         if self.state is not None:
             self.folder.save_checkpoint(self.state)
             count_frames(self.state, self.stream, self.world)

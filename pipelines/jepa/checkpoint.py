@@ -100,7 +100,6 @@ class RunFolder:
     def __init__(self, options: JEPAOptions, identity: dict[str, Any], world: World) -> None:
         self.path = options.output_dir
         self._options, self._identity, self._world = options, identity, world
-        self._resumed_from: Path | None = None  # known to rank 0
 
     def prepare(self) -> dict[str, Any] | None:
         """Make the folder ready; the content of the checkpoint to go on from, if any.
@@ -120,7 +119,6 @@ class RunFolder:
             found = self._find(options.resume, earlier)
             if found:
                 check_identity(*found, self._identity)
-                self._resumed_from = found[0]
             log.info(*(("going on from %s", found[0]) if found else ("starting afresh",)))
         elif options.overwrite:
             for path in earlier:
@@ -149,8 +147,14 @@ class RunFolder:
         return best
 
     def holds_model(self) -> bool:
-        """Whether the finished run's file is there, and whole: then that is what was resumed."""
-        return self._world.on_first_rank(lambda: self._resumed_from == self.path / MODEL_FILE)
+        """Whether the finished run's file is there, whole, and not an older one."""
+        return self._world.on_first_rank(self._holds_model)
+
+    def _holds_model(self) -> bool:
+        try:
+            return bool(_read(self.path / MODEL_FILE)["step"] >= self._options.max_steps)
+        except CheckpointError:
+            return False
 
     def save(self, state: TrainState, finished: bool = False) -> None:
         """Write a checkpoint, or the finished run's file, which holds the same."""

@@ -120,7 +120,7 @@ def test_a_configuration_file_gives_defaults_that_a_flag_beats(
         ("frames: 2M\ndata_dir: []\n", "no path"),
         ("frames: 2.5\ndata_dir: a\n", "not a whole number"),
         ("frames: true\ndata_dir: a\n", "not a count of frames"),
-        ("frames: [1, 2]\ndata_dir: a\n", "not a count of frames"),
+        ("frames: [1]\ndata_dir: a\n", "not a count of frames"),
         ("strides: 8.5\ndata_dir: a\n", "not a comma-separated list"),
     ],
 )

@@ -198,7 +198,7 @@ def test_half_of_torchruns_environment_is_wrong_usage(store, tmp_path) -> None:
     arguments = fit_arguments(store, tmp_path / "out")
     done = run_gmmpipe(*arguments, check=False, env=environment)
     assert done.returncode == 2
-    assert "WORLD_SIZE is 2 and RANK is not set" in done.stderr
+    assert "WORLD_SIZE is 2 without MASTER_ADDR, MASTER_PORT, RANK" in done.stderr
 
 
 def test_overwrite_starts_afresh(finished, store, tmp_path) -> None:

@@ -142,7 +142,7 @@ def test_every_frame_of_an_update_is_as_likely_in_a_step() -> None:
     counts = np.bincount(drawn, minlength=4000)
     # 75 of each, with a standard deviation of 8.3; of 4000, none is 6 of them away.
     assert abs(counts - 75).max() < 50
-    # Those that lie in two parts have half a chance in each: 75 give or take 8.3 / sqrt(200).
+    # Those that lie in two parts have a share of a chance in each: 75 too, +- 8.3 / sqrt(200).
     edges = np.arange(1, 300) * 4000 / 300
     in_two_parts = counts[edges[edges % 1 > 0].astype(int)]
     assert abs(in_two_parts.mean() - 75) < 3

@@ -197,14 +197,17 @@ def test_an_old_fit_stays_where_the_new_one_comes_to_no_step(copy, store_copy) -
         shard.write_bytes(content)
     before = file_bytes(copy)
     with pytest.raises(GmmpipeError, match="corrupt"):
-        fit_here(store_copy, copy, K=8, overwrite=True)
+        fit_here(store_copy, copy, K=8, overwrite=True, tensorboard=True)
     assert file_bytes(copy) == before
 
 
 def test_a_stop_after_the_last_step_of_an_update_keeps_that_step(
     store, fitted, tmp_path, monkeypatch
 ) -> None:
-    """Not only after measurements, which may take longer than a stop should."""
+    """Not only after measurements, which may take longer than a stop should.
+
+    The signal is real; what is put in the way of the last step sends it just then.
+    """
     rate_at = Schedule.rate_at
 
     def stop_at_the_last_step(rules: Schedule, update: Update, step: int) -> float:
@@ -362,6 +365,22 @@ def test_the_model_of_a_finished_fit_is_made_again(wrong, copy, fitted, store) -
         shutil.copy(copy / "gmm_ckpt_0.004M.pt", copy / "gmm.pt")
     fit_here(store, copy, resume="auto")
     assert_same_fit(fitted, copy)
+
+
+def test_a_model_at_the_target_stays_whatever_lies_beyond_it(copy, store) -> None:
+    """As after a raised target whose fit was killed, and a second thought."""
+    shutil.copy(copy / "gmm_ckpt_0.004M.pt", copy / "gmm.pt")
+    before = file_bytes(copy)
+    fit_here(store, copy, target_frames=4000, resume="auto")
+    assert file_bytes(copy) == before
+
+
+def test_a_finished_fit_that_is_resumed_into_another_folder_is_whole_there(
+    fitted, store, tmp_path
+) -> None:
+    fit_here(store, tmp_path / "new", resume=str(fitted / "gmm.pt"))
+    assert_same_fit(fitted, tmp_path / "new")
+    assert (tmp_path / "new" / "options.yaml").exists()
 
 
 def test_half_written_files_of_a_killed_fit_are_swept_away(copy, store) -> None:
