@@ -17,9 +17,7 @@ from torch import Tensor
 from gmmpipe.errors import OptionError, RankError
 
 _Result = TypeVar("_Result")
-
-
-# Looked up at the start, when it is certainly there.
+# Its process number, looked up at the start, when it is certainly there.
 _TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 

@@ -17,9 +17,6 @@ from gmmpipe.mixture.seeding import seed_mixture
 
 log = logging.getLogger(__name__)
 _MIN_SCALE = 1e-3
-_FLOOR_MARGIN = 1 + 2**-19
-"""So that no rounding, of a float32 logarithm or its exponential, takes a variance below its floor,
-from `gmmpipe.fit.options.MIN_VAR_FLOOR` to 1e13."""
 
 
 def seed_state(
@@ -41,12 +38,12 @@ def seed_state(
     mine = torch.from_numpy((numbers >= held.start) & (numbers < held.stop))
     sample[mine.to(sample.device)] = held.select(numbers).float()
     world.all_reduce(sample)  # every row is zero on all ranks but one
-    floor = options.var_floor * _FLOOR_MARGIN
+    floor = _hold_above(options.var_floor)
     parameters = seed_mixture(sample, options.K, floor, options.seed, options.init)
     world.broadcast(parameters.flat)  # CUDA's sums may differ from rank to rank
     center = sample.mean(0)
     world.broadcast(center)
-    optimizer = _new_optimizer(options, schedule, sample, center, parameters, floor, world)
+    optimizer = _new_optimizer(options, schedule, sample, center, parameters, world)
     return FitState(parameters, optimizer, center)
 
 
@@ -56,7 +53,6 @@ def _new_optimizer(
     sample: Tensor,
     center: Tensor,
     parameters: Parameters,
-    floor: float,
     world: World,
 ) -> Optimizer:
     model = (parameters.means, parameters.log_vars, parameters.log_weights)
@@ -64,7 +60,7 @@ def _new_optimizer(
         statistics = StatisticsKernel(options.K, center)(sample, *model)
         sums = statistics.sums.double() * (schedule.frames_per_step / len(sample))
         world.broadcast(sums)
-        return StepwiseEM(sums, floor)
+        return StepwiseEM(sums, _hold_above(options.var_floor))
     scale = Parameters.of(
         # Means move in units of the data's spread; log-variances and logits have none.
         means=sample.std(0, correction=0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
@@ -72,4 +68,13 @@ def _new_optimizer(
         log_weights=torch.ones_like(parameters.logits),
     )
     world.broadcast(scale.flat)
-    return Adam(scale.flat, floor)
+    return Adam(scale.flat, _hold_above(options.var_floor))
+
+
+def _hold_above(var_floor: float) -> float:
+    """The bound to hold variances to, so that no rounding takes one below `var_floor`.
+
+    What rounds is a float32 logarithm and its exponential; true of floors from
+    `gmmpipe.fit.options.MIN_VAR_FLOOR` to 1e13.
+    """
+    return var_floor * (1 + 2**-19)

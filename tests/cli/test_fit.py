@@ -185,10 +185,10 @@ def test_resume_and_overwrite_together_are_wrong_usage(store, tmp_path) -> None:
     assert "--overwrite" in done.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_wrong_usage(store, tmp_path) -> None:
+    environment = {**one_thread(), "CUDA_VISIBLE_DEVICES": ""}  # hides those that are there
     arguments = fit_arguments(store, tmp_path / "out", device="cuda")
-    done = run_gmmpipe(*arguments, check=False)
+    done = run_gmmpipe(*arguments, check=False, env=environment)
     assert done.returncode == 2
     assert "--device is cuda" in done.stderr
 
