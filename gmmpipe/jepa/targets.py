@@ -15,7 +15,7 @@ from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.label_store import LabelReader, LabelStore
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.shard_index import ShardIndex
 
 ShardTargets = Callable[[int, Tensor], dict[str, Tensor]]
 """The targets of one utterance of a shard, from its position and its frames [T, D]: fields of

@@ -16,7 +16,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
 from gmmpipe.store import shard_files
 from gmmpipe.store.rows import read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, kind_of
+from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, check_sidecar, kind_of
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -53,8 +53,7 @@ class Shard:
             StoreError: it is missing, damaged, or that of another shard.
         """
         sidecar = _read_sidecar(self.path.with_suffix(".json"), self.row)
-        if sidecar.row != self.row:
-            raise StoreError(f"{self.path}: its sidecar does not belong to this store")
+        check_sidecar(self.path, sidecar.row, self.row)
         return sidecar
 
     def read_rows(

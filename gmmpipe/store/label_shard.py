@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.rows import crc32c
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.tar_writer import TarWriter
 
 

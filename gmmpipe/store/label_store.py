@@ -19,7 +19,7 @@ from gmmpipe.store.label_schema import (
     LabelSidecar,
 )
 from gmmpipe.store.rows import read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, kind_of
+from gmmpipe.store.schema import STORE_FILE, ShardRow, check_sidecar, kind_of
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class LabelShard:
             StoreError: it is missing, damaged, or that of another shard.
         """
         sidecar = _read_sidecar(self.path.with_suffix(".json"), self.row)
-        if sidecar.row != self.row:
-            raise StoreError(f"{self.path}: its sidecar does not belong to this store")
+        check_sidecar(self.path, sidecar.row, self.row)
         return sidecar
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.shard_index import ShardIndex
 
 
 def crc32c(array: NDArray[Any]) -> int:

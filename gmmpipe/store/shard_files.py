@@ -8,7 +8,8 @@ from typing import Any
 
 from gmmpipe.files import atomic_file, atomic_folder
 from gmmpipe.store import tar_shard, zarr_shard
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardIndex
+from gmmpipe.store.schema import SHARD_SUFFIXES
+from gmmpipe.store.shard_index import ShardIndex
 
 ShardWriter = tar_shard.TarShardWriter | zarr_shard.ZarrShardWriter
 

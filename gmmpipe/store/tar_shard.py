@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
 from gmmpipe.store.rows import crc32c, read_bytes
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.tar_writer import TarWriter
 
 
