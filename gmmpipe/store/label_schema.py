@@ -161,7 +161,8 @@ class LabelSidecar:
             indices = {LABELS: ShardIndex.from_json(document["index"])}
             for name in (TOPK_IDS, TOPK_PROBS):
                 if places := document.get(f"{name}_index"):
-                    indices[name] = ShardIndex.from_json({**document["index"], **places})
+                    own = {column: places[column] for column in ("byte_offset", "crc32c")}
+                    indices[name] = ShardIndex.from_json({**document["index"], **own})
             row = sidecar_row(document, content, path)
             row.check_index(indices[LABELS])
             return cls(row, indices, pick(_LeftOut, document).left_out)
@@ -234,7 +235,8 @@ class LabelInfo:
         try:
             totals = pick(LabelTotals, document["totals"])
             rows = [pick(ShardRow, row) for row in document["shards"]]
-            check_rows(rows, totals.utterances, totals.frames, totals.bytes)
+            frame_bytes = 2 * sum(plan.widths.values())
+            check_rows(rows, totals.utterances, totals.frames, totals.bytes, frame_bytes)
             return cls(plan, totals, rows)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a label store: {error!r}") from error

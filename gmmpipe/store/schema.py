@@ -124,8 +124,15 @@ def check_sha256(*digests: str | None) -> None:
             raise ValueError(f"{digest[:80]!r} is no SHA-256")
 
 
-def check_rows(rows: Sequence[ShardRow], utterances: int, frames: int, num_bytes: int) -> None:
-    """Raise ValueError if rows are not those of consecutive shards that come to the totals."""
+def check_rows(
+    rows: Sequence[ShardRow], utterances: int, frames: int, num_bytes: int, frame_bytes: int
+) -> None:
+    """Raise ValueError if rows are not those of consecutive shards that come to the totals.
+
+    Nor may a shard have less than `frame_bytes` for each of its frames.
+    """
+    if any(row.frames * frame_bytes > row.bytes for row in rows):
+        raise ValueError("a shard of fewer bytes than its frames take")
     if any(row.name.partition(".")[0] != shard_stem(number) for number, row in enumerate(rows)):
         raise ValueError("a shard's row is missing, or out of order")
     sums = [sum(getattr(row, name) for row in rows) for name in ("utterances", "frames", "bytes")]
@@ -269,7 +276,8 @@ class StoreInfo:
                 rejects_sha256=document.get("rejects_sha256"),
             )
             check_sha256(info.rejects_sha256)
-            check_rows(info.shards, info.tally.utterances, info.tally.frames, info.tally.bytes)
+            tally, frame_bytes = info.tally, features.n_mels * (4 if plan.dtype == "float32" else 2)
+            check_rows(info.shards, tally.utterances, tally.frames, tally.bytes, frame_bytes)
             info._check_rejects()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a feature store: {error!r}") from error
