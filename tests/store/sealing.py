@@ -90,9 +90,7 @@ def plant(folder: Path, column: str, position: int, values: np.ndarray) -> str:
     content = bytearray(raw.read_bytes())
     content[start : start + values.nbytes] = values.tobytes()
     raw.write_bytes(content)
-    following = index["byte_offset"][position + 1] if raw != path else None
-    width = {"labels": 1}.get(document.get("kind"))
-    stop = following or start + count * _frame_bytes(folder, column, width)
+    stop = start + count * _frame_bytes(folder, column)
 
     def record(sidecar: dict[str, Any]) -> None:
         sidecar[column]["crc32c"][position] = crc32c(bytes(content[start:stop]))
@@ -102,8 +100,8 @@ def plant(folder: Path, column: str, position: int, values: np.ndarray) -> str:
     return str(index["keys"][position])
 
 
-def _frame_bytes(folder: Path, column: str, width: int | None) -> int:
+def _frame_bytes(folder: Path, column: str) -> int:
     document = json.loads((folder / "store.json").read_bytes())
-    if width is None:
-        return document["features"]["n_mels"] * np.dtype(document["plan"]["dtype"]).itemsize
-    return 2 * (width if column == "index" else document["top_k"])
+    if document["kind"] == "labels":
+        return 2 if column == "index" else 2 * document["top_k"]
+    return document["features"]["n_mels"] * np.dtype(document["plan"]["dtype"]).itemsize
