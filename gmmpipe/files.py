@@ -124,7 +124,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 def listed_paths(text: str | Path) -> list[Path]:
     """The paths of a comma-separated list; a folder whose name is the whole text is that one."""
-    if Path(text).is_dir():
+    if str(text) and os.path.isdir(text):
         return [Path(text)]
     return [Path(part.strip()) for part in str(text).split(",") if part.strip()]
 

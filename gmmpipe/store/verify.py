@@ -117,10 +117,12 @@ def _decode_labels(shard: LabelShard, plan: LabelPlan) -> None:
 def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
     """What the sidecars of a feature store come to, against ``store.json`` and the ledger."""
     info = StoreInfo.read(folder / STORE_FILE)
-    ledger = hashlib.sha256()
+    ledger, ledger_bytes = hashlib.sha256(), 0
 
     def add(reject: Reject) -> None:
+        nonlocal ledger_bytes
         ledger.update(reject.ledger_line())
+        ledger_bytes += len(reject.ledger_line())
 
     paths = [(folder / row.name).with_suffix(".json") for row in info.shards]
     _, tally = sum_up(paths, add)
@@ -128,7 +130,7 @@ def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
         yield folder / STORE_FILE, "its totals are not what its sidecars come to"
     path = folder / REJECTS_FILE
     try:
-        found = shard_files.sha256_of_file(path)
+        found = path.stat().st_size == ledger_bytes and shard_files.sha256_of_file(path)
     except FileNotFoundError:
         yield path, "missing"
     except OSError as error:

@@ -52,10 +52,20 @@ def seal(folder: Path) -> None:
         sidecar = path.with_suffix(".json")
         row |= {"bytes": size(path), "sha256": sha256(path)}
         same = {name: row[name] for name in ("bytes", "sha256")}
-        edit_document(sidecar, lambda document, same=same: document.update(same))
+
+        def record_size(document: dict[str, Any], same: dict[str, Any] = same) -> None:
+            document.update(same)
+            if "tally" in document:
+                document["tally"]["bytes"] = same["bytes"]
+
+        edit_document(sidecar, record_size)
         row["sidecar_sha256"] = hashlib.sha256(sidecar.read_bytes()).hexdigest()
 
-    edit_document(folder / "store.json", lambda document: document.update(shards=rows))
+    def record(document: dict[str, Any]) -> None:
+        document["shards"] = rows
+        document["totals"]["bytes"] = sum(row["bytes"] for row in rows)
+
+    edit_document(folder / "store.json", record)
 
 
 def edit_sidecar(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

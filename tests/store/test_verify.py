@@ -3,10 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sealing import make_tiny
 
 from conftest import CORPUS, edit_document, file_bytes, make_store, run_gmmpipe
+from gmmpipe import FeatureStore
+from gmmpipe.store.verify import strangers, verify
 
 
 def flip(path: Path) -> None:
@@ -50,6 +54,64 @@ def test_a_bad_shard_is_named_and_repaired(
     )
     assert "1 to make here, 3 finished already" in made.stderr
     assert file_bytes(store_copy) == file_bytes(store)
+
+
+def test_a_missing_zarr_shard_is_called_missing(tmp_path: Path) -> None:
+    folder = make_tiny("zarr", tmp_path / "store")
+    shutil.rmtree(folder / "shard-000001.zarr")
+    faults = {path.name: fault for path, fault in verify(FeatureStore.open(folder))}
+    assert faults == {"shard-000000.zarr": "", "shard-000001.zarr": "missing"}
+
+
+def test_what_a_store_does_not_name_is_named_and_left_alone(tmp_path: Path) -> None:
+    folder = make_tiny("tar", tmp_path / "store")
+    for name in ("shard-000002.tar", "shard-000000.zarr", "shard-1.flac", "shard-000002.json"):
+        (folder / name).write_bytes(b"somebody's")
+    before = file_bytes(folder)
+    found = run_gmmpipe("verify", folder, "--repair", check=False)
+    assert found.returncode == 1
+    names = "shard-000000.zarr, shard-000002.json, shard-000002.tar, shard-1.flac"
+    assert f"holds what store.json does not name: {names}" in found.stderr
+    assert "4 files are not its own" in found.stderr
+    assert file_bytes(folder) == before
+
+
+LOSSES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no sidecar": (lambda folder: (folder / "shard-000001.json").unlink(), "no such file"),
+    "no ledger": (lambda folder: (folder / "rejects.jsonl").unlink(), "rejects.jsonl: missing"),
+    "another ledger": (
+        lambda folder: (folder / "rejects.jsonl").write_bytes(b""),
+        "rejects.jsonl: not the rejects that its sidecars list",
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_else_is_lost_is_found_and_repaired(loss: str, tmp_path: Path) -> None:
+    folder = make_tiny("tar", tmp_path / "store")
+    before = file_bytes(folder)
+    lose, message = LOSSES[loss]
+    lose(folder)
+    found = run_gmmpipe("verify", folder, "--repair", check=False)
+    assert found.returncode == 1
+    assert message in found.stderr
+    assert not (folder / "store.json").exists()
+    assert file_bytes(make_tiny("tar", folder)) == before
+
+
+def test_a_row_that_is_gone_from_store_json_is_noticed(tmp_path: Path) -> None:
+    folder = make_tiny("tar", tmp_path / "store")
+
+    def drop(document: dict[str, Any]) -> None:
+        row = document["shards"].pop()
+        for name in ("utterances", "frames", "bytes"):  # as one would who means it
+            document["totals"][name] -= row[name]
+
+    edit_document(folder / "store.json", drop)
+    store = FeatureStore.open(folder)
+    assert [path.name for path in strangers(store)] == ["shard-000001.json", "shard-000001.tar"]
+    faults = {path.name: fault for path, fault in verify(store)}
+    assert faults["store.json"] == "its totals are not what its sidecars come to"
 
 
 def test_a_repair_killed_at_its_start_is_ended_by_featurize(store: Path, store_copy: Path) -> None:

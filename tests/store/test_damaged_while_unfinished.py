@@ -1,0 +1,63 @@
+"""A damaged sidecar of an unfinished store is a missing shard: never finished as another store."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from sealing import EARLIER, MANIFEST, TINY, make_tiny
+
+from conftest import CORPUS, file_bytes, run_gmmpipe, save_plan
+from gmmpipe.apply.label import LabelOptions, label
+from gmmpipe.distributed import World
+from gmmpipe.featurize.job import featurize
+from gmmpipe.featurize.options import FeaturizeOptions
+
+
+def flip_in(path: Path, text: bytes) -> None:
+    """Change the digit that follows `text`, so that it is a digit still."""
+    content = bytearray(path.read_bytes())
+    content[content.index(text) + len(text)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["tar", "zarr"])
+def test_featurize_makes_its_shard_anew(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_tiny(kind, tmp_path / "store")
+    whole = file_bytes(folder)
+    (folder / "store.json").unlink()
+    options = FeaturizeOptions(
+        data_dir=str(MANIFEST),
+        output_dir=folder,
+        base_path=CORPUS,
+        max_reject_fraction=1.0,
+        num_workers=1,
+        **TINY[kind],
+    )
+    save_plan(options)
+    flip_in(folder / "shard-000001.json", b'"seconds_kept":0.')
+    shown = run_gmmpipe("inspect", folder, check=False)
+    assert shown.returncode == 1
+    assert "shard-000001.json: damaged" in shown.stderr
+    with caplog.at_level(logging.WARNING):
+        assert featurize(options) is not None
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith(f"warning: {folder / 'shard-000001.json'}: damaged")
+    assert warning.endswith("its shard is made anew")
+    assert file_bytes(folder) == whole
+
+
+def test_label_makes_its_shard_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, folder = make_tiny("tar", tmp_path / "store"), tmp_path / "labels"
+    options = LabelOptions(store, EARLIER / "gmm.pt", folder, top_k=2)
+    label(options, World(0, 1, torch.device("cpu")))
+    whole = file_bytes(folder)
+    shutil.move(folder / "store.json", folder / "plan.json")
+    flip_in(folder / "shard-000001.json", b'"left_out":')
+    with caplog.at_level(logging.WARNING):
+        label(options, World(0, 1, torch.device("cpu")))
+    assert "shard-000001.json: damaged" in caplog.text
+    assert file_bytes(folder) == whole
