@@ -18,8 +18,9 @@ from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json, read_regular, write_atomic
 
 FORMAT_VERSION = 1
-MAX_DOCUMENT_BYTES = 1 << 29
-"""A row of ``store.json`` takes some 300 bytes, so this is a store of a million shards and more."""
+MAX_DOCUMENT_BYTES = 1 << 27
+"""A row of ``store.json`` takes some 300 bytes, and an utterance in a sidecar 100: enough for
+400,000 shards of a million utterances each."""
 MAX_INT = 1 << 60
 """No count, size or place in a file is larger; sums of a few still fit int64."""
 
@@ -61,11 +62,16 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
     """Publish a document as `path`, with its checksum; one that `values` has already is left out.
 
     Raises:
+        StoreError: it would be too large to be read.
         ValueError: a number is NaN or infinite.
     """
     plain = {name: value for name, value in values.items() if name != _CHECKSUM}
     checksum = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
-    write_atomic(path, canonical_json({**plain, _CHECKSUM: checksum}).encode() + b"\n")
+    content = canonical_json({**plain, _CHECKSUM: checksum}).encode() + b"\n"
+    if len(content) > MAX_DOCUMENT_BYTES:
+        limit = f"{MAX_DOCUMENT_BYTES >> 20} MiB"
+        raise StoreError(f"{path}: would be larger than {limit}; change --utterances_per_shard")
+    write_atomic(path, content)
 
 
 def read_document(path: Path) -> dict[str, Any]:
