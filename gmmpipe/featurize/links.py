@@ -40,9 +40,12 @@ def find_links(
         num_samples: how long libsndfile takes it to be.
 
     Raises:
-        AudioError: undecodable or truncated.
+        AudioError: undecodable, truncated or unreadable.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
     try:
         if container == "MP3":
             links = _mp3_links(mpeg.find_streams(descriptor, size), num_samples)
@@ -52,6 +55,8 @@ def find_links(
         else:
             head = closed_header(descriptor, container, size)
             links = [Link(head, ((len(head), size),))] if head else []
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "cannot be read") from error
     finally:
         os.close(descriptor)
     if len(links) > _MOST_LINKS:

@@ -14,6 +14,7 @@ from gmmpipe.errors import AudioError
 
 _CHUNK_BYTES = 1 << 20
 _MOST_RANGES = 1_000
+_LONGEST_JUNK_BYTES = 4 << 20
 _KBPS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
 _KBPS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
 _RATES = (44100, 48000, 32000)
@@ -219,11 +220,14 @@ def _next_frame(
 ) -> tuple[int, Kind] | None:
     """The next place from which frames follow one another, and their kind; tags are passed over.
 
+    Only so far is looked for it: a decoder gives up earlier.
+
     Raises:
         AudioError: undecodable: they are of another kind than `kind`.
     """
     position = _skip_tags(descriptor, position)
-    while position < size:
+    last = min(size, position + _LONGEST_JUNK_BYTES)
+    while position < last:
         data = os.pread(descriptor, _CHUNK_BYTES, position)
         at = data.find(b"\xff")
         while at >= 0:
