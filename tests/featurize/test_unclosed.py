@@ -1,6 +1,8 @@
 """Headers that are wrong about a file whose audio is all there, and those that are not."""
 
+import signal
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from conftest import make_store, read_json_lines, read_speech
+from conftest import make_store, read_json_lines, read_speech, run
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize.audio import load_waveform
@@ -108,7 +110,29 @@ def test_a_size_of_0_with_audio_behind_is_that_of_a_recorder_that_was_not_closed
     assert header_seconds(str(path)) == SECONDS
 
 
-@pytest.mark.parametrize("kind", ["wav", "aiff", "au", "w64"])
+KILLED = ("wav", "aiff", "au", "w64", "caf")
+
+
+def test_what_a_killed_writer_leaves_is_read_as_far_as_it_came(tmp_path: Path) -> None:
+    samples = read_speech(SECONDS)[0]
+    for kind in KILLED:
+        soundfile.write(tmp_path / f"whole.{kind}", samples, 16000)
+    code = f"""
+import os, soundfile
+samples, rate = soundfile.read("whole.wav")
+files = [soundfile.SoundFile("killed." + kind, "w", rate, 1) for kind in {KILLED}]
+for file in files:
+    file.write(samples)
+os.kill(os.getpid(), 9)
+"""
+    done = run([sys.executable, "-c", code], check=False, cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    for kind in KILLED:
+        killed, whole = tmp_path / f"killed.{kind}", tmp_path / f"whole.{kind}"
+        assert torch.equal(load(killed), load(whole)), kind
+
+
+@pytest.mark.parametrize("kind", KILLED)
 def test_an_empty_file_stays_empty(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     soundfile.write(path, read_speech(1.0)[0][:0], 16000)
