@@ -228,7 +228,7 @@ def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
     if tally.unstated:
         log.warning(
             "warning: %d files are longer than the duration in their manifest, by %s hours "
-            "together; without an offset it is not taken for a segment's: %s",
+            "together. Without an offset that is no segment: %s",
             tally.unstated,
             _hours(tally.seconds_unstated),
             "what lies beyond its windows counts as cropped away"
