@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import os
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,24 +14,20 @@ from gmmpipe.featurize.manifest import Utterance
 from gmmpipe.featurize.resample import resample
 from gmmpipe.featurize.sound_file import (
     BLOCK_SAMPLES,
-    OneWayFile,
+    AudioFile,
     error_text,
     num_samples,
     open_audio,
 )
+from gmmpipe.featurize.stated_length import refuse_truncated
 from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000
 _INEXACT_FORMATS = frozenset({"OGG", "MP3"})
 """Containers whose length is an estimate or simply where the file happens to end."""
 
-_CLAMPED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"})
-"""Containers of which libsndfile takes the file's size for the header's, and only logs that."""
-
-_SHORT_DATA = re.compile(r"^\s*(?:data|riff|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
-_SHORT_DS64 = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
-_STREAMED_LENGTHS = range(0x7FFF_0000, 0x1_0000_0000)
-"""Data lengths that writers to a pipe leave in a WAV header: not a promise."""
+LOST_ENERGY = 100.0
+"""20 dB, as a ratio of energies."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,10 @@ class Waveform:
         start_seconds: where in the file it begins.
         kept_seconds: length of the source audio in it.
         cropped_seconds: length of the source audio that a crop left out.
-        is_source_int16: whether the samples are a 16-bit mono file's own, over 2^15.
+        is_source_int16: whether the samples are a 16-bit file's own, over 2^15.
+        cancels: whether the mean of the channels has lost more than 20 dB of their energy.
+        unstated_seconds: by how much the file is longer than its manifest says, where that is by
+            more than the tolerance and the whole file is meant.
     """
 
     samples: Tensor
@@ -55,6 +52,8 @@ class Waveform:
     kept_seconds: float
     cropped_seconds: float
     is_source_int16: bool
+    cancels: bool = False
+    unstated_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,36 @@ class _Span:
     start: int
     count: int
     cropped: int = 0
+
+
+class _Mixer:
+    """Blocks of a file's channels to mono ones: their mean, or the one that is wanted."""
+
+    def __init__(self, channel: int | None) -> None:
+        self._channel = channel
+        self._energy = self._mixed_energy = 0.0
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the means so far lost more than 20 dB of the channels' mean energy."""
+        return self._energy > LOST_ENERGY * self._mixed_energy
+
+    def mix(self, block: Tensor) -> Tensor:
+        """[count, channels] to float32 [count]; int16 over 2^15."""
+        scale = 1.0 / 32768.0 if block.dtype == torch.int16 else 1.0
+        channels = block.shape[1]
+        if channels == 1 or self._channel is not None:
+            mono = block[:, self._channel or 0].contiguous()
+            return mono if scale == 1.0 else torch.mul(mono, scale, out=torch.empty(len(mono)))
+        samples = block.to(torch.float32)
+        if channels == 2:  # torch's mean over so short an axis is slow
+            mixed = (samples[:, 0] + samples[:, 1]).mul_(0.5 * scale)
+        else:
+            mixed = samples.mean(1).mul_(scale)
+        flat = samples.reshape(-1)
+        self._energy += float(flat.dot(flat)) * scale**2 / channels
+        self._mixed_energy += float(mixed.dot(mixed))
+        return mixed
 
 
 def load_waveform(
@@ -100,8 +129,12 @@ def load_waveform(
             span = _shorten(segment, max_samples, utterance.key, options)
         else:
             span = segment
-        samples = _read_mono(file, span)
-        is_int16_mono = file.subtype == "PCM_16" and file.channels == 1
+        mixer = _Mixer(_channel(utterance, file))
+        samples = _read_mono(file, span, mixer)
+        is_int16_mono = file.subtype == "PCM_16" and (
+            file.channels == 1 or utterance.channel is not None
+        )
+        unstated_seconds = _unstated_seconds(utterance, segment.count / rate)
     if not math.isfinite(samples.sum()):  # a sum is not if one of its terms is not; and cheaper
         raise AudioError("non_finite", "the samples hold NaN or infinity")
     resampled, resampler = resample(samples, rate, sample_rate)
@@ -112,23 +145,44 @@ def load_waveform(
         kept_seconds=len(samples) / rate,
         cropped_seconds=span.cropped / rate,
         is_source_int16=is_int16_mono and resampler == "none",
+        cancels=mixer.cancels,
+        unstated_seconds=unstated_seconds,
     )
 
 
-def _segment(utterance: Utterance, file: OneWayFile, available: int) -> _Span:
+def _channel(utterance: Utterance, file: AudioFile) -> int | None:
+    """The one channel that the manifest line wants, or None for the mean of all."""
+    if utterance.channel is not None and utterance.channel >= file.channels:
+        raise AudioError(
+            "bad_json", f"channel {utterance.channel}, from 0, of {file.channels} in the file"
+        )
+    return utterance.channel
+
+
+def _unstated_seconds(utterance: Utterance, seconds: float) -> float:
+    """By how much a whole file of so many seconds is longer than the manifest says."""
+    stated = utterance.duration_seconds
+    if stated is None or utterance.offset_seconds is not None:
+        return 0.0
+    return seconds - stated if seconds > stated + _tolerance_seconds(stated) else 0.0
+
+
+def _tolerance_seconds(stated: float) -> float:
+    """How far a length may be from what a manifest, or a header that is an estimate, states."""
+    return max(0.5, 0.05 * stated)
+
+
+def _segment(utterance: Utterance, file: AudioFile, available: int) -> _Span:
     """The source samples that the manifest line means, of those that are available."""
     rate = file.samplerate
-    if file.format in _CLAMPED_FORMATS:
-        _refuse_clamped(file.extra_info)
-    elif file.format == "NIST":
-        _refuse_short_sphere(file)
+    refuse_truncated(file)
     offset_seconds = utterance.offset_seconds or 0.0
     start = round(offset_seconds * rate)
     if start and start >= available:
         raise AudioError("bad_offset", f"the offset {offset_seconds} s is beyond the file's end")
     if utterance.duration_seconds is not None:
         promised = offset_seconds + utterance.duration_seconds
-        if available / rate < promised - max(0.5, 0.05 * promised):
+        if available / rate < promised - _tolerance_seconds(promised):
             raise AudioError(
                 "truncated", f"{available / rate:.3f} s where the manifest promises {promised} s"
             )
@@ -136,24 +190,6 @@ def _segment(utterance: Utterance, file: OneWayFile, available: int) -> _Span:
     if utterance.offset_seconds is not None and utterance.duration_seconds is not None:
         count = min(count, round(utterance.duration_seconds * rate))
     return _Span(start, count)
-
-
-def _refuse_clamped(libsndfile_log: str) -> None:
-    """Refuse a file whose header states more audio than libsndfile found in it."""
-    short = _SHORT_DATA.search(libsndfile_log)
-    if short and int(short[1]) not in _STREAMED_LENGTHS and int(short[1]) > int(short[2]):
-        raise AudioError("truncated", f"{short[2]} bytes of audio where {short[1]} are stated")
-    short = _SHORT_DS64.search(libsndfile_log)
-    if short and int(short[1]) < int(short[2]):
-        raise AudioError("truncated", f"{short[1]} samples where {short[2]} are stated")
-
-
-def _refuse_short_sphere(file: OneWayFile) -> None:
-    """The same for NIST sphere files, of which libsndfile's log says nothing."""
-    header = os.pread(file.name, 1024, 0)
-    stated = re.search(rb"^sample_count -i (\d+)", header, re.M)
-    if stated and file.frames < int(stated[1]):
-        raise AudioError("truncated", f"{file.frames} samples where {int(stated[1])} are stated")
 
 
 def _shorten(segment: _Span, max_samples: int, key: str, options: PlanOptions) -> _Span:
@@ -175,8 +211,8 @@ def _split(segment: _Span, window_samples: float, window: int, num_windows: int)
     return _Span(segment.start + start, stop - start, segment.count - stop if is_last else 0)
 
 
-def _read_mono(file: OneWayFile, span: _Span) -> Tensor:
-    """The mean of the channels over `span`, float32 [count].
+def _read_mono(file: AudioFile, span: _Span, mixer: _Mixer) -> Tensor:
+    """What `mixer` makes of the channels over `span`, float32 [count].
 
     Raises:
         AudioError: truncated or undecodable.
@@ -193,13 +229,13 @@ def _read_mono(file: OneWayFile, span: _Span) -> Tensor:
             block = file.read(out=np.empty(shape, dtype))
             if len(block) == 0:
                 break
-            blocks.append(_mix_down(torch.from_numpy(block)))
+            blocks.append(mixer.mix(torch.from_numpy(block)))
             missing -= len(block)
     except soundfile.LibsndfileError as error:
         # A decoder that gives up before the stated end has decoded fewer samples than stated.
         raise AudioError("truncated" if exact else "undecodable", error_text(error)) from error
     lost_seconds = missing / file.samplerate
-    tolerance = 0.0 if exact else max(0.5, 0.05 * span.count / file.samplerate)
+    tolerance = 0.0 if exact else _tolerance_seconds(span.count / file.samplerate)
     if lost_seconds > tolerance:
         raise AudioError(
             "truncated", f"{span.count - missing} samples decoded where {span.count} are stated"
@@ -207,16 +243,3 @@ def _read_mono(file: OneWayFile, span: _Span) -> Tensor:
     if not blocks:
         return torch.zeros(0)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-
-
-def _mix_down(block: Tensor) -> Tensor:
-    """The mean of the channels [count, channels], float32 [count]; int16 over 2^15."""
-    scale = 1.0 / 32768.0 if block.dtype == torch.int16 else 1.0
-    channels = block.shape[1]
-    if channels == 1:
-        mono = block[:, 0]
-        return mono if scale == 1.0 else torch.mul(mono, scale, out=torch.empty(len(mono)))
-    samples = block.to(torch.float32)
-    if channels == 2:  # torch's mean over so short an axis is slow
-        return (samples[:, 0] + samples[:, 1]).mul_(0.5 * scale)
-    return samples.mean(1).mul_(scale)

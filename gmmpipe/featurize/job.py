@@ -228,6 +228,22 @@ def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
             if options.long_audio == "split"
             else "--long_audio split keeps it",
         )
+    if tally.unstated:
+        log.warning(
+            "warning: %d files are longer than the duration in their manifest, by %s hours "
+            "together. Without an offset that is no segment: %s",
+            tally.unstated,
+            _hours(tally.seconds_unstated),
+            "what lies beyond its windows counts as cropped away"
+            if options.long_audio == "split"
+            else 'the whole file is meant (an "offset" of 0 makes it a segment)',
+        )
+    if tally.cancelled:
+        log.warning(
+            "warning: %d utterances lose more than 20 dB by the mean of their channels, which "
+            "cancel each other; a channel in their manifest lines picks one",
+            tally.cancelled,
+        )
 
 
 def _hours(seconds: float) -> str:

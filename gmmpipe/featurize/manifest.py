@@ -1,8 +1,6 @@
 """JSONL manifests: finding them, numbering their lines, and one line to an `Utterance`."""
 
 import hashlib
-import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -11,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.featurize.line_fields import (
+    PATH_FIELDS,
+    channel_of,
+    id_of,
+    parse_json,
+    path_field_of,
+    refuse_unsafe,
+    segment_of,
+)
 from gmmpipe.files import listed_paths
 
-LONGEST_SECONDS = 1e9
-"""Some 30 years: beyond it, arithmetic in samples could overflow."""
-
-PATH_FIELDS = ("wav_path", "audio_path", "audio_filepath", "path")
 _BOM = b"\xef\xbb\xbf"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNSAFE_KEY_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _WINDOW_KEY = re.compile(r"(.+)-w(\d{5})")
@@ -63,6 +65,7 @@ class Utterance:
         offset_seconds: start of the segment, or None for the whole file.
         duration_seconds: length of the segment; without an offset, what the file should last.
         carried: the line's other fields.
+        channel: the one channel that is meant, from 0, or None for the mean of all.
     """
 
     key: str
@@ -71,6 +74,7 @@ class Utterance:
     offset_seconds: float | None
     duration_seconds: float | None
     carried: dict[str, Any]
+    channel: int | None = None
 
 
 def find_manifests(data_dir: str) -> list[Manifest]:
@@ -120,21 +124,6 @@ def read_lines(manifest: Manifest) -> Iterator[tuple[int, bytes]]:
         raise ManifestError(f"{manifest.path}: cannot be read: {error.strerror}") from error
 
 
-def parse_json(raw: bytes) -> dict[str, Any]:
-    """The JSON object on a cleaned line.
-
-    Raises:
-        AudioError: bad_json.
-    """
-    try:
-        values = _STRICT_JSON.decode(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AudioError("bad_json", str(error) or "nested too deeply") from error
-    if not isinstance(values, dict):
-        raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
-    return values
-
-
 def parse_line(raw: bytes, line: ManifestLine) -> Utterance:
     """One cleaned manifest line to an `Utterance`.
 
@@ -142,20 +131,13 @@ def parse_line(raw: bytes, line: ManifestLine) -> Utterance:
         AudioError: bad_json, missing_path, unsafe_path or bad_offset.
     """
     values = parse_json(raw)
-    path_field = _path_field(values)
+    path_field = path_field_of(values)
     if path_field is None:
         raise AudioError("missing_path", f"none of {', '.join(PATH_FIELDS)} holds a path")
     wav_path = values.pop(path_field)
-    _refuse_unsafe(wav_path)
-    offset = _seconds(values.get("offset"), "offset")
-    duration = _seconds(values.get("duration"), "duration")
-    if offset is not None and offset < 0:
-        raise AudioError("bad_offset", f"the offset of {offset} s is negative")
-    if duration is not None and duration <= 0:
-        if offset is not None:
-            raise AudioError("bad_offset", f"a segment of {duration} s")
-        duration = None  # some tools write 0 or -1 for "unknown"
-    identifier = _identifier(values)
+    refuse_unsafe(wav_path)
+    offset, duration = segment_of(values)
+    identifier = id_of(values)
     return Utterance(
         key=make_key(identifier, wav_path, line.ordinal),
         id=identifier,
@@ -163,6 +145,7 @@ def parse_line(raw: bytes, line: ManifestLine) -> Utterance:
         offset_seconds=offset,
         duration_seconds=duration,
         carried=values,
+        channel=channel_of(values.get("channel")),
     )
 
 
@@ -173,11 +156,11 @@ def key_of(raw: bytes, ordinal: int) -> str | None:
     """
     try:
         values = parse_json(raw)
-        path_field = _path_field(values)
+        path_field = path_field_of(values)
         if path_field is None:
             return None
-        _refuse_unsafe(values[path_field])
-        return make_key(_identifier(values), values[path_field], ordinal)
+        refuse_unsafe(values[path_field])
+        return make_key(id_of(values), values[path_field], ordinal)
     except AudioError:
         return None
 
@@ -186,7 +169,7 @@ def named_path(raw: bytes) -> str:
     """The audio path on a cleaned line that is otherwise unusable, or an empty string."""
     try:
         values = parse_json(raw)
-        path_field = _path_field(values)
+        path_field = path_field_of(values)
         return "" if path_field is None else str(values[path_field])
     except AudioError:
         return ""
@@ -209,15 +192,6 @@ def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> str
     return os.path.join(base_path or os.path.dirname(line.manifest.path), wav_path)
 
 
-def _identifier(values: dict[str, Any]) -> str | None:
-    identifier = values.get("id")
-    if identifier is None or identifier == "":
-        return None
-    if not isinstance(identifier, str):
-        raise AudioError("bad_json", f"the id is a JSON {type(identifier).__name__}, not a string")
-    return identifier
-
-
 def window_key(key: str, window: int) -> str:
     """The key of one window of an utterance whose audio is split."""
     return f"{key}-w{window:05d}"
@@ -227,48 +201,3 @@ def parse_window_key(key: str) -> tuple[str, int] | None:
     """The utterance's key and the window's number, if `key` looks like `window_key`'s."""
     found = _WINDOW_KEY.fullmatch(key)
     return (found[1], int(found[2])) if found else None
-
-
-def _path_field(values: dict[str, Any]) -> str | None:
-    """The first path field that is not empty."""
-    for name in PATH_FIELDS:
-        value = values.get(name)
-        if isinstance(value, str) and value.strip():
-            return name
-    return None
-
-
-def _refuse_unsafe(path: str) -> None:
-    stripped = path.strip()
-    if stripped == "-":
-        raise AudioError("unsafe_path", "standard input")
-    if stripped.startswith(("pipe:", "|")) or stripped.endswith("|"):
-        raise AudioError("unsafe_path", "a command")
-    if _URL.match(stripped):
-        raise AudioError("unsafe_path", "a URL")
-    if "\0" in path:
-        raise AudioError("unsafe_path", "a NUL character")
-
-
-def _seconds(value: object, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise AudioError("bad_offset", f"the {name} is a JSON {type(value).__name__}, not a number")
-    if abs(value) > LONGEST_SECONDS:
-        raise AudioError("bad_offset", f"the {name} is beyond any file")
-    return float(value)
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text} is too large")
-    return value
-
-
-_STRICT_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)

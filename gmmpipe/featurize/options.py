@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gmmpipe.errors import ManifestError, OptionError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.manifest import LONGEST_SECONDS
+from gmmpipe.featurize.line_fields import LONGEST_SECONDS
 from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
 
 

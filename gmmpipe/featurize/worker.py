@@ -104,7 +104,8 @@ def make_shard(task: ShardTask) -> Tally:
 
 def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     ledger = _Ledger(task)
-    seconds_kept = seconds_cropped = 0.0
+    seconds_kept = seconds_cropped = seconds_unstated = 0.0
+    cancelled = unstated = 0
     with open_writer(shard_path, task.features.n_mels, task.options.dtype) as writer:
         for batch in _in_batches(_load(task, ledger), task.features):
             for planned, waveform, frames in _compute(batch, task, ledger):
@@ -116,6 +117,10 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
                 writer.add(planned.utterance.key, metadata, frames, audio)
                 seconds_kept += waveform.kept_seconds
                 seconds_cropped += waveform.cropped_seconds
+                cancelled += waveform.cancels
+                if waveform.unstated_seconds and planned.task.window == 0:
+                    unstated += 1
+                    seconds_unstated += waveform.unstated_seconds
         index, num_bytes, sha256 = writer.finish()
     rejects = ledger.in_order()
     num_frames = int(index.num_frames.sum())
@@ -129,6 +134,9 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
         seconds_cropped=seconds_cropped,
         seconds_rejected=ledger.seconds,
         rejects_by_reason=dict(Counter(reject.reason for reject in rejects)),
+        cancelled=cancelled,
+        unstated=unstated,
+        seconds_unstated=seconds_unstated,
     )
     row = ShardRow(shard_path.name, len(index.keys), num_frames, num_bytes, sha256)
     Sidecar(row, index, Tally.total([tally]), rejects).write(sidecar_path)

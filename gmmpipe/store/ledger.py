@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from gmmpipe.files import canonical_json
 
 REJECT_REASONS = (
-    "bad_json",  # the line is no JSON object, or a known field has the wrong type
+    "bad_json",  # the line is no JSON object, or an id or a channel is none
     "missing_path",  # none of the path fields holds a path
     "unsafe_path",  # a command, a URL or standard input
     "not_found",
@@ -19,7 +19,7 @@ REJECT_REASONS = (
     "too_long",  # beyond --max_seconds where such audio is skipped
     "non_finite",  # NaN or infinity in the samples, or features that overflow
     "unsupported_rate",  # below 4 kHz or above 192 kHz
-    "bad_offset",  # negative, not a number, or beyond the end
+    "bad_offset",  # negative, not a number, beyond the end, or spelt twice and not alike
     "duplicate_id",  # an earlier line has the same key
 )
 
@@ -57,6 +57,10 @@ class Tally:
 
     lines = lines that gave features + rejects; seconds_in = kept + cropped + rejected, where a
     reject counts as long as its header or its manifest says, or 0 where neither does.
+
+    `cancelled` utterances lose more than 20 dB by the mean of their channels; `unstated` files are
+    longer than their manifest says, by `seconds_unstated` together. Stores made before these were
+    counted say 0.
     """
 
     lines: int = 0
@@ -68,6 +72,9 @@ class Tally:
     seconds_cropped: float = 0.0
     seconds_rejected: float = 0.0
     rejects_by_reason: dict[str, int] = field(default_factory=dict)
+    cancelled: int = 0
+    unstated: int = 0
+    seconds_unstated: float = 0.0
 
     @property
     def seconds_in(self) -> float:

@@ -14,8 +14,8 @@ import soundfile
 from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.featurize.line_fields import ID_FIELDS, PATH_FIELDS
 from gmmpipe.featurize.manifest import (
-    PATH_FIELDS,
     Manifest,
     ManifestLine,
     Utterance,
@@ -46,20 +46,23 @@ def speech(tmp_path: Path) -> Path:
     return tmp_path / "a.wav"
 
 
-@pytest.mark.parametrize("name", ["wav_path", "audio_path", "audio_filepath", "path"])
+@pytest.mark.parametrize("name", PATH_FIELDS)
 def test_every_path_field_is_understood(name: str) -> None:
     assert parse({name: "x.wav"}).wav_path == "x.wav"
 
 
 def test_the_first_path_field_that_is_not_empty_counts() -> None:
-    assert PATH_FIELDS == ("wav_path", "audio_path", "audio_filepath", "path")
-    values = dict(zip(reversed(PATH_FIELDS), "dcba", strict=True))
-    for name, expected in zip(PATH_FIELDS, "abcd", strict=True):
+    names = "wav_path audio_path audio_filepath path wav audio file_name file"
+    assert " ".join(PATH_FIELDS) == names
+    values = dict(zip(reversed(PATH_FIELDS), "hgfedcba", strict=True))
+    for name, expected in zip(PATH_FIELDS, "abcdefgh", strict=True):
         assert parse(values).wav_path == expected
         values[name] = ""
 
 
-@pytest.mark.parametrize("line", [{}, {"path": ""}, {"path": "  "}, {"path": 7}, {"file": "a.wav"}])
+@pytest.mark.parametrize(
+    "line", [{}, {"path": ""}, {"path": "  "}, {"path": 7}, {"audio": {"path": "a.wav"}}]
+)
 def test_a_line_without_a_path_says_so(line: dict[str, Any]) -> None:
     assert reason_of(line) == "missing_path"
 
@@ -110,20 +113,116 @@ def test_a_long_stem_is_cut_to_forty_characters() -> None:
         "[1]",
         '"text"',
         "{",
-        '{"path": "a.wav", "x": NaN}',
-        '{"path": "a.wav", "x": Infinity}',
-        '{"path": "a.wav", "x": 1e999}',
         b'{"path": "caf\xe9.wav"}',
         NESTED % ("[" * 100_000 + "]" * 100_000),
         NESTED % ('{"a":' * 100_000 + "1" + "}" * 100_000),
         NESTED % ("9" * 5000),
-        '{"path": "a.wav", "id": 17}',
+        '{"path": "a.wav", "id": 1.5}',
+        '{"path": "a.wav", "id": true}',
+        '{"path": "a.wav", "utt_id": ["a"]}',
         '{"path": "a.wav"} {"path": "b.wav"}',
     ],
     ids=lambda line: str(line[:40]),
 )
 def test_what_is_no_plain_json_object_is_bad_json(line: str | bytes) -> None:
     assert reason_of(line) == "bad_json"
+
+
+@pytest.mark.parametrize("name", ID_FIELDS)
+def test_every_id_field_is_understood_and_an_integer_is_its_text(name: str) -> None:
+    assert ID_FIELDS[0] == "id"
+    for value, text in (("a", "a"), (7, "7"), (-1, "-1")):
+        utterance = parse({"path": "x.wav", "id": "", name: value, "unlike": "b"})
+        assert (utterance.id, utterance.key) == (text, text)
+
+
+def test_the_first_id_field_that_is_not_empty_counts() -> None:
+    values: dict[str, Any] = dict(zip(reversed(ID_FIELDS), "edcba", strict=True))
+    for name, expected in zip(ID_FIELDS, "abcde", strict=True):
+        assert parse({"path": "x.wav", **values}).id == expected
+        values[name] = None
+
+
+def test_an_integer_id_is_the_same_as_its_text(
+    speech: Path, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    lines = ({"path": "a.wav", "id": 7}, {"path": "a.wav", "id": "7"}, {"path": "a.wav", "sid": 8})
+    store = make_store(write_manifest(*lines), tmp_path / "out")
+    said = {u.key: (u.metadata["id"], u.metadata.get("sid")) for u in opened(store)}
+    assert said == {"7": ("7", None), "8": ("8", 8)}
+    assert [r["reason"] for r in read_json_lines(store / "rejects.jsonl")] == ["duplicate_id"]
+
+
+def opened(store: Path) -> list[Any]:
+    return list(FeatureStore.open(store).utterances())
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (None, None)),
+        ({"duration": 4}, (None, 4.0)),
+        ({"duration": "4.0"}, (None, 4.0)),
+        ({"duration": " 4e0 ", "offset": "1.5"}, (1.5, 4.0)),
+        ({"duration": "", "offset": None}, (None, None)),
+        ({"duration": -1}, (None, None)),
+        ({"offset": 0, "duration": -1}, (0.0, None)),
+        ({"offset": 2, "duration": 0}, (2.0, None)),
+        ({"start": 1.5}, (1.5, None)),
+        ({"end": 1.5}, (0.0, 1.5)),
+        ({"start": 1.5, "end": 4}, (1.5, 2.5)),
+        ({"start_time": "1.5", "end_time": "4"}, (1.5, 2.5)),
+        ({"begin_time": 1.5, "end_time": 4}, (1.5, 2.5)),
+        ({"start": 1.5, "end": -1}, (1.5, None)),
+        ({"start": 1.234, "end": 5.678, "offset": 1.23, "duration": 4.45}, (1.23, 4.45)),
+        ({"start": 1, "end": 2, "start_time": 1, "end_time": 2}, (1.0, 1.0)),
+    ],
+    ids=str,
+)
+def test_each_spelling_of_a_segment_means_its_times(
+    fields: dict[str, Any], expected: tuple[float | None, float | None]
+) -> None:
+    utterance = parse({"path": "a.wav", **fields})
+    assert (utterance.offset_seconds, utterance.duration_seconds) == pytest.approx(expected)
+    assert utterance.carried == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({"offset": 1.0, "start": 2.5}, "offset and start disagree: 1.0 and 2.5"),
+        ({"start": 1, "begin_time": 2}, "start and begin_time disagree: 1 and 2"),
+        ({"start": 1, "end": 4, "duration": "2"}, "duration and end disagree: 2 and 4"),
+        ({"end": 4, "end_time": 5}, "end and end_time disagree: 4 and 5"),
+        ({"duration": "1_000"}, "the duration is not a number"),
+        ({"duration": "nan"}, "the duration is not a number"),
+        ({"start": "inf"}, "the start is beyond any file"),
+        ({"end": "0:01"}, "the end is a JSON str, not a number"),
+        ({"start_time": -1, "end_time": 1}, "the start_time of -1.0 s is negative"),
+    ],
+    ids=str,
+)
+def test_times_that_disagree_or_are_none_are_rejects_that_say_which(
+    fields: dict[str, Any], detail: str
+) -> None:
+    with pytest.raises(AudioError) as error:
+        parse({"path": "a.wav", **fields})
+    assert (error.value.reason, error.value.detail) == ("bad_offset", detail)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_only_carried_may_be_no_number_and_is_then_null(
+    number: str, speech: Path, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    line = f'{{"path": "a.wav", "snr": {number}, "deep": [{{"x": [1.5, {number}]}}], "start": 0.5'
+    path = write_manifest(f"{line}}}", f'{line}, "duration": {number}}}')
+    store = make_store(path, tmp_path / "out")
+    (utterance,) = opened(store)
+    metadata = utterance.metadata
+    assert (metadata["snr"], metadata["deep"]) == (None, [{"x": [1.5, None]}])
+    assert (metadata["start"], metadata["offset"], metadata["num_samples"]) == (0.5, 0.5, 8000)
+    (reject,) = read_json_lines(store / "rejects.jsonl")
+    assert (reject["line"], reject["reason"]) == (2, "bad_offset")
 
 
 def test_nesting_of_any_depth_is_features_or_bad_json_but_never_a_crash(

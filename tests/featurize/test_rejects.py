@@ -133,9 +133,16 @@ CASES: dict[str, tuple[str, Callable[[Path], Line]]] = {
     "offset beyond any file": ("bad_offset", lambda d: {**SECOND, "offset": 1e300}),
     "offset whose sample overflows": ("bad_offset", lambda d: {**SECOND, "offset": 1e308}),
     "offset beyond a float": ("bad_offset", lambda d: {**SECOND, "offset": 10**400}),
-    "offset in words": ("bad_offset", lambda d: {**SECOND, "offset": "1.0"}),
+    "offset in words": ("bad_offset", lambda d: {**SECOND, "offset": "one"}),
     "offset true": ("bad_offset", lambda d: {**SECOND, "offset": True}),
-    "segment of nothing": ("bad_offset", lambda d: {**SECOND, "offset": 0.5, "duration": 0}),
+    "offset NaN": ("bad_offset", lambda d: {**SECOND, "offset": float("nan")}),
+    "duration infinite": ("bad_offset", lambda d: {**SECOND, "duration": float("inf")}),
+    "end before its start": ("bad_offset", lambda d: {**SECOND, "start": 1.0, "end": 0.5}),
+    "start and offset": ("bad_offset", lambda d: {**SECOND, "start": 0.5, "offset": 1.0}),
+    "end and duration": ("bad_offset", lambda d: {**SECOND, "end": 1.5, "duration": 1.0}),
+    "channel in words": ("bad_json", lambda d: {**SECOND, "channel": "left"}),
+    "negative channel": ("bad_json", lambda d: {**SECOND, "channel": -1}),
+    "channel that is not there": ("bad_json", lambda d: {**SECOND, "channel": 1}),
     "id twice": ("duplicate_id", lambda d: {**SECOND, "id": "good"}),
 }
 

@@ -1,0 +1,185 @@
+"""What the fields of a manifest line mean: its path, id, channel and times."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from gmmpipe.errors import AudioError
+
+LONGEST_SECONDS = 1e9
+"""Some 30 years: beyond it, arithmetic in samples could overflow."""
+
+PATH_FIELDS = (
+    *("wav_path", "audio_path", "audio_filepath", "path", "wav", "audio", "file_name", "file"),
+)
+ID_FIELDS = ("id", "utt_id", "utterance_id", "segment_id", "sid")
+START_FIELDS = ("offset", "start", "start_time", "begin_time")
+END_FIELDS = ("end", "end_time")
+AGREEMENT_SECONDS = 0.02
+"""Two spellings of one time that were rounded to hundredths may be so far apart."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The JSON object on a cleaned line.
+
+    NaN and infinity, which some writers know, become null, but not in the times of a segment.
+
+    Raises:
+        AudioError: bad_json.
+    """
+    try:
+        text = raw.decode("utf-8")
+        try:
+            values = _FINITE_JSON.decode(text)
+        except _NotFiniteError:
+            values, given = _NULLING_JSON.decode(text), json.loads(text)
+            if isinstance(values, dict):
+                values.update((name, given[name]) for name in _TIME_FIELDS if name in given)
+    except (ValueError, RecursionError) as error:
+        raise AudioError("bad_json", str(error) or "nested too deeply") from error
+    if not isinstance(values, dict):
+        raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
+    return values
+
+
+def path_field_of(values: dict[str, Any]) -> str | None:
+    """The first path field that is not empty."""
+    for name in PATH_FIELDS:
+        value = values.get(name)
+        if isinstance(value, str) and value.strip():
+            return name
+    return None
+
+
+def refuse_unsafe(path: str) -> None:
+    """Refuse a path that is none of a local file.
+
+    Raises:
+        AudioError: unsafe_path.
+    """
+    stripped = path.strip()
+    if stripped == "-":
+        raise AudioError("unsafe_path", "standard input")
+    if stripped.startswith(("pipe:", "|")) or stripped.endswith("|"):
+        raise AudioError("unsafe_path", "a command")
+    if _URL.match(stripped):
+        raise AudioError("unsafe_path", "a URL")
+    if "\0" in path:
+        raise AudioError("unsafe_path", "a NUL character")
+
+
+def id_of(values: dict[str, Any]) -> str | None:
+    """The first id field that is not empty, an integer as its decimal text.
+
+    Raises:
+        AudioError: bad_json: it is neither a string nor an integer.
+    """
+    for name in ID_FIELDS:
+        identifier = values.get(name)
+        if identifier is None or identifier == "":
+            continue
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int):
+            kind = type(identifier).__name__
+            raise AudioError("bad_json", f"the {name} is a JSON {kind}, not a string or integer")
+        return str(identifier)
+    return None
+
+
+def channel_of(value: object) -> int | None:
+    """The number of a channel, or None where the field is empty.
+
+    Raises:
+        AudioError: bad_json: it is no integer from 0.
+    """
+    if value is None or value == "":
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+        raise AudioError("bad_json", f"the channel is {text[:40]}, not an integer from 0")
+    return int(text)
+
+
+def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Where the segment begins that a line means, and how long it is, in seconds.
+
+    Raises:
+        AudioError: bad_offset.
+    """
+    starts = _stated(values, START_FIELDS)
+    for name, value in starts:
+        if value < 0:
+            raise AudioError("bad_offset", f"the {name} of {value} s is negative")
+    start = starts[0][1] if starts else None
+    # Some tools write 0 or -1 for "unknown", or for "to the end".
+    lengths = [found for found in _stated(values, ("duration",)) if found[1] > 0]
+    for name, end in _stated(values, END_FIELDS):
+        if end <= 0:
+            continue
+        if end <= (start or 0.0):
+            raise AudioError("bad_offset", f"the {name} of {end} s is not behind the start")
+        lengths.append((name, end - (start or 0.0)))
+        if start is None:
+            start = 0.0
+    for spellings in (starts, lengths):
+        for name, value in spellings[1:]:
+            if abs(value - spellings[0][1]) > AGREEMENT_SECONDS:
+                first = spellings[0][0]
+                raise AudioError(
+                    "bad_offset",
+                    f"{first} and {name} disagree: {values[first]} and {values[name]}",
+                )
+    return start, (lengths[0][1] if lengths else None)
+
+
+def _stated(values: dict[str, Any], names: Sequence[str]) -> list[tuple[str, float]]:
+    """The times, in seconds, that a line has of these."""
+    found = ((name, _seconds(values.get(name), name)) for name in names)
+    return [(name, value) for name, value in found if value is not None]
+
+
+def _seconds(value: object, name: str) -> float | None:
+    """A number or its text; a field that is empty is as good as none."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        with suppress(ValueError):
+            value = float("nan" if "_" in value else value)  # 1_000 is a number to Python alone
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise AudioError("bad_offset", f"the {name} is a JSON {type(value).__name__}, not a number")
+    if abs(value) > LONGEST_SECONDS:
+        raise AudioError("bad_offset", f"the {name} is beyond any file")
+    if math.isnan(value):
+        raise AudioError("bad_offset", f"the {name} is not a number")
+    return float(value)
+
+
+class _NotFiniteError(ValueError):
+    """A number that JSON cannot write."""
+
+
+def _refuse(constant: str) -> float:
+    raise _NotFiniteError(constant)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _NotFiniteError(text)
+    return value
+
+
+def _finite_or_none(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+_TIME_FIELDS = (*START_FIELDS, "duration", *END_FIELDS)
+_FINITE_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_NULLING_JSON = json.JSONDecoder(parse_constant=lambda name: None, parse_float=_finite_or_none)

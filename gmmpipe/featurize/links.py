@@ -1,0 +1,85 @@
+"""Which bytes of a file libsndfile must be given for it to read all of the audio in it.
+
+It reads the first of several streams in a row, guesses how long an MP3 without a Xing header is,
+and believes a header that states no audio. Only formats in which that may be are looked at.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gmmpipe.errors import AudioError
+from gmmpipe.featurize import mpeg, ogg
+from gmmpipe.featurize.unclosed import closed_header
+
+CHAINED_FORMATS = frozenset({"MP3", "OGG"})
+"""Formats whose files may follow one another in one, libsndfile reading the first alone."""
+
+_MOST_LINKS = 1_000
+
+
+@dataclass(frozen=True)
+class Link:
+    """One stream of a file: what stands in front of it, and where its bytes begin and end."""
+
+    head: bytes
+    ranges: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=64)  # a long file is asked for each of its segments
+def find_links(
+    path: str, size: int, modified: int, container: str, num_samples: int
+) -> tuple[Link, ...]:
+    """The streams of a file in order, or none where libsndfile reads all of it as it is.
+
+    Args:
+        path: the file.
+        size: its bytes.
+        modified: when it changed last; with the size, whether it is still the same.
+        container: libsndfile's name for it.
+        num_samples: how long libsndfile takes it to be.
+
+    Raises:
+        AudioError: undecodable, truncated or unreadable.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
+    try:
+        if container == "MP3":
+            links = _mp3_links(mpeg.find_streams(descriptor, size), num_samples)
+        elif container == "OGG":
+            found = ogg.find_links(descriptor, size)
+            links = [Link(b"", (span,)) for span in found] if len(found) > 1 else []
+        else:
+            head = closed_header(descriptor, container, size)
+            links = [Link(head, ((len(head), size),))] if head else []
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "cannot be read") from error
+    finally:
+        os.close(descriptor)
+    if len(links) > _MOST_LINKS:
+        raise AudioError("undecodable", f"{len(links)} streams in a row")
+    return tuple(links)
+
+
+def _mp3_links(streams: list[mpeg.Stream], num_samples: int) -> list[Link]:
+    """Raises AudioError: undecodable or truncated."""
+    if not streams:
+        raise AudioError("undecodable", "an MP3 whose frames do not state their lengths")
+    for stream in streams:
+        claim = stream.stated_frames or 0
+        seconds = stream.kind.frame_samples / stream.kind.rate
+        if (claim - stream.frames) * seconds > max(0.5, 0.05 * claim * seconds):
+            raise AudioError("truncated", f"{stream.frames} frames where {claim} are stated")
+    if len(streams) == 1:
+        (stream,) = streams
+        stated = stream.stated_frames
+        # A frame or two that damage took away are left to libsndfile.
+        if stated is not None and stated >= stream.frames - 1:
+            return []
+        excess = num_samples - stream.frames * stream.kind.frame_samples
+        if stated is None and 0 <= excess <= stream.kind.rate // 2:
+            return []
+    return [Link(*stream.head_and_ranges()) for stream in streams]
