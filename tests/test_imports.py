@@ -12,6 +12,7 @@ PACKAGE = Path(gmmpipe.__file__).parent
 BASE = {
     "errors",
     "files",
+    "claim",
     "features",
     "randomness",
     "signals",
@@ -24,6 +25,7 @@ BASE = {
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "claim": {"errors", "files"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
