@@ -24,8 +24,8 @@ from gmmpipe.files import canonical_json, remove_temporaries, temporary_path
 log = logging.getLogger(__name__)
 CLAIM_PREFIX = ".claim-"
 _MOST_BYTES = 1 << 16
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
-"""What a file system answers that knows no flock."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR)
+"""What a file system answers that knows no flock; NFS knows none of a folder."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Holder:
             get the same number.
         since: when it claimed the folder, in UTC.
         what: its command in words.
-        identity: digest of what decides its result. Processes of one identity work together.
+        identity: digest of what decides its result. Processes of one identity work together; one
+            that must be alone has "", and works with nobody.
     """
 
     host: str
@@ -70,7 +71,7 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         folder: the output folder; it is made if it is not there.
         identity: digest of what decides the result.
         what: this process's work in words, for whoever is refused.
-        alone: refuse processes of the same identity too, as what deletes files must.
+        alone: with nobody, not even of the same identity, as what deletes files must be.
 
     Raises:
         ClaimError: another process has the folder; it is named.
@@ -82,7 +83,7 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         started=_start_of(os.getpid()) or 0,
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         what=what,
-        identity=identity,
+        identity="" if alone else identity,
     )
     host = "".join(c if c.isalnum() else "-" for c in me.host)[:40]
     path = folder / f"{CLAIM_PREFIX}{host}-{me.pid}-{secrets.token_hex(4)}"
@@ -144,7 +145,7 @@ def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
         if path == mine:
             continue
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = _open_claim(path)
         except FileNotFoundError:
             continue  # it has left meanwhile
         try:
@@ -158,6 +159,14 @@ def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
         finally:
             os.close(descriptor)
     return living
+
+
+def _open_claim(path: Path) -> int:
+    flags = os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, os.O_RDWR | flags)  # NFS locks only what may be written
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def _is_dead(locked: bool | None, holder: Holder | None) -> bool:

@@ -15,7 +15,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from gmmpipe.claim import claim_folder
-with claim_folder(Path(sys.argv[1]), sys.argv[2], "gmmpipe test"):
+alone = len(sys.argv) > 3
+with claim_folder(Path(sys.argv[1]), sys.argv[2], "gmmpipe test", alone=alone):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -24,8 +25,8 @@ with claim_folder(Path(sys.argv[1]), sys.argv[2], "gmmpipe test"):
 class Holding:
     """Another process that holds a folder until it is told to leave."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        command = [sys.executable, "-c", HOLD, str(folder), identity]
+    def __init__(self, folder: Path, identity: str, *, alone: bool = False) -> None:
+        command = [sys.executable, "-c", HOLD, str(folder), identity, *["alone"] * alone]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
@@ -76,6 +77,17 @@ def test_another_one_is_refused_by_name(tmp_path, identity, alone):
     )
     assert "since 20" in message
     assert "(gmmpipe test)" in message
+
+
+def test_nobody_joins_one_that_must_be_alone(tmp_path):
+    with (
+        Holding(tmp_path, "one", alone=True),
+        pytest.raises(ClaimError),
+        claim_folder(tmp_path, "one", "a job"),
+    ):
+        pass
+    with claim_folder(tmp_path, "one", "a job"):
+        pass
 
 
 def test_a_killed_holder_needs_nobodys_help(tmp_path):
