@@ -7,6 +7,7 @@ another one is refused. The lock of a dead process is free, so its claim needs n
 
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -17,9 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gmmpipe.errors import ClaimError
-from gmmpipe.files import canonical_json, remove_temporaries, temporary_path
+from gmmpipe.files import canonical_json, remove, temporaries, temporary_path
 
 log = logging.getLogger(__name__)
 CLAIM_PREFIX = ".claim-"
@@ -48,6 +50,11 @@ class Holder:
     since: str
     what: str
     identity: str
+
+
+def identity_of(value: Any) -> str:
+    """The digest of plain values that decide a result."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 class Claim:
@@ -109,8 +116,10 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         yield claim
     finally:
         with suppress(OSError), _one_at_a_time(folder):
+            leftovers = temporaries(folder)  # before the look at who could be writing them
             if claim.is_alone():
-                remove_temporaries(folder)
+                for leftover in leftovers:
+                    remove(leftover)
         _withdraw(descriptor, path)
 
 

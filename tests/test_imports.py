@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "distributed": {"errors"},
     "features": {"errors", "files"},
     "logmel": {"features"},
-    "store": {"errors", "files", "features", "randomness"},
+    "store": {"errors", "files", "claim", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},
     "fit": {"store", "mixture", *BASE},
