@@ -138,9 +138,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporaries(folder: Path) -> list[Path]:
+    """What is half-written in `folder`, by a process that lives or by one that was killed."""
+    return sorted(folder.glob(f"{TEMPORARY_PREFIX}*"))
+
+
 def remove_temporaries(folder: Path) -> None:
     """Delete what killed processes left half-written in `folder`."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+    for leftover in temporaries(folder):
         remove(leftover)
 
 

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,3 +242,36 @@ def frames(store: Path) -> Any:
 
     opened = FeatureStore.open(store)
     return opened.read_frames(0, opened.num_frames)
+
+
+def killed_after(operations: int, job: Callable[[], object]) -> bool:
+    """Run `job` in a process that kills itself after so many file operations; whether it came to.
+
+    Renames and removals are counted. The process is a fork, so the job may start no threads.
+    """
+    pid = os.fork()
+    if pid == 0:
+        done = 0
+
+        def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal done
+                result = operation(*arguments, **options)
+                done += 1
+                if done == operations:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return call
+
+        for name in ("replace", "rename", "unlink", "rmdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            job()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status == -signal.SIGKILL

@@ -12,6 +12,7 @@ PACKAGE = Path(gmmpipe.__file__).parent
 BASE = {
     "errors",
     "files",
+    "claim",
     "features",
     "randomness",
     "signals",
@@ -24,13 +25,14 @@ BASE = {
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "claim": {"errors", "files"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
     "distributed": {"errors"},
     "features": {"errors", "files"},
     "logmel": {"features"},
-    "store": {"errors", "files", "features", "randomness"},
+    "store": {"errors", "files", "claim", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},
     "featurize": {"store", *BASE} - {"distributed"},
     "fit": {"store", "mixture", *BASE},

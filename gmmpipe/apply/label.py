@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import torch
 from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
+from gmmpipe.claim import claim_folder, identity_of
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
+from gmmpipe.files import remove
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.progress import Progress
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.finalize import (
-    clear,
     finalize_labels,
     finish_reopening,
     missing_shards,
@@ -33,15 +34,24 @@ from gmmpipe.store.label_schema import (
     LabelSidecar,
     find_label_plan,
 )
+from gmmpipe.store.replace import (
+    NEXT_FOLDER,
+    finish_swap,
+    own_files,
+    put_in_place,
+    refuse_strangers,
+)
 from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
     STORE_FILE,
     kind_of,
+    shard_stem,
 )
 
 log = logging.getLogger(__name__)
+_COMMAND = "gmmpipe label"
 
 
 @dataclass(frozen=True)
@@ -92,59 +102,124 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
     store = FeatureStore.open(options.store)
     gmm = load_model(options.gmm_path, store, world.device)
     plan = options.plan(store, gmm)
-    folder = options.output_dir.absolute()
-    missing = world.on_first_rank(lambda: _prepare(folder, store, plan, options.overwrite))
-    if missing is None:
-        log.info("%s is finished already: nothing to do", options.output_dir)
-        return LabelInfo.read(folder / STORE_FILE)
-    total = len(store.shards)
-    log.info("labelling %d shards, %d finished already", len(missing), total - len(missing))
+    job = _Job(options.output_dir.absolute(), store, plan, options.overwrite)
+    with ExitStack() as claims:  # rank 0's
+        place = world.on_first_rank(lambda: job.prepare(claims))
+        if place is None:
+            log.info("%s is finished already: nothing to do", options.output_dir)
+            return LabelInfo.read(job.folder / STORE_FILE)
+        folder, missing = place
+        total = len(store.shards)
+        log.info("labelling %d shards, %d finished already", len(missing), total - len(missing))
 
-    def work(number: int) -> None:
-        make_label_shard(store.shards[number], folder, gmm, plan)
+        def work(number: int) -> None:
+            make_label_shard(store.shards[number], folder, gmm, plan)
 
-    with (
-        _one_thread(),
-        Progress("label", "shards", total=total, start=total - len(missing)) as progress,
-    ):
-        for done in in_rounds(missing, work, world):
-            progress.advance(
-                len(done), note=f"{sum(store.shards[n].row.frames for n in done)} frames"
-            )
-    info = world.on_first_rank(lambda: finalize_labels(folder, total, plan))
+        with (
+            _one_thread(),
+            Progress("label", "shards", total=total, start=total - len(missing)) as progress,
+        ):
+            for done in in_rounds(missing, work, world):
+                progress.advance(
+                    len(done), note=f"{sum(store.shards[n].row.frames for n in done)} frames"
+                )
+        info = world.on_first_rank(lambda: job.publish(folder))
     _report(info, options)
     return info
 
 
-def _prepare(
-    folder: Path, store: FeatureStore, plan: LabelPlan, overwrite: bool
-) -> list[int] | None:
-    """Make the output folder ready; the shards that are missing, or None where it is finished."""
-    store.check_files()
-    folder.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class _Job:
+    """What rank 0 does before the labelling and after it.
+
+    Args:
+        folder: the label store.
+        store: the feature store.
+        plan: what decides the labels.
+        overwrite: whether an old label store is to be replaced.
+    """
+
+    folder: Path
+    store: FeatureStore
+    plan: LabelPlan
+    overwrite: bool
+
+    def prepare(self, claims: ExitStack) -> tuple[Path, list[int]] | None:
+        """Claim the output folder; where the shards are made, and those that are missing there.
+
+        Args:
+            claims: what holds the claim.
+
+        Returns:
+            None where the labels are finished.
+        """
+        self.store.check_files()
+        swapped = finish_swap(self.folder, _COMMAND)
+        there = _made_with(self.folder) if swapped or not self.overwrite else None
+        if there == self.plan and self._is_finished():
+            return None  # without a claim: the folder may be read-only
+        identity = identity_of(self.plan.to_json())
+        claims.enter_context(claim_folder(self.folder, identity, _COMMAND, alone=self.overwrite))
+        if not self.overwrite:
+            return self._prepare_in(self.folder)
+        refuse_strangers(self.folder, self._own_files(), self._shard_names(), "labels")
+        made = self.folder / NEXT_FOLDER
+        with suppress(StoreError):
+            if find_label_plan(made) == self.plan:
+                return self._prepare_in(made)
+        remove(made)  # begun with other options, or damaged
+        return self._prepare_in(made)
+
+    def publish(self, folder: Path) -> LabelInfo:
+        """Publish the labels made in `folder`; those in the hidden one replace the old."""
+        info = finalize_labels(folder, len(self.store.shards), self.plan)
+        if folder != self.folder:
+            put_in_place(self.folder, self._own_files())
+        return info
+
+    def _is_finished(self) -> bool:
+        leftovers = (LABEL_PLAN_FILE, REOPENED_FILE)
+        return (self.folder / STORE_FILE).exists() and not any(
+            (self.folder / name).exists() for name in leftovers
+        )
+
+    def _shard_names(self) -> list[str]:
+        return [f"{shard_stem(n)}{SHARD_SUFFIXES['tar']}" for n in range(len(self.store.shards))]
+
+    def _own_files(self) -> set[str]:
+        unfinished = (self.folder / LABEL_PLAN_FILE).exists()
+        return own_files(self.folder, "labels", self._shard_names() if unfinished else ())
+
+    def _prepare_in(self, folder: Path) -> tuple[Path, list[int]] | None:
+        folder.mkdir(exist_ok=True)
+        there = _made_with(folder)
+        if there is None:
+            if any(folder.glob("shard-*")):
+                raise StoreError(
+                    f"{folder}: holds shards but no plan; use --overwrite to start afresh"
+                )
+            self.plan.write(folder / LABEL_PLAN_FILE)
+        elif differences := there.differences(self.plan):
+            raise StoreError(
+                f"{folder}: made from another store or model, or with other options: "
+                f"{'; '.join(differences)}. Use another --output_dir, or --overwrite"
+            )
+        if (folder / REOPENED_FILE).exists():
+            finish_reopening(folder)
+        total, suffix = len(self.store.shards), SHARD_SUFFIXES["tar"]
+        if (folder / STORE_FILE).exists():
+            tidy(folder)
+            return None if folder == self.folder else (folder, [])
+        remove_damaged(folder, range(total), suffix, LabelSidecar.read)
+        return folder, missing_shards(folder, total, suffix)
+
+
+def _made_with(folder: Path) -> LabelPlan | None:
     kind = kind_of(folder)
     if kind not in (None, "labels"):
         # Also where it may be overwritten: features take longer to make again than labels.
         raise StoreError(f"{folder}: holds a store of {kind}; use another --output_dir")
-    if overwrite:
-        clear(folder)
-    there = find_label_plan(folder)
-    if there is None:
-        if any(folder.glob("shard-*")):
-            raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
-        plan.write(folder / LABEL_PLAN_FILE)
-    elif differences := there.differences(plan):
-        raise StoreError(
-            f"{folder}: made from another store or model, or with other options: "
-            f"{'; '.join(differences)}. Use another --output_dir, or --overwrite"
-        )
-    if (folder / REOPENED_FILE).exists():
-        finish_reopening(folder)
-    if (folder / STORE_FILE).exists():
-        tidy(folder)
-        return None
-    remove_damaged(folder, range(len(store.shards)), SHARD_SUFFIXES["tar"], LabelSidecar.read)
-    return missing_shards(folder, len(store.shards), SHARD_SUFFIXES["tar"])
+    return find_label_plan(folder)
 
 
 @contextmanager

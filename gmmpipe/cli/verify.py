@@ -23,14 +23,18 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
     """
 
     def job() -> None:
+        from gmmpipe.claim import claim_folder
         from gmmpipe.errors import StoreError
         from gmmpipe.progress import Progress
         from gmmpipe.store.feature_store import FeatureStore
         from gmmpipe.store.finalize import reopen
         from gmmpipe.store.label_store import LabelStore
+        from gmmpipe.store.replace import finish_swap
         from gmmpipe.store.schema import kind_of
         from gmmpipe.store.verify import strangers, verify
 
+        if repairing:
+            finish_swap(store, "gmmpipe verify --repair")
         kind = LabelStore if kind_of(store) == "labels" else FeatureStore
         opened = kind.open(store)
         bad = []
@@ -52,7 +56,8 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
             return
         remedy = "--repair removes them"
         if repairing:
-            reopen(store, bad)
+            with claim_folder(store, "", "gmmpipe verify --repair", alone=True):
+                reopen(store, bad)
             remedy = "removed: the command that made the store makes them anew"
         count = f"{len(bad)} of {len(opened.shards)} shards are bad"
         if not all(name.startswith("shard-") for name in bad):

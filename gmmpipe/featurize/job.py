@@ -4,25 +4,39 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.claim import claim_folder, identity_of
+from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurize.executors import run_dask, run_local
-from gmmpipe.featurize.manifest import Manifest, find_manifests
+from gmmpipe.featurize.manifest import Manifest
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
+from gmmpipe.featurize.resume import (
+    manifests_beside,
+    obtain_plan,
+    refuse_other_store,
+    refuse_other_windows,
+)
+from gmmpipe.files import remove
 from gmmpipe.progress import Progress
 from gmmpipe.store.finalize import (
-    clear,
     finalize,
-    finish_reopening,
     missing_shards,
     remove_damaged,
+    remove_shards,
     reopen,
     tidy,
 )
-from gmmpipe.store.ledger import Tally
+from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.replace import (
+    NEXT_FOLDER,
+    finish_swap,
+    own_files,
+    put_in_place,
+    refuse_strangers,
+)
 from gmmpipe.store.schema import (
     PLAN_FILE,
     REJECTS_FILE,
@@ -36,6 +50,8 @@ from gmmpipe.store.schema import (
 
 log = logging.getLogger(__name__)
 CROP_WARNING_FRACTION = 0.05
+_COMMAND = "gmmpipe featurize"
+_RETRY = "--retry_rejected tries them again"
 
 
 def featurize(options: FeaturizeOptions) -> StoreInfo | None:
@@ -47,142 +63,178 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     Raises:
         GmmpipeError: see `gmmpipe.errors`; finished shards are kept.
     """
-    manifests = find_manifests(options.data_dir)
     folder = options.output_dir.absolute()
-    wanted = options.plan_options(*digest_manifests(manifests))
-    folder.mkdir(parents=True, exist_ok=True)
-    if options.overwrite:
-        clear(folder)
-    elif options.retry_rejected:
-        _refuse_other_store(folder, options.features, wanted)
-        if options.long_audio == "split":  # what was missing may be there now, and longer
-            now = make_plan(manifests, options.features, wanted, options.base_path)
-            _refuse_other_windows(folder, now.options)
+    swapped = finish_swap(folder, _COMMAND)
+    manifests = manifests_beside(folder, options.data_dir)
+    job = _Job(manifests, options, options.plan_options(*digest_manifests(manifests)))
+    if not options.retry_rejected and (swapped or not options.overwrite):
+        # Without a claim: the folder may be read-only.
+        with suppress(*[StoreError] * options.overwrite):
+            if info := job.find_finished(folder):
+                return info
+    alone = options.retry_rejected or options.overwrite
+    with claim_folder(folder, job.identity, _COMMAND, alone=alone) as claim:
+        if options.overwrite:
+            return job.replace(folder)
+        if options.retry_rejected:
+            job.drop_rejected(folder)
+        return job.make(folder, again=claim.is_alone())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be made, wherever it is made.
+
+    Args:
+        manifests: the manifests, in order.
+        options: the command's.
+        wanted: what decides the store's bytes beyond the features.
+    """
+
+    manifests: Sequence[Manifest]
+    options: FeaturizeOptions
+    wanted: PlanOptions
+
+    @property
+    def identity(self) -> str:
+        """Jobs of one identity make the same store."""
+        return identity_of(["features", self.options.features.to_json(), asdict(self.wanted)])
+
+    def find_finished(self, folder: Path) -> StoreInfo | None:
+        """The store in `folder`, if it is finished and nothing is left to be tidied away.
+
+        Raises:
+            StoreError: it was made with other options.
+        """
+        leftovers = (PLAN_FILE, REOPENED_FILE)
+        if not (folder / STORE_FILE).exists() or any((folder / n).exists() for n in leftovers):
+            return None
+        self._refuse_other_store(folder)
+        return self._finished(StoreInfo.read(folder / STORE_FILE))
+
+    def _finished(self, info: StoreInfo) -> StoreInfo:
+        log.info("%s is finished already: nothing to do", self.options.output_dir)
+        if rejects := info.tally.rejects:
+            log.info("its %d rejects are of an earlier run; %s", rejects, _RETRY)
+        return info
+
+    def _refuse_other_store(self, folder: Path) -> None:
+        refuse_other_store(folder, self.options.features, self.wanted)
+
+    def drop_rejected(self, folder: Path) -> None:
+        """Turn the store into an unfinished one that lacks the shards which hold rejects."""
+        self._refuse_other_store(folder)
+        if self.options.long_audio == "split":  # what was missing may be there now, and longer
+            features, base_path = self.options.features, self.options.base_path
+            now = make_plan(self.manifests, features, self.wanted, base_path)
+            refuse_other_windows(folder, now.options)
         reopen(folder, _shards_with_rejects(folder))
-    plan = _obtain_plan(folder, manifests, options, wanted)
-    if isinstance(plan, StoreInfo):
-        tidy(folder)
-        log.info("%s is finished already: nothing to do", options.output_dir)
-        return plan
-    _make_missing_shards(plan, folder, options)
-    missing = missing_shards(folder, plan.num_shards, SHARD_SUFFIXES[plan.options.format])
-    if missing:
+
+    def replace(self, folder: Path) -> StoreInfo | None:
+        """Make the store in a hidden folder, and only then put it in the old one's place."""
+        planned: list[str] = []
+        with suppress(FileNotFoundError, StoreError):
+            planned = Plan.load(folder / PLAN_FILE, ()).shard_names
+        own, made = own_files(folder, "features", planned), folder / NEXT_FOLDER
+        try:
+            self._refuse_other_store(made)
+        except StoreError:  # begun with other options, or damaged
+            remove(made)
+        made.mkdir(exist_ok=True)
+        try:
+            plan = obtain_plan(made, self.manifests, self.options, self.wanted)
+            refuse_strangers(folder, own, plan.shard_names, "features")
+            info = self.make(made, again=True)
+        except GmmpipeError as error:
+            if not any(sidecar.row.utterances for sidecar in _sidecars(made)):
+                remove(made)  # nothing was usable
+            kept = "; the old store is kept" if (folder / STORE_FILE).exists() else ""
+            raise StoreError(f"{error}{kept}") from error
+        put_in_place(folder, own)
+        return info
+
+    def make(self, folder: Path, *, again: bool) -> StoreInfo | None:
+        """Make the shards that are missing in `folder`, and publish the store if none is left.
+
+        Args:
+            folder: where the store is made.
+            again: whether shards are made again where nothing in any of them was usable.
+        """
+        options = self.options
+        plan = obtain_plan(folder, self.manifests, options, self.wanted)
+        if isinstance(plan, StoreInfo):
+            tidy(folder)
+            return self._finished(plan)
+        old_rejects = self._make_missing_shards(plan, folder, again)
+        missing = missing_shards(folder, plan.num_shards, SHARD_SUFFIXES[plan.options.format])
+        if missing:
+            log.info(
+                "slice %s of %s is done; %d of %d shards are missing still: the same command "
+                "without slices finishes the store",
+                options.task_index,
+                options.num_tasks,
+                len(missing),
+                plan.num_shards,
+            )
+            return None
+        earlier = f"{old_rejects} rejects are of an earlier run; {_RETRY}" if old_rejects else ""
+        try:
+            info = finalize(
+                folder,
+                plan.num_shards,
+                plan.features,
+                plan.options,
+                options.max_reject_fraction,
+                self._describe,
+            )
+        except StoreError as error:
+            raise StoreError(f"{error}; {earlier}" if earlier else str(error)) from error
+        _report(info, options)
+        if earlier:
+            log.info("%s", earlier)
+        return info
+
+    def _make_missing_shards(self, plan: Plan, folder: Path, again: bool) -> int:
+        """Make this run's shards; returns how many rejects are in those that were there already."""
+        options, suffix = self.options, SHARD_SUFFIXES[plan.options.format]
+        index, count = options.task_index or 0, options.num_tasks or 1
+        own = range(index, plan.num_shards, count)
+        there: list[tuple[str, int, int]] = []
+
+        def look(path: Path) -> None:
+            sidecar = Sidecar.read(path)
+            there.append((sidecar.row.name, sidecar.row.utterances, len(sidecar.rejects)))
+
+        remove_damaged(folder, own, suffix, look)
+        if again and there and not any(utterances for _, utterances, _ in there):
+            log.info("nothing was usable in %d shards of an earlier run: once again", len(there))
+            remove_shards(folder, [name for name, _, _ in there])
+            there.clear()
+        missing = [n for n in missing_shards(folder, plan.num_shards, suffix) if n in own]
+        total = len(own)
+        num_workers = min(options.num_workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
+        base_path = options.base_path.absolute() if options.base_path else None
+        kept = total - len(missing)
         log.info(
-            "slice %s of %s is done; %d of %d shards are missing still: the same command without "
-            "slices finishes the store",
-            options.task_index,
-            options.num_tasks,
-            len(missing),
+            "featurizing %d lines into %d shards: %d to make here, %d finished already, %d workers",
+            plan.options.lines,
             plan.num_shards,
+            len(missing),
+            kept,
+            num_workers,
         )
-        return None
-    try:
-        info = finalize(
-            folder, plan.num_shards, plan.features, plan.options, options.max_reject_fraction
-        )
-    except FileNotFoundError:
-        # Another process finalized at the same moment, and tidied our temporaries away.
-        info = StoreInfo.read(folder / STORE_FILE)
-    _report(info, options)
-    return info
+        tasks = (plan.task(number, folder, base_path) for number in missing)
+        with Progress("featurize", "shards", total=total, start=kept) as progress:
+            for tally in _run(tasks, num_workers, options) if missing else ():
+                progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
+        return sum(rejects for _, _, rejects in there)
 
-
-def _obtain_plan(
-    folder: Path, manifests: Sequence[Manifest], options: FeaturizeOptions, wanted: PlanOptions
-) -> Plan | StoreInfo:
-    """The plan that an earlier run or another slice left, or a new one; or the finished store."""
-    features = options.features
-    # In this order, because another process may finish the store at any moment: then store.json
-    # appears before the plan goes.
-    has_shards = any(folder.glob("shard-*"))
-    found: Plan | None = None
-    with suppress(FileNotFoundError):
-        found = Plan.load(folder / PLAN_FILE, manifests)
-    _refuse_other_store(folder, features, wanted)
-    reopened = (folder / REOPENED_FILE).exists()
-    if reopened:
-        finish_reopening(folder)
-    if (folder / STORE_FILE).exists():
-        return StoreInfo.read(folder / STORE_FILE)
-    if found is not None:
-        return found
-    if has_shards and not reopened:
-        raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
-    plan = make_plan(manifests, features, wanted, options.base_path)
-    _refuse_other_windows(folder, plan.options)
-    plan.save(folder / PLAN_FILE)
-    return plan
-
-
-def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
-    """What the folder's store, finished or not, says that it was made with; each place of it."""
-    for name in (STORE_FILE, REOPENED_FILE):
-        if (folder / name).exists():
-            info = StoreInfo.read(folder / name)
-            yield info.features, info.plan
-    with suppress(FileNotFoundError):
-        plan = Plan.load(folder / PLAN_FILE, ())
-        yield plan.features, plan.options
-
-
-def _refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
-    """Refuse a folder whose store, finished or not, was made with other options."""
-    for there_features, there in _made_with(folder):
-        _refuse_other(folder, there_features, there, features, wanted)
-
-
-def _refuse_other_windows(folder: Path, here: PlanOptions) -> None:
-    """Refuse a folder whose store was made when the audio split into other windows."""
-    if any(there.windows_sha256 != here.windows_sha256 for _, there in _made_with(folder)):
-        raise StoreError(
-            f"{folder}: audio files changed their lengths since the store was made, so that they "
-            "split into other windows; use --overwrite"
-        )
-
-
-def _refuse_other(
-    folder: Path,
-    there_features: FeatureConfig,
-    there: PlanOptions,
-    features: FeatureConfig,
-    here: PlanOptions,
-) -> None:
-    """Refuse to mix two stores in one folder, saying what differs."""
-    theirs, ours = there_features.to_json(), features.to_json()
-    differences = [
-        f"{name} is {theirs[name]} there and {ours[name]} here"
-        for name in ours
-        if theirs[name] != ours[name]
-    ] + there.differences(here)
-    if differences:
-        raise StoreError(
-            f"{folder}: made with other options or another manifest: {'; '.join(differences)}. "
-            "Use another --output_dir, or --overwrite"
-        )
-
-
-def _make_missing_shards(plan: Plan, folder: Path, options: FeaturizeOptions) -> None:
-    suffix = SHARD_SUFFIXES[plan.options.format]
-    index, count = options.task_index or 0, options.num_tasks or 1
-    own = range(index, plan.num_shards, count)
-    remove_damaged(folder, own, suffix)
-    missing = [n for n in missing_shards(folder, plan.num_shards, suffix) if n in own]
-    total = len(own)
-    num_workers = min(options.num_workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
-    base_path = options.base_path.absolute() if options.base_path else None
-    kept = total - len(missing)
-    log.info(
-        "featurizing %d lines into %d shards: %d to make here, %d finished already, %d workers",
-        plan.options.lines,
-        plan.num_shards,
-        len(missing),
-        kept,
-        num_workers,
-    )
-    tasks = (plan.task(number, folder, base_path) for number in missing)
-    with Progress("featurize", "shards", total=total, start=kept) as progress:
-        for tally in _run(tasks, num_workers, options) if missing else ():
-            progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
+    def _describe(self, reject: Reject) -> str:
+        """A reject in words, with the path that was tried, which no file of the store holds."""
+        folders = {manifest.name: manifest.path.parent for manifest in self.manifests}
+        start = self.options.base_path or folders.get(reject.manifest, Path())
+        tried = f"; tried {os.path.join(start.absolute(), reject.path)}" if reject.path else ""
+        return f"{reject.manifest} line {reject.line}: {reject.reason}: {reject.detail}{tried}"
 
 
 def _run(
@@ -193,9 +245,12 @@ def _run(
     return run_local(tasks, num_workers)
 
 
+def _sidecars(folder: Path) -> Iterator[Sidecar]:
+    return (Sidecar.read(path) for path in sorted(folder.glob("shard-*.json")))
+
+
 def _shards_with_rejects(folder: Path) -> list[str]:
-    sidecars = (Sidecar.read(path) for path in sorted(folder.glob("shard-*.json")))
-    return [sidecar.row.name for sidecar in sidecars if sidecar.rejects]
+    return [sidecar.row.name for sidecar in _sidecars(folder) if sidecar.rejects]
 
 
 def _report(info: StoreInfo, options: FeaturizeOptions) -> None:

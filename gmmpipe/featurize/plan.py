@@ -21,7 +21,7 @@ from gmmpipe.featurize.line_table import LineTable, scan
 from gmmpipe.featurize.manifest import Manifest, ManifestLine, clean_line, read_lines
 from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.randomness import permutation
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,12 @@ class Plan:
     def num_shards(self) -> int:
         """How many shards the store will have."""
         return -(-len(self.order) // self.options.utterances_per_shard)
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Their file names."""
+        suffix = SHARD_SUFFIXES[self.options.format]
+        return [f"{shard_stem(number)}{suffix}" for number in range(self.num_shards)]
 
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
         """The task that makes shard number `shard`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.files import atomic_file, remove, remove_temporaries
+from gmmpipe.files import atomic_file, remove
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
 from gmmpipe.store.ledger import Reject, Tally
@@ -40,7 +40,7 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
     """
     store, reopened = folder / STORE_FILE, folder / REOPENED_FILE
     if not store.exists():
-        _remove_shards(folder, shards)
+        remove_shards(folder, shards)
         return
     write_document(reopened, {**read_document(store), "redo": sorted(shards)})
     finish_reopening(folder)
@@ -54,26 +54,16 @@ def finish_reopening(folder: Path) -> None:
         if not all(str(name) == REJECTS_FILE or is_shard_name(str(name)) for name in redo):
             raise StoreError(f"{reopened}: names what is no shard")
         (folder / STORE_FILE).unlink(missing_ok=True)
-        _remove_shards(folder, redo)
+        remove_shards(folder, redo)
         write_document(reopened, {**document, "redo": []})
 
 
-def _remove_shards(folder: Path, shards: Iterable[str]) -> None:
+def remove_shards(folder: Path, shards: Iterable[str]) -> None:
+    """Remove shards by their file names, with their sidecars."""
     for name in shards:
         path = folder / name
         path.with_suffix(".json").unlink(missing_ok=True)  # first: it is what says "complete"
         remove(path)
-
-
-def clear(folder: Path) -> None:
-    """Remove a store, its marks of completeness first."""
-    for name in (STORE_FILE, REOPENED_FILE, PLAN_FILE, LABEL_PLAN_FILE, REJECTS_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for sidecar in folder.glob("shard-*.json"):
-        sidecar.unlink()
-    for shard in folder.glob("shard-*"):
-        remove(shard)
-    remove_temporaries(folder)
 
 
 def missing_shards(folder: Path, num_shards: int, suffix: str) -> list[int]:
@@ -100,7 +90,7 @@ def remove_damaged(
                 read(sidecar)
             except StoreError as error:
                 log.warning("warning: %s; its shard is made anew", error)
-                _remove_shards(folder, [f"{shard_stem(number)}{suffix}"])
+                remove_shards(folder, [f"{shard_stem(number)}{suffix}"])
 
 
 def finalize(
@@ -109,25 +99,38 @@ def finalize(
     features: FeatureConfig,
     plan: PlanOptions,
     max_reject_fraction: float,
+    describe: Callable[[Reject], str] = lambda reject: reject.detail,
 ) -> StoreInfo:
     """Publish the store: a pure function of its sidecars, so any process may do it, even twice.
 
     The reject ledger is written first, so that it can be read when the limit refuses the store.
+
+    Args:
+        folder: the store.
+        num_shards: how many shards it has.
+        features: what a frame is.
+        plan: what else decides its bytes.
+        max_reject_fraction: how many of the lines may be rejects.
+        describe: what to say of the first reject, where nothing is usable.
 
     Raises:
         StoreError: nothing was usable, or more than `max_reject_fraction` of the lines were not.
     """
     paths = [folder / f"{shard_stem(number)}.json" for number in range(num_shards)]
     digest = hashlib.sha256()
+    first: list[Reject] = []
     with atomic_file(folder / REJECTS_FILE) as ledger:
 
         def write(reject: Reject) -> None:
+            if not first:
+                first.append(reject)
             ledger.write(reject.ledger_line())
             digest.update(reject.ledger_line())
 
         rows, tally = sum_up(paths, write)
     if tally.utterances == 0:
-        raise StoreError(f"{folder}: no usable audio: {_rejected(tally)}")
+        details = "".join(f"; the first: {describe(reject)}" for reject in first)
+        raise StoreError(f"{folder}: no usable audio: {_rejected(tally)}{details}")
     if tally.rejects > max_reject_fraction * tally.lines:
         raise StoreError(
             f"{folder}: {_rejected(tally)}, more than --max_reject_fraction {max_reject_fraction} "
@@ -178,7 +181,6 @@ def tidy(folder: Path) -> None:
     """Remove what only an unfinished store needs, from a finished one."""
     for leftover in (PLAN_FILE, LABEL_PLAN_FILE, REOPENED_FILE):
         (folder / leftover).unlink(missing_ok=True)
-    remove_temporaries(folder)
 
 
 def _rejected(tally: Tally) -> str:

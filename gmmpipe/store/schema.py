@@ -235,6 +235,11 @@ class StoreInfo:
     shards: list[ShardRow]
     rejects_sha256: str | None = None
 
+    @property
+    def shard_names(self) -> list[str]:
+        """The shards' file names."""
+        return [row.name for row in self.shards]
+
     def write(self, path: Path) -> None:
         """Publish the document as `path`."""
         document = {
@@ -317,5 +322,6 @@ def kind_of(folder: Path) -> str | None:
     if (folder / PLAN_FILE).exists():
         return "features"
     for sidecar in folder.glob("shard-*.json"):
-        return str(read_document(sidecar).get("kind", "features"))
+        if is_shard_name(f"{sidecar.stem}.tar"):
+            return str(read_document(sidecar).get("kind", "features"))
     return None

@@ -218,11 +218,16 @@ def test_another_plan_is_refused_naming_what_differs(
     assert file_bytes(out) == file_bytes(label_here(store, fitted, tmp_path / "l", top_k=5))
 
 
-def test_clearing_that_was_killed_needs_overwrite_again(store, fitted, labelled_copy) -> None:
+def test_shards_without_a_plan_need_overwrite_and_what_nothing_names_is_left_alone(
+    store, fitted, labelled_copy
+) -> None:
     (labelled_copy / "store.json").unlink()
     (labelled_copy / "shard-000002.json").unlink()
     with pytest.raises(StoreError, match="holds shards but no plan; use --overwrite"):
         label_here(store, fitted, labelled_copy, top_k=4)
+    with pytest.raises(StoreError, match=r"shard-000002\.tar: in the new store's way"):
+        label_here(store, fitted, labelled_copy, overwrite=True)
+    (labelled_copy / "shard-000002.tar").unlink()
     label_here(store, fitted, labelled_copy, overwrite=True)
 
 

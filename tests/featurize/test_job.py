@@ -139,15 +139,17 @@ def test_shards_without_a_plan_are_not_guessed_about(lines: WriteManifest, tmp_p
         featurize(options)
 
 
-def test_overwrite_leaves_nothing_of_the_old_store(tmp_path: Path) -> None:
+def test_overwrite_leaves_nothing_of_the_old_store_and_all_else(tmp_path: Path) -> None:
     fresh = make_store(CORPUS, tmp_path / "fresh", utterances_per_shard=30)
     make_store(CORPUS, tmp_path / "out", utterances_per_shard=10, seed=5)
     (tmp_path / "out" / ".tmp-host-1-2-shard-000000.tar").write_bytes(b"half")
-    (tmp_path / "out" / "shard-000009.zarr").mkdir()
+    strangers = {"shard-1.flac": b"audio", "shard-000009.zarr/data": b"?", "notes.txt": b"mine"}
+    for name, content in strangers.items():
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(content)
     options = FeaturizeOptions(str(CORPUS), tmp_path / "out", utterances_per_shard=30)
     featurize(replace(options, overwrite=True, num_workers=1))
-    assert file_bytes(tmp_path / "out") == file_bytes(fresh)
-    assert not (tmp_path / "out" / "shard-000009.zarr").exists()
+    assert file_bytes(tmp_path / "out") == {**file_bytes(fresh), **strangers}
 
 
 @pytest.mark.parametrize(

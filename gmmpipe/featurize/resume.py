@@ -1,0 +1,121 @@
+"""What an earlier run left in the output folder: its plan, its store, or something else's files."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from gmmpipe.errors import StoreError
+from gmmpipe.features import FeatureConfig
+from gmmpipe.featurize.manifest import Manifest, find_manifests
+from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurize.plan import Plan, make_plan
+from gmmpipe.store.finalize import finish_reopening
+from gmmpipe.store.replace import SWAP_FILE
+from gmmpipe.store.schema import (
+    PLAN_FILE,
+    REJECTS_FILE,
+    REOPENED_FILE,
+    STORE_FILE,
+    PlanOptions,
+    StoreInfo,
+    is_shard_name,
+)
+
+
+def manifests_beside(folder: Path, data_dir: str) -> list[Manifest]:
+    """The manifests, without the ledger that a store writes where they lie.
+
+    Raises:
+        ManifestError: there is none, or one cannot be read.
+        StoreError: a file of the user's would be overwritten by the ledger.
+    """
+    manifests, ledger = find_manifests(data_dir), folder / REJECTS_FILE
+    if not ledger.exists():
+        return manifests
+    documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
+    others = [m for m in manifests if m.path.name != REJECTS_FILE or not m.path.samefile(ledger)]
+    if not others or not (
+        any((folder / name).exists() for name in documents) or _has_shards(folder)
+    ):
+        raise StoreError(f"{ledger}: the store's own would overwrite it; use another --output_dir")
+    return others
+
+
+def _has_shards(folder: Path) -> bool:
+    """Whether there are shards, or sidecars."""
+    names = (path.name.removesuffix(".json") for path in folder.glob("shard-*"))
+    return any(is_shard_name(name) or is_shard_name(f"{name}.tar") for name in names)
+
+
+def obtain_plan(
+    folder: Path, manifests: Sequence[Manifest], options: FeaturizeOptions, wanted: PlanOptions
+) -> Plan | StoreInfo:
+    """The plan that an earlier run or another slice left, or a new one; or the finished store."""
+    features = options.features
+    # In this order, because another process may finish the store at any moment: then store.json
+    # appears before the plan goes.
+    has_shards = _has_shards(folder)
+    found: Plan | None = None
+    with suppress(FileNotFoundError):
+        found = Plan.load(folder / PLAN_FILE, manifests)
+    refuse_other_store(folder, features, wanted)
+    reopened = (folder / REOPENED_FILE).exists()
+    if reopened:
+        finish_reopening(folder)
+    if (folder / STORE_FILE).exists():
+        return StoreInfo.read(folder / STORE_FILE)
+    if found is not None:
+        return found
+    if has_shards and not reopened:
+        raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
+    plan = make_plan(manifests, features, wanted, options.base_path)
+    refuse_other_windows(folder, plan.options)
+    plan.save(folder / PLAN_FILE)
+    return plan
+
+
+def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
+    """What the folder's store, finished or not, says that it was made with; each place of it."""
+    for name in (STORE_FILE, REOPENED_FILE):
+        if (folder / name).exists():
+            info = StoreInfo.read(folder / name)
+            yield info.features, info.plan
+    with suppress(FileNotFoundError):
+        plan = Plan.load(folder / PLAN_FILE, ())
+        yield plan.features, plan.options
+
+
+def refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
+    """Refuse a folder whose store, finished or not, was made with other options."""
+    for there_features, there in _made_with(folder):
+        _refuse_other(folder, there_features, there, features, wanted)
+
+
+def refuse_other_windows(folder: Path, here: PlanOptions) -> None:
+    """Refuse a folder whose store was made when the audio split into other windows."""
+    if any(there.windows_sha256 != here.windows_sha256 for _, there in _made_with(folder)):
+        raise StoreError(
+            f"{folder}: audio files changed their lengths since the store was made, so that they "
+            "split into other windows; use --overwrite"
+        )
+
+
+def _refuse_other(
+    folder: Path,
+    there_features: FeatureConfig,
+    there: PlanOptions,
+    features: FeatureConfig,
+    here: PlanOptions,
+) -> None:
+    """Refuse to mix two stores in one folder, saying what differs."""
+    theirs, ours = there_features.to_json(), features.to_json()
+    differences = [
+        f"{name} is {theirs[name]} there and {ours[name]} here"
+        for name in ours
+        if theirs[name] != ours[name]
+    ] + there.differences(here)
+    if differences:
+        raise StoreError(
+            f"{folder}: made with other options or another manifest: {'; '.join(differences)}. "
+            "Use another --output_dir, or --overwrite"
+        )

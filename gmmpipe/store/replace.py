@@ -1,0 +1,159 @@
+"""A new store in an old one's place: made whole in a hidden folder, then swapped in.
+
+The old store stays until the new one is whole. The swap is written down before it begins, so that
+whoever comes after a kill finishes it. Only files that the old store's documents name are deleted.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gmmpipe.claim import claim_folder
+from gmmpipe.errors import StoreError
+from gmmpipe.files import remove, sync
+from gmmpipe.store.documents import FORMAT_VERSION, read_document, write_document
+from gmmpipe.store.schema import (
+    LABEL_PLAN_FILE,
+    PLAN_FILE,
+    REJECTS_FILE,
+    REOPENED_FILE,
+    STORE_FILE,
+    is_shard_name,
+    kind_of,
+)
+
+log = logging.getLogger(__name__)
+NEXT_FOLDER = ".next"
+"""Where a store is made that is to replace the one around it."""
+SWAP_FILE = ".swap.json"
+"""What goes and what comes, from the moment at which the new store is whole."""
+_DOCUMENTS = {
+    "features": (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE),
+    "labels": (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE),
+}
+
+
+def own_files(folder: Path, kind: str, planned: Iterable[str] = ()) -> set[str]:
+    """The names of the files of the store in `folder`, finished or not; none without a store.
+
+    Args:
+        folder: what may hold a store.
+        kind: ``features`` or ``labels``: what it must be of.
+        planned: the shards that its plan names, where it is unfinished.
+
+    Raises:
+        StoreError: it is of another kind, or a document that would say more is damaged.
+    """
+    try:
+        found = kind_of(folder)
+        if found is None:
+            return set()
+        shards = {*planned, *_named_by_sidecars(folder)}
+        for name in (STORE_FILE, REOPENED_FILE):
+            if (folder / name).exists():
+                shards |= {row["name"] for row in read_document(folder / name)["shards"]}
+        if not all(isinstance(name, str) and is_shard_name(name) for name in shards):
+            raise StoreError(f"{folder / STORE_FILE}: names what is no shard")
+    except (StoreError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{folder}: --overwrite cannot tell which files are the old store's: {error}; nothing "
+            "is deleted: do it by hand, or use another --output_dir"
+        ) from error
+    if found != kind:
+        raise StoreError(f"{folder}: holds a store of {found}; use another --output_dir")
+    return {*_DOCUMENTS[kind], *shards, *map(_sidecar_of, shards)}
+
+
+def refuse_strangers(folder: Path, own: set[str], shards: Iterable[str], kind: str) -> None:
+    """Make sure that a new store of these shards and kind replaces no file that is not in `own`.
+
+    Raises:
+        StoreError: it would.
+    """
+    names = list(shards)
+    results = [name for name in (STORE_FILE, REJECTS_FILE) if name in _DOCUMENTS[kind]]
+    for name in [*names, *map(_sidecar_of, names), *results]:
+        if name not in own and os.path.lexists(folder / name):
+            raise StoreError(
+                f"{folder / name}: in the new store's way, and no document of an old one names it; "
+                "move it away, or use another --output_dir"
+            )
+
+
+def put_in_place(folder: Path, own: set[str]) -> None:
+    """Replace the store in `folder`, whose files are `own`, by the one that is made in it."""
+    made = folder / NEXT_FOLDER
+    shards = [row["name"] for row in read_document(made / STORE_FILE)["shards"]]
+    coming = [*shards, *map(_sidecar_of, shards), REJECTS_FILE, STORE_FILE]
+    coming = [name for name in coming if (made / name).exists()]
+    swap = {"format_version": FORMAT_VERSION, "going": sorted(own), "coming": coming}
+    write_document(folder / SWAP_FILE, swap)
+    _swap(folder)
+
+
+def finish_swap(folder: Path, what: str) -> bool:
+    """Finish the replacement of a store that was interrupted: whether there was one.
+
+    Args:
+        folder: the output folder.
+        what: this process's work in words.
+
+    Raises:
+        ClaimError: another process is at work there.
+    """
+    if not (folder / SWAP_FILE).exists():
+        return False
+    with claim_folder(folder, "", what, alone=True):
+        _swap(folder)
+    log.info("%s: the replacement of the old store, once interrupted, is finished", folder)
+    return True
+
+
+def _swap(folder: Path) -> None:
+    """Do what is left of the swap that is written down.
+
+    A file that has come already is no longer in the hidden folder, and stays.
+    """
+    made = folder / NEXT_FOLDER
+    swap = read_document(folder / SWAP_FILE)
+    coming = _names(swap, "coming", folder)
+    if (made / STORE_FILE).exists():
+        (folder / STORE_FILE).unlink(missing_ok=True)  # unfinished, from here on
+    for name in set(_names(swap, "going", folder)) - set(coming):
+        remove(folder / name)
+    for name in coming:
+        if os.path.lexists(made / name):
+            if name == STORE_FILE:
+                sync(folder)
+            if (folder / name).is_dir():
+                remove(folder / name)
+            os.replace(made / name, folder / name)
+    sync(folder)
+    remove(made)
+    (folder / SWAP_FILE).unlink(missing_ok=True)
+
+
+def _names(swap: dict[str, Any], field: str, folder: Path) -> list[str]:
+    names = swap.get(field)
+    if not isinstance(names, list) or any(Path(str(name)).name != name for name in names):
+        raise StoreError(f"{folder / SWAP_FILE}: damaged: it names no files of this folder")
+    return names
+
+
+def _named_by_sidecars(folder: Path) -> set[str]:
+    """The shards whose sidecars can be read."""
+    shards = set()
+    for path in folder.glob("shard-*.json"):
+        try:
+            name = str(read_document(path).get("name"))
+        except StoreError:
+            continue
+        if _sidecar_of(name) == path.name:
+            shards.add(name)
+    return shards
+
+
+def _sidecar_of(shard: str) -> str:
+    return str(Path(shard).with_suffix(".json"))
