@@ -67,10 +67,11 @@ def run_dask(
         num_workers: processes of that.
 
     Raises:
-        GmmpipeError: the scheduler cannot be reached, or a task was given up.
+        GmmpipeError: the scheduler cannot be reached, or is gone, or a task was given up.
     """
     try:
-        from distributed import Client, KilledWorker, LocalCluster, as_completed
+        from distributed import CancelledError, Client, KilledWorker, LocalCluster, as_completed
+        from distributed.comm.core import CommClosedError
     except ImportError as error:
         raise GmmpipeError("--executor dask needs: pip install 'gmmpipe[dask]'") from error
     with ExitStack() as stack:
@@ -83,6 +84,9 @@ def run_dask(
                     silence_logs=logging.CRITICAL,
                 )
             )
+            # A lost scheduler is said once, below: not in tracebacks while it is sought or left.
+            for name in ("distributed", "distributed.client"):  # each has a level of its own
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
             client = stack.enter_context(Client(address))
         except OSError as error:
             raise GmmpipeError(f"{scheduler}: no Dask scheduler answers: {error}") from error
@@ -98,6 +102,11 @@ def run_dask(
                 if isinstance(result, Exception):
                     raise result
                 yield result
+        except (CancelledError, CommClosedError) as error:
+            raise GmmpipeError(
+                f"{scheduler or client.scheduler.address}: the Dask scheduler is gone; finished "
+                "shards are kept: start one, and run the same command again"
+            ) from error
         except KilledWorker as error:
             raise GmmpipeError(
                 "Dask workers died again and again on one shard (out of memory?); finished shards "

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,33 @@ def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: tcp://127.0.0.1:1")
+
+
+def test_a_dask_scheduler_that_dies_is_said_in_one_line(tmp_path: Path) -> None:
+    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
+    processes = [scheduler]
+    try:
+        address = scheduler_address(scheduler)
+        processes.append(start("distributed.cli.dask_worker", address, "--nthreads", 1))
+        (tmp_path / "m.jsonl").write_text((CORPUS / "manifest.jsonl").read_text() * 12)
+        where = ("--data_dir", tmp_path, "--base_path", CORPUS, "--output_dir", tmp_path / "out")
+        dask = ("--executor", "dask", "--dask_scheduler", address, "--utterances_per_shard", 2)
+        job = start("gmmpipe", "featurize", *where, *dask)
+        processes.append(job)
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "out").glob("shard-*.json"))) < 2:
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        scheduler.kill()
+        stderr = job.communicate(timeout=120)[1]
+        assert job.returncode == 1
+        assert "Traceback" not in stderr
+        said = [line for line in stderr.splitlines() if not line.startswith("featuriz")]
+        assert len(said) == 1, stderr
+        assert f"{address}: the Dask scheduler is gone" in said[0]
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -2,9 +2,11 @@
 
 import json
 import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -111,3 +113,46 @@ def test_the_same_input_elsewhere_gives_the_same_bytes(
             make_store(folder / "m.jsonl", folder / "out", base_path=tmp_path / "data", seed=7)
         )
     assert file_bytes(stores[0]) == file_bytes(stores[1])
+
+
+LIES = {
+    "of other lines": {"line_number": np.arange(1, 4)},
+    "of another dtype": {"byte_offset": np.zeros(56)},
+    "of no manifest": {"manifest_index": np.full(56, 7, np.int32)},
+    "of endless windows": {"num_windows": np.full(56, 2**31 - 1, np.int32)},
+    "of negative windows": {"num_windows": np.full(56, -1, np.int32)},
+    "of a place before the file": {"byte_offset": np.full(56, -5)},
+    "of a row twice": {"order": np.zeros(56, np.int64)},
+    "of a row beyond": {"order": np.arange(56) + 1},
+    "of no text": {"identity": np.arange(3)},
+    "of objects": {"order": np.array([print], dtype=object)},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_plan_that_cannot_be_is_named(lie: str, tmp_path: Path) -> None:
+    save_plan(FeaturizeOptions(str(CORPUS), tmp_path))
+    path = tmp_path / "plan.npz"
+    arrays = {**np.load(path), **LIES[lie]}
+    np.savez(path, **arrays)
+    with pytest.raises(StoreError, match=r"plan\.npz: not a plan.*--overwrite"):
+        Plan.load(path, find_manifests(str(CORPUS)))
+
+
+@pytest.mark.parametrize("kind", ["packed", "a huge shape"])
+def test_a_plan_takes_no_more_memory_than_its_file(kind: str, tmp_path: Path) -> None:
+    save_plan(FeaturizeOptions(str(CORPUS), tmp_path))
+    path = tmp_path / "plan.npz"
+    if kind == "packed":
+        np.savez_compressed(path, **{**np.load(path), "order": np.zeros(1 << 24, np.int64)})
+    else:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        members["order.npy"] = members["order.npy"].replace(b"(56,)", b"(5600000000000,)")
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StoreError, match=r"plan\.npz: not a plan"):
+        Plan.load(path, [])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"

@@ -1,0 +1,131 @@
+"""Two jobs on one output folder at the same moment, and a job after one that went wrong."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, save_plan
+from gmmpipe.claim import claim_folder
+from gmmpipe.errors import ClaimError, StoreError
+from gmmpipe.featurize.job import featurize
+from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurize.worker import make_shard
+from gmmpipe.files import canonical_json
+
+
+def start(folder: Path, kind: str, *more: object) -> subprocess.Popen[str]:
+    options = ("--utterances_per_shard", 8, "--format", kind, "--num_workers", 1)
+    command = ("featurize", "--data_dir", CORPUS, "--output_dir", folder, *options, *more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "gmmpipe", *map(str, command)],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env=one_thread(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tar", "zarr"])
+def test_the_same_command_twice_works_together(kind: str, tmp_path: Path) -> None:
+    running = [start(tmp_path / "out", kind) for _ in range(2)]
+    said = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    whole = make_store(CORPUS, tmp_path / "whole", utterances_per_shard=8, format=kind)
+    assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def test_of_two_that_differ_exactly_one_goes_on(tmp_path: Path) -> None:
+    running = [start(tmp_path / "out", "tar", "--seed", seed) for seed in (0, 1)]
+    said = [process.communicate()[1] for process in running]
+    codes = [process.returncode for process in running]
+    assert sorted(codes) == [0, 1], said
+    refused = said[codes.index(1)].splitlines()
+    assert len(refused) == 1
+    assert f"process {running[codes.index(0)].pid} on " in refused[0]
+    seed = codes.index(0)
+    whole = make_store(CORPUS, tmp_path / "whole", utterances_per_shard=8, seed=seed)
+    assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def unfinished(manifest: Path, folder: Path, base_path: Path, **more: Any) -> FeaturizeOptions:
+    options = FeaturizeOptions(
+        str(manifest), folder, base_path=base_path, utterances_per_shard=4, num_workers=1, **more
+    )
+    plan = save_plan(options)
+    for number in range(plan.num_shards):
+        make_shard(plan.task(number, folder, base_path))
+    return options
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join((CORPUS / "manifest.jsonl").read_text().splitlines()[:6]) + "\n")
+    return path
+
+
+def test_a_job_waits_for_nobody_who_must_be_alone(few: Path, tmp_path: Path) -> None:
+    options = unfinished(few, tmp_path / "out", CORPUS)
+    with claim_folder(tmp_path / "out", "", "gmmpipe verify --repair", alone=True):
+        before = file_bytes(tmp_path / "out")
+        for change in ({}, {"overwrite": True}, {"retry_rejected": True}):
+            with pytest.raises(ClaimError, match=r"verify --repair"):
+                featurize(replace(options, **change))
+        assert file_bytes(tmp_path / "out") == before
+
+
+def test_a_claim_of_another_host_is_named_with_the_way_out(few: Path, tmp_path: Path) -> None:
+    options = unfinished(few, tmp_path / "out", CORPUS)
+    claim = tmp_path / "out" / ".claim-elsewhere-7-00000000"
+    holder = {"host": "elsewhere", "pid": 7, "started": 1, "since": "2026-01-01T00:00:00+00:00"}
+    claim.write_text(canonical_json({**holder, "what": "gmmpipe featurize", "identity": "other"}))
+    with pytest.raises(ClaimError, match=rf"process 7 on elsewhere since 2026.*delete {claim}"):
+        featurize(options)
+    claim.unlink()
+    featurize(options)
+
+
+def test_where_nothing_was_usable_the_right_base_path_tries_again(
+    few: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    options = unfinished(few, tmp_path / "out", wrong)
+    with pytest.raises(StoreError, match="no usable audio") as refused:
+        featurize(options)
+    found = re.search(r"m\.jsonl line (\d): not_found: .*; tried (\S+)$", str(refused.value))
+    assert found
+    line = json.loads(few.read_text().splitlines()[int(found[1]) - 1])
+    assert found[2] in {str(wrong / str(value)) for value in line.values()}
+    featurize(replace(options, base_path=CORPUS))
+    whole = make_store(few, tmp_path / "whole", base_path=CORPUS, utterances_per_shard=4)
+    assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def test_rejects_of_an_earlier_run_are_said_to_be(
+    few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few.write_text(few.read_text() + '{"path": "none.wav"}\n')
+    options = unfinished(few, tmp_path / "out", CORPUS, max_reject_fraction=0.0)
+    with pytest.raises(StoreError, match="1 rejects are of an earlier run; --retry_rejected"):
+        featurize(options)
+    featurize(replace(options, max_reject_fraction=1.0))
+    caplog.set_level(logging.INFO)
+    featurize(options)
+    assert "its 1 rejects are of an earlier run; --retry_rejected" in caplog.text
+
+
+def test_a_store_among_its_manifests_takes_no_ledger_for_one(few: Path, tmp_path: Path) -> None:
+    options = unfinished(tmp_path, tmp_path, CORPUS)
+    info = featurize(options)
+    assert featurize(options) == info
+    (tmp_path / "rejects.jsonl").rename(tmp_path / "kept")
+    (tmp_path / "own").mkdir()
+    mine = tmp_path / "own" / "rejects.jsonl"
+    mine.write_text(few.read_text())
+    with pytest.raises(StoreError, match=r"rejects\.jsonl: the store's own would overwrite it"):
+        featurize(FeaturizeOptions(str(tmp_path / "own"), tmp_path / "own", base_path=CORPUS))
+    assert mine.read_text() == few.read_text()
