@@ -134,7 +134,7 @@ class _Job:
         """Make the store in a hidden folder, and only then put it in the old one's place."""
         planned: list[str] = []
         with suppress(FileNotFoundError, StoreError):
-            planned = Plan.load(folder / PLAN_FILE, ()).shard_names
+            planned = Plan.load_shard_names(folder / PLAN_FILE)
         own, made = own_files(folder, "features", planned), folder / NEXT_FOLDER
         try:
             self._refuse_other_store(made)

@@ -1,6 +1,8 @@
 """One pass over the manifests: where each line stands, and which may not be used twice."""
 
+import hashlib
 import math
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.errors import AudioError
+from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.featurize.manifest import (
     Manifest,
     ManifestLine,
@@ -38,20 +40,45 @@ class OpenManifests:
         self._files: dict[Path, BinaryIO] = {}
 
     def line_at(self, manifest: Manifest, byte_offset: int) -> bytes:
-        """The cleaned line that begins at `byte_offset`."""
-        file = self._files.get(manifest.path)
-        if file is None:
-            if len(self._files) == _MOST_OPEN_FILES:
-                self.close()
-            file = self._files[manifest.path] = open(manifest.path, "rb")
-        file.seek(byte_offset)
-        return clean_line(file.readline(), first=byte_offset == 0)
+        """The cleaned line that begins at `byte_offset`, which is not blank.
+
+        Raises:
+            ManifestError: the manifest cannot be read, or no line begins there any more.
+        """
+        try:
+            file = self._files.get(manifest.path)
+            if file is None:
+                if len(self._files) == _MOST_OPEN_FILES:
+                    self.close()
+                file = self._files[manifest.path] = open(manifest.path, "rb")
+            file.seek(max(0, byte_offset - 1))
+            begins = byte_offset == 0 or file.read(1) == b"\n"
+            line = clean_line(file.readline(), first=byte_offset == 0)
+        except OSError as error:
+            raise ManifestError(f"{manifest.path}: cannot be read: {error.strerror}") from error
+        if not begins or not line:
+            raise ManifestError(
+                f"{manifest.path}: changed while it was in use: no line begins at byte "
+                f"{byte_offset} any more"
+            )
+        return line
 
     def close(self) -> None:
         """Close the files."""
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+
+COLUMN_DTYPES: dict[str, type[np.generic]] = {
+    "manifest_index": np.int32,
+    "line_number": np.int64,
+    "byte_offset": np.int64,
+    "num_windows": np.int32,
+    "first_ordinal": np.int64,
+    "duplicate": np.bool_,
+}
+"""The columns of a `LineTable`, in the order of its fields, as ``plan.npz`` keeps them."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,43 @@ class LineTable:
     def first_row(self) -> NDArray[np.int64]:
         """The first row of each line, a row being a window, and the total, int64 [lines + 1]."""
         return np.concatenate([[0], np.cumsum(self.num_windows, dtype=np.int64)])
+
+    @property
+    def windows_sha256(self) -> str:
+        """Of the number of windows of each line."""
+        return hashlib.sha256(self.num_windows.tobytes()).hexdigest()
+
+    def check(self, manifests: Sequence[Manifest], options: PlanOptions) -> None:
+        """Make sure that a table from a file can be that of `manifests`.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        lengths = {len(getattr(self, name)) for name in COLUMN_DTYPES if name != "first_ordinal"}
+        if lengths != {options.lines}:
+            raise ValueError(f"columns of {sorted(lengths)} lines, not of {options.lines}")
+        index, first = self.manifest_index, self.first_ordinal
+        if len(first) != len(manifests) or first[0] != 0:
+            raise ValueError(f"lines of {len(first)} manifests, not of {len(manifests)}")
+        if index.min() < 0 or index.max() >= len(manifests):
+            raise ValueError("a manifest beyond the last")
+        sizes = np.array([os.stat(manifest.path).st_size for manifest in manifests])
+        if self.byte_offset.min() < 0 or np.any(self.byte_offset >= sizes[index]):
+            raise ValueError("a line beyond its manifest's end")
+        # A line takes a byte or more, so no manifest has more lines than bytes.
+        if np.any(np.diff(first) < 0) or np.any(np.diff(first) > sizes[:-1]):
+            raise ValueError("manifests of impossible lengths")
+        same = np.diff(index) == 0
+        for column, least in ((self.line_number, 1), (self.byte_offset, 0)):
+            if column.min() < least or np.any((column[1:] <= column[:-1]) & same):
+                raise ValueError("lines out of order")
+        if np.any(np.diff(index) < 0) or np.any(self.line_number > self.byte_offset + 1):
+            raise ValueError("lines out of order")
+        most = MAX_WINDOWS if options.long_audio == "split" else 1
+        if self.num_windows.min() < 1 or self.num_windows.max() > most:
+            raise ValueError(f"a line of no windows, or of more than {most}")
+        if options.long_audio == "split" and self.windows_sha256 != options.windows_sha256:
+            raise ValueError("other windows than it says")
 
     def line(self, manifests: Sequence[Manifest], at: int) -> ManifestLine:
         """The planned line number `at`."""

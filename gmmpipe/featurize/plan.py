@@ -9,7 +9,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,11 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.line_table import MAX_WINDOWS, LineTable, scan
+from gmmpipe.featurize.line_table import COLUMN_DTYPES, LineTable, scan
 from gmmpipe.featurize.manifest import Manifest, ManifestLine, clean_line, read_lines
 from gmmpipe.files import atomic_file, canonical_json, open_regular
 from gmmpipe.randomness import permutation
-from gmmpipe.store.documents import MAX_INT, pick
+from gmmpipe.store.documents import pick
 from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
 
 
@@ -81,13 +83,12 @@ class Plan:
     @property
     def num_shards(self) -> int:
         """How many shards the store will have."""
-        return -(-len(self.order) // self.options.utterances_per_shard)
+        return _num_shards(len(self.order), self.options)
 
     @property
     def shard_names(self) -> list[str]:
         """Their file names."""
-        suffix = SHARD_SUFFIXES[self.options.format]
-        return [f"{shard_stem(number)}{suffix}" for number in range(self.num_shards)]
+        return _shard_names(len(self.order), self.options)
 
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
         """The task that makes shard number `shard`."""
@@ -117,108 +118,110 @@ class Plan:
                 file,
                 identity=np.array(identity),
                 order=self.order,
-                **{column.name: getattr(self.table, column.name) for column in fields(LineTable)},
+                **{name: getattr(self.table, name) for name in COLUMN_DTYPES},
             )
 
     @classmethod
     def load(cls, path: Path, manifests: Sequence[Manifest]) -> "Plan":
-        """Read a published plan.
+        """Read a published plan of these manifests; nothing that it says is taken on trust.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it is damaged, or is not a plan of these manifests.
+        """
+        with _open_archive(path) as archive:
+            features, options = _read_identity(archive)
+            columns = [_read_array(archive, *column) for column in COLUMN_DTYPES.items()]
+            table = LineTable(*columns)
+            table.check(manifests, options)
+            order = _read_array(archive, "order", np.int64)
+            if not np.array_equal(order, _order(int(table.first_row[-1]), options)):
+                raise ValueError("another order than its seed's")
+            return cls(manifests, features, options, table, order)
+
+    @staticmethod
+    def load_identity(path: Path) -> tuple[FeatureConfig, PlanOptions]:
+        """What a published plan is for, without its lines.
 
         Raises:
             FileNotFoundError: there is none.
             StoreError: it is damaged.
         """
-        try:
-            arrays = _read_arrays(path)
-            identity = json.loads(str(arrays["identity"]))
-            plan = cls(
-                manifests=manifests,
-                features=FeatureConfig.from_json(identity["features"]),
-                options=pick(PlanOptions, identity["options"]),
-                table=LineTable(*(arrays[column.name] for column in fields(LineTable))),
-                order=arrays["order"],
-            )
-            plan._check()
-        except FileNotFoundError:
-            raise
-        except (
-            *(OSError, ValueError, KeyError, TypeError, EOFError, RecursionError),
-            *(OverflowError, NotImplementedError, BadZipFile, StoreError),
-        ) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise StoreError(f"{path}: not a plan: {reason}; use --overwrite") from error
-        return plan
+        with _open_archive(path) as archive:
+            return _read_identity(archive)
 
-    def _check(self) -> None:
-        """Raise ValueError where the arrays cannot be those of a plan."""
-        table, order, options = self.table, self.order, self.options
-        num_lines, num_manifests = options.lines, len(table.first_ordinal)
-        for column in fields(LineTable):
-            array = getattr(table, column.name)
-            if column.name != "first_ordinal" and array.shape != (num_lines,):
-                raise ValueError(f"{column.name} is of shape {array.shape}, not of {num_lines}")
-        if table.first_ordinal.ndim != 1 or order.ndim != 1 or options.utterances_per_shard < 1:
-            raise ValueError("not columns")
-        if options.format not in SHARD_SUFFIXES:
-            raise ValueError(f"shards of format {options.format}")
-        if self.manifests and len(self.manifests) != num_manifests:
-            raise ValueError(f"of {num_manifests} manifests")
-        _check_range("manifest_index", table.manifest_index, 0, num_manifests - 1)
-        _check_range("line_number", table.line_number, 1, MAX_INT)
-        _check_range("byte_offset", table.byte_offset, 0, MAX_INT)
-        _check_range("num_windows", table.num_windows, 0, MAX_WINDOWS)
-        _check_range("first_ordinal", table.first_ordinal, 0, MAX_INT)
-        rows = int(table.first_row[-1])
-        if len(order) != rows:
-            raise ValueError(f"an order of {len(order)} rows where there are {rows}")
-        _check_range("order", order, 0, rows - 1)
-        seen = np.zeros(rows, dtype=bool)
-        seen[order] = True
-        if not seen.all():
-            raise ValueError("an order that lacks a row")
+    @staticmethod
+    def load_shard_names(path: Path) -> list[str]:
+        """The file names of a published plan's shards; errors as of `load_identity`."""
+        with _open_archive(path) as archive:
+            num_rows = len(_read_array(archive, "order", np.int64))
+            return _shard_names(num_rows, _read_identity(archive)[1])
 
 
-_DTYPES = {
-    "manifest_index": np.dtype(np.int32),
-    "num_windows": np.dtype(np.int32),
-    "duplicate": np.dtype(np.bool_),
-}
-"""Of the columns of a plan that are not int64."""
+def _num_shards(num_rows: int, options: PlanOptions) -> int:
+    return -(-num_rows // options.utterances_per_shard)
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a plan; none takes memory before its header is found to fit the file.
+def _shard_names(num_rows: int, options: PlanOptions) -> list[str]:
+    suffix = SHARD_SUFFIXES[options.format]
+    return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_rows, options))]
 
-    Raises:
-        OSError, ValueError, EOFError, BadZipFile: it is no file that `Plan.save` has written.
+
+@contextmanager
+def _open_archive(path: Path) -> Iterator[ZipFile]:
+    """The file of a plan; what is wrong with it becomes a StoreError that names it."""
+    try:
+        with open(open_regular(path), "rb") as file, ZipFile(file) as archive:
+            yield archive
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (
+        *(ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError),
+        *(RecursionError, NotImplementedError, RuntimeError, struct.error, BadZipFile, StoreError),
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"{path}: not a plan of this store: {type(error).__name__}: {reason}; use --overwrite"
+        ) from error
+
+
+def _read_identity(archive: ZipFile) -> tuple[FeatureConfig, PlanOptions]:
+    identity = json.loads(str(_read_array(archive, "identity")))
+    features, options = identity["features"], identity["options"]
+    if unknown := options.keys() - {field.name for field in fields(PlanOptions)}:
+        raise ValueError(f"of another version of gmmpipe: it knows {min(unknown)!r}")
+    return FeatureConfig.from_json(features), pick(PlanOptions, options)
+
+
+def _read_array(archive: ZipFile, name: str, dtype: type[np.generic] | None = None) -> NDArray[Any]:
+    """An array of one dimension and of this dtype, or without one a short text.
+
+    No memory is taken before what the headers say agrees with the size of the file.
     """
-    with open(open_regular(path), "rb") as file, ZipFile(file) as archive:
-        size = os.fstat(file.fileno()).st_size
-        arrays: dict[str, NDArray[Any]] = {}
-        for name in ("identity", "order", *(column.name for column in fields(LineTable))):
-            member = archive.getinfo(f"{name}.npy")
-            if member.compress_type != ZIP_STORED or member.file_size > size:
-                raise ValueError(f"{name} is packed, or larger than the file")
-            with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                if version != (1, 0):
-                    raise ValueError(f"{name} is of npy version {version}")
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-                wanted = dtype if name == "identity" else _DTYPES.get(name, np.dtype(np.int64))
-                if dtype != wanted or dtype.hasobject or (fortran and len(shape) > 1):
-                    raise ValueError(f"{name} is of {dtype}")
-                if name == "identity" and (shape or dtype.kind != "U"):
-                    raise ValueError("its identity is no text")
-                if math.prod(shape) * dtype.itemsize + stream.tell() != member.file_size:
-                    raise ValueError(f"{name} of shape {shape} is not what the file holds")
-                content = bytearray(stream.read())  # checked against the member's CRC-32
-                arrays[name] = np.frombuffer(content, dtype).reshape(shape)
-    return arrays
-
-
-def _check_range(name: str, array: NDArray[Any], low: int, high: int) -> None:
-    if len(array) and not low <= int(array.min()) <= int(array.max()) <= high:
-        raise ValueError(f"{name} is not within {low} to {high}")
+    info = archive.getinfo(f"{name}.npy")
+    held = os.fstat(archive.fp.fileno()).st_size  # type: ignore[union-attr]
+    if info.compress_type != ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError(f"{name} is compressed")
+    if info.file_size > held:
+        raise ValueError(f"{name} of {info.file_size} bytes in a file of {held}")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):
+            raise ValueError(f"{name} of version {version}")
+        shape, fortran, there = np.lib.format.read_array_header_1_0(member)
+        if dtype is None:
+            fits = shape == () and there.kind == "U" and there.itemsize < 1 << 20
+        else:
+            fits = len(shape) == 1 and there == dtype
+        if not fits:
+            raise ValueError(f"{name} is {there} {list(shape)}")
+        num_bytes = math.prod(shape) * there.itemsize
+        if (fortran and shape) or num_bytes != info.file_size - member.tell():
+            raise ValueError(f"{name} of {num_bytes} bytes in {info.file_size}")
+        content = member.read()
+    return np.frombuffer(content, there).reshape(shape)
 
 
 def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:
@@ -246,12 +249,14 @@ def make_plan(
 ) -> Plan:
     """Plan the lines of `manifests`; `base_path` is where relative audio paths start."""
     table = scan(manifests, options, base_path)
-    num_rows = int(table.first_row[-1])
-    if options.shuffle:
-        order = permutation(num_rows, "shuffle", options.seed)
-    else:
-        order = np.arange(num_rows, dtype=np.int64)
     if options.long_audio == "split":
-        windows = hashlib.sha256(table.num_windows.tobytes()).hexdigest()
-        options = replace(options, windows_sha256=windows)
+        options = replace(options, windows_sha256=table.windows_sha256)
+    order = _order(int(table.first_row[-1]), options)
     return Plan(manifests, features, options, table, order)
+
+
+def _order(num_rows: int, options: PlanOptions) -> NDArray[np.int64]:
+    """The order of that many rows over the shards."""
+    if options.shuffle:
+        return permutation(num_rows, "shuffle", options.seed)
+    return np.arange(num_rows, dtype=np.int64)

@@ -56,9 +56,9 @@ def obtain_plan(
     # appears before the plan goes.
     has_shards = _has_shards(folder)
     found: Plan | None = None
+    refuse_other_store(folder, features, wanted)
     with suppress(FileNotFoundError):
         found = Plan.load(folder / PLAN_FILE, manifests)
-    refuse_other_store(folder, features, wanted)
     reopened = (folder / REOPENED_FILE).exists()
     if reopened:
         finish_reopening(folder)
@@ -81,8 +81,7 @@ def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
             info = StoreInfo.read(folder / name)
             yield info.features, info.plan
     with suppress(FileNotFoundError):
-        plan = Plan.load(folder / PLAN_FILE, ())
-        yield plan.features, plan.options
+        yield Plan.load_identity(folder / PLAN_FILE)
 
 
 def refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
