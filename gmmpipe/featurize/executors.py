@@ -10,15 +10,21 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from gmmpipe.errors import GmmpipeError
 from gmmpipe.featurize.plan import ShardTask
 from gmmpipe.store.ledger import Tally
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
 
 
 def run_local(tasks: Iterable[ShardTask], num_workers: int) -> Iterator[Tally]:
@@ -67,14 +73,14 @@ def run_dask(
         num_workers: processes of that.
 
     Raises:
-        GmmpipeError: the scheduler cannot be reached, or is gone, or a task was given up.
+        GmmpipeError: the scheduler cannot be reached, or is lost, or a task was given up.
     """
     try:
-        from distributed import CancelledError, Client, KilledWorker, LocalCluster, as_completed
-        from distributed.comm.core import CommClosedError
+        from distributed import Client, LocalCluster
     except ImportError as error:
         raise GmmpipeError("--executor dask needs: pip install 'gmmpipe[dask]'") from error
     with ExitStack() as stack:
+        stack.enter_context(_quiet_logs())
         try:
             address = scheduler or stack.enter_context(
                 LocalCluster(
@@ -84,34 +90,88 @@ def run_dask(
                     silence_logs=logging.CRITICAL,
                 )
             )
-            # A lost scheduler is said once, below: not in tracebacks while it is sought or left.
-            for name in ("distributed", "distributed.client"):  # each has a level of its own
-                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-            client = stack.enter_context(Client(address))
+            client = Client(address)
         except OSError as error:
             raise GmmpipeError(f"{scheduler}: no Dask scheduler answers: {error}") from error
+        stack.callback(_close, client)
+        stack.enter_context(_watched(client))
+        for result in _results(client, iter(tasks)):
+            if isinstance(result, Exception):
+                raise result
+            yield result
+
+
+def _results(client: "Client", tasks: Iterator[ShardTask]) -> Iterator[Tally | Exception]:
+    """Run tasks on a client's cluster, two for each of its threads at a time."""
+    from distributed import KilledWorker, as_completed
+
+    name = _address(client)
+    try:
         threads = max(1, sum(client.nthreads().values()))
-        waiting = iter(tasks)
         submit = partial(client.submit, _make_shard_or_error, pure=False)
-        running = as_completed([submit(task) for task in islice(waiting, 2 * threads)])
-        try:
-            for future in running:
-                for task in islice(waiting, 1):
-                    running.add(submit(task))
-                result = future.result()
-                if isinstance(result, Exception):
-                    raise result
-                yield result
-        except (CancelledError, CommClosedError) as error:
-            raise GmmpipeError(
-                f"{scheduler or client.scheduler.address}: the Dask scheduler is gone; finished "
-                "shards are kept: start one, and run the same command again"
-            ) from error
-        except KilledWorker as error:
-            raise GmmpipeError(
-                "Dask workers died again and again on one shard (out of memory?); finished shards "
-                "are kept: run the same command again"
-            ) from error
+        running = as_completed([submit(task) for task in islice(tasks, 2 * threads)])
+        for future in running:
+            for task in islice(tasks, 1):
+                running.add(submit(task))
+            yield future.result()
+    except KilledWorker as error:
+        raise GmmpipeError(
+            "Dask workers died again and again on one shard (out of memory?); finished shards "
+            "are kept: run the same command again"
+        ) from error
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, OSError | CancelledError):
+            raise
+        raise GmmpipeError(
+            f"{name}: the Dask scheduler is gone; finished shards are kept: start a scheduler and "
+            "run the same command again with its --dask_scheduler, or with --executor local"
+        ) from error
+
+
+def _address(client: "Client") -> str:
+    assert client.scheduler is not None, "a client that has just connected has one"
+    return str(client.scheduler.address)
+
+
+@contextmanager
+def _watched(client: "Client") -> Iterator[None]:
+    """Warn whenever the cluster is found to have no worker: then the job waits, maybe for ever."""
+    ended = threading.Event()
+    name = _address(client)
+
+    def watch() -> None:
+        had_workers = True
+        while True:
+            with suppress(Exception):  # a lost scheduler is named where results are waited for
+                has_workers = bool(client.nthreads())
+                if had_workers and not has_workers:
+                    log.warning("warning: %s: the Dask scheduler has no worker; waiting", name)
+                had_workers = has_workers
+            if ended.wait(5.0):
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _close(client: "Client") -> None:
+    with suppress(Exception):  # of a scheduler that is gone; the job's own error says so
+        client.close(timeout=5)
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Keep what Dask logs off stderr: errors that matter are raised."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    with ExitStack() as levels:
+        for name in (*names, "tornado.application", "asyncio"):
+            logger = logging.getLogger(name)
+            levels.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        yield
 
 
 def _make_shard_or_error(task: ShardTask) -> Tally | Exception:

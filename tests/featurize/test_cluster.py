@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,6 +93,84 @@ def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path
     assert file_bytes(tmp_path / "store") == expected
 
 
+GONE = (
+    "error: {}: the Dask scheduler is gone; finished shards are kept: start a scheduler and "
+    "run the same command again with its --dask_scheduler, or with --executor local"
+)
+
+
+@pytest.mark.parametrize("with_worker", [False, True], ids=["before a result", "in mid-job"])
+def test_a_dask_scheduler_that_dies_is_one_line(
+    with_worker: bool, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
+    processes = [scheduler]
+    try:
+        address = scheduler_address(scheduler)
+        if with_worker:
+            worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
+            processes.append(start(*worker))
+        dask = ("--executor", "dask", "--dask_scheduler", address)
+        job = start("gmmpipe", "featurize", *OPTIONS, "--output_dir", tmp_path / "store", *dask)
+        processes.append(job)
+        lines = []
+        if with_worker:
+            deadline = time.monotonic() + 120
+            while not list((tmp_path / "store").glob("shard-*.json")):
+                assert job.poll() is None, job.stderr.read()
+                assert time.monotonic() < deadline, "no shard was made"
+                time.sleep(0.02)
+        else:  # the job says that it waits, and for whom
+            waits = f"warning: {address}: the Dask scheduler has no worker; waiting\n"
+            lines += iter(job.stderr.readline, waits)
+        os.killpg(scheduler.pid, signal.SIGKILL)
+        lines += job.stderr.read().splitlines()
+        assert job.wait(120) == 1
+        assert lines[-1] == GONE.format(address)
+        assert len(lines) == 2, lines  # what it is to do, and how it ended
+        assert lines[0].startswith("featurizing 56 lines")
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stderr.close()
+    run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path / "store")
+    assert file_bytes(tmp_path / "store") == expected
+
+
+def test_a_dask_cluster_that_loses_all_workers_says_that_it_waits(tmp_path: Path) -> None:
+    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
+    processes = [scheduler]
+    try:
+        address = scheduler_address(scheduler)
+        worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
+        processes.append(start(*worker))
+        dask = ("--executor", "dask", "--dask_scheduler", address)
+        where = ("--output_dir", tmp_path / "store")
+        job = start(
+            "gmmpipe", "featurize", "--data_dir", CORPUS, *where, "--utterances_per_shard", 1, *dask
+        )
+        processes.append(job)
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "store").glob("shard-*.json")):
+            assert job.poll() is None, job.stderr.read()
+            assert time.monotonic() < deadline, "no shard was made"
+            time.sleep(0.02)
+        os.killpg(processes[1].pid, signal.SIGKILL)
+        job.stderr.readline()
+        line = job.stderr.readline()
+        assert line == f"warning: {address}: the Dask scheduler has no worker; waiting\n"
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(120) == 143
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stderr.close()
+
+
 def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
     dask = ("--executor", "dask", "--dask_scheduler", "tcp://127.0.0.1:1")
     patience = {**one_thread(), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
@@ -102,33 +179,3 @@ def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: tcp://127.0.0.1:1")
-
-
-def test_a_dask_scheduler_that_dies_is_said_in_one_line(tmp_path: Path) -> None:
-    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
-    processes = [scheduler]
-    try:
-        address = scheduler_address(scheduler)
-        processes.append(start("distributed.cli.dask_worker", address, "--nthreads", 1))
-        (tmp_path / "m.jsonl").write_text((CORPUS / "manifest.jsonl").read_text() * 12)
-        where = ("--data_dir", tmp_path, "--base_path", CORPUS, "--output_dir", tmp_path / "out")
-        dask = ("--executor", "dask", "--dask_scheduler", address, "--utterances_per_shard", 2)
-        job = start("gmmpipe", "featurize", *where, *dask)
-        processes.append(job)
-        deadline = time.monotonic() + 120
-        while len(list((tmp_path / "out").glob("shard-*.json"))) < 2:
-            assert job.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        scheduler.kill()
-        stderr = job.communicate(timeout=120)[1]
-        assert job.returncode == 1
-        assert "Traceback" not in stderr
-        said = [line for line in stderr.splitlines() if not line.startswith("featuriz")]
-        assert len(said) == 1, stderr
-        assert f"{address}: the Dask scheduler is gone" in said[0]
-    finally:
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()

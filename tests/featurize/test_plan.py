@@ -18,11 +18,12 @@ import soundfile
 
 from conftest import CORPUS, file_bytes, make_store, read_speech, save_plan
 from gmmpipe import FeatureConfig, FeatureStore
-from gmmpipe.errors import StoreError
+from gmmpipe.errors import ManifestError, StoreError
 from gmmpipe.featurize.job import featurize
 from gmmpipe.featurize.manifest import find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, digest_manifests
+from gmmpipe.featurize.worker import make_shard
 
 WriteManifest = Callable[..., Path]
 
@@ -250,6 +251,31 @@ def test_what_is_no_file_of_a_plan_is_named(kind: str, tmp_path: Path) -> None:
     else:
         path.symlink_to("/dev/zero" if "zero" in kind else path)
     assert_refused(path, "(cannot be read|not a plan)")
+
+
+@pytest.mark.parametrize("change", ["shrinks", "goes", "gets a line in front", "is blanked"])
+def test_a_manifest_that_changes_in_use_is_named(
+    change: str, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", *read_speech(0.1))
+    path = write_manifest(*[{"path": "a.wav"}] * 4)
+    options = FeaturizeOptions(str(path), tmp_path / "out", utterances_per_shard=2)
+    plan = save_plan(options)
+    content = path.read_bytes()
+    if change == "shrinks":
+        os.truncate(path, len(content) // 2)
+    elif change == "goes":
+        path.unlink()
+    elif change == "gets a line in front":
+        path.write_bytes(b'{"path": "other.wav"}\n' + content)
+    else:
+        path.write_bytes(b"\n" * len(content))
+    with pytest.raises(ManifestError, match=rf"^{path}: (changed while|cannot be read)"):
+        for number in range(plan.num_shards):
+            make_shard(plan.task(number, tmp_path / "out", None))
+    if change != "goes":
+        with pytest.raises(StoreError, match="another manifest: manifest_sha256"):
+            featurize(options)
 
 
 def test_more_manifests_than_files_may_be_open_are_fine(tmp_path: Path) -> None:
