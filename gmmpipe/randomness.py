@@ -24,6 +24,17 @@ def permutation(length: int, *purpose: str | int) -> NDArray[np.int64]:
     return np.argsort(raw_stream(*purpose).random_raw(length), kind="stable").astype(np.int64)
 
 
+def is_permutation(order: NDArray[np.int64], *purpose: str | int) -> bool:
+    """Whether `order`, int64 [length], is `permutation(length, purpose)`: found without sorting."""
+    if len(order) == 0:
+        return True
+    if order.min() < 0 or order.max() >= len(order):
+        return False
+    raw = raw_stream(*purpose).random_raw(len(order))[order]
+    rises = raw[1:] > raw[:-1]
+    return bool(np.all(rises | ((raw[1:] == raw[:-1]) & (order[1:] > order[:-1]))))
+
+
 def uniforms(count: int, *purpose: str | int) -> NDArray[np.float64]:
     """`count` float64 in [0, 1), [count]."""
     raw = raw_stream(*purpose).random_raw(count)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gmmpipe.randomness import permutation, uniforms
+from gmmpipe.randomness import is_permutation, permutation, uniforms
 
 
 def test_draws_are_frozen() -> None:
@@ -16,6 +16,16 @@ def test_draws_are_frozen() -> None:
 @pytest.mark.parametrize("length", [0, 1, 2, 1000])
 def test_a_permutation_holds_every_number_once(length: int) -> None:
     assert sorted(permutation(length, "p", 1).tolist()) == list(range(length))
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 1000])
+def test_only_the_permutation_itself_is_taken_for_it(length: int) -> None:
+    order = permutation(length, "p", 1)
+    assert is_permutation(order, "p", 1)
+    if length > 1:
+        assert not is_permutation(order, "p", 4)
+        for wrong in (order[::-1], order * 0, order - 1, order + 1, np.sort(order)[::-1]):
+            assert not is_permutation(wrong, "p", 1) or np.array_equal(wrong, order)
 
 
 def test_every_part_of_the_purpose_matters() -> None:

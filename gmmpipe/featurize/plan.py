@@ -25,7 +25,7 @@ from gmmpipe.features import FeatureConfig
 from gmmpipe.featurize.line_table import COLUMN_DTYPES, LineTable, scan
 from gmmpipe.featurize.manifest import Manifest, ManifestLine, clean_line, read_lines
 from gmmpipe.files import atomic_file, canonical_json, open_regular
-from gmmpipe.randomness import permutation
+from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.store.documents import pick
 from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
 
@@ -135,7 +135,7 @@ class Plan:
             table = LineTable(*columns)
             table.check(manifests, options)
             order = _read_array(archive, "order", np.int64)
-            if not np.array_equal(order, _order(int(table.first_row[-1]), options)):
+            if len(order) != table.first_row[-1] or not _is_order(order, options):
                 raise ValueError("another order than its seed's")
             return cls(manifests, features, options, table, order)
 
@@ -260,3 +260,10 @@ def _order(num_rows: int, options: PlanOptions) -> NDArray[np.int64]:
     if options.shuffle:
         return permutation(num_rows, "shuffle", options.seed)
     return np.arange(num_rows, dtype=np.int64)
+
+
+def _is_order(order: NDArray[np.int64], options: PlanOptions) -> bool:
+    """Whether `order` is the `_order` of so many rows."""
+    if options.shuffle:
+        return is_permutation(order, "shuffle", options.seed)
+    return np.array_equal(order, _order(len(order), options))
