@@ -253,7 +253,7 @@ def test_what_is_no_file_of_a_plan_is_named(kind: str, tmp_path: Path) -> None:
     assert_refused(path, "(cannot be read|not a plan)")
 
 
-@pytest.mark.parametrize("change", ["shrinks", "goes", "gets a line in front", "is blanked"])
+@pytest.mark.parametrize("change", ["shrinks", "goes", "gets a line in front"])
 def test_a_manifest_that_changes_in_use_is_named(
     change: str, write_manifest: WriteManifest, tmp_path: Path
 ) -> None:
@@ -266,13 +266,11 @@ def test_a_manifest_that_changes_in_use_is_named(
         os.truncate(path, len(content) // 2)
     elif change == "goes":
         path.unlink()
-    elif change == "gets a line in front":
-        path.write_bytes(b'{"path": "other.wav"}\n' + content)
     else:
-        path.write_bytes(b"\n" * len(content))
+        path.write_bytes(b'{"path": "other.wav"}\n' + content)
+    tasks = [plan.task(number, tmp_path / "out", None) for number in range(plan.num_shards)]
     with pytest.raises(ManifestError, match=rf"^{path}: (changed while|cannot be read)"):
-        for number in range(plan.num_shards):
-            make_shard(plan.task(number, tmp_path / "out", None))
+        list(map(make_shard, tasks))
     if change != "goes":
         with pytest.raises(StoreError, match="another manifest: manifest_sha256"):
             featurize(options)
