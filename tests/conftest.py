@@ -155,6 +155,15 @@ def save_plan(options: Any) -> Any:
     return plan
 
 
+def edit_document(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a store's document in place, and give it the checksum that it should have then."""
+    from gmmpipe.store.documents import write_document
+
+    document = json.loads(path.read_bytes())
+    change(document)
+    write_document(path, document)
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
