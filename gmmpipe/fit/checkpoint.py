@@ -12,8 +12,10 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features import FeatureConfig
+from gmmpipe.fit.resume_state import check_state
 from gmmpipe.fit.update_metrics import without_eval
-from gmmpipe.mixture.gradient_gmm import GradientGMM, read_model, write_model
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.model_file import read_model, write_model
 from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
 
@@ -185,8 +187,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = read_model(path)
     try:
+        check_state(content)
+        GradientGMM.from_dict(content, path)
         FitState.from_dict(content, torch.device("cpu"))
-        position(content)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except ValueError as error:
+        raise CheckpointError(f"{path}: holds no fit's state to go on from: {error}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: holds no fit's state to go on from: {error!r}") from error
     return content

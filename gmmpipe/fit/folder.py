@@ -18,7 +18,7 @@ from gmmpipe.fit.checkpoint import (
 )
 from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.update_metrics import write_metrics
+from gmmpipe.fit.update_metrics import METRICS_FILE, holds_metrics, write_metrics
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ class FitFolder:
             load_writer()  # or say now that it is missing
         folder.mkdir(parents=True, exist_ok=True)
         earlier = self._earlier()
+        for path in [*earlier, folder / METRICS_FILE, folder / OPTIONS_FILE]:
+            if path.is_dir():
+                raise GmmpipeError(f"{path}: is a folder, where a fit's file belongs; move it away")
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self._identity)
@@ -94,11 +97,13 @@ class FitFolder:
         """The models and checkpoints that are there."""
         return [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in self.path.glob(pattern)]
 
-    def holds_model(self) -> bool:
-        """Whether the finished fit's file is there, whole, and not an older one."""
-        return self._world.on_first_rank(self._holds_model)
+    def holds_result(self, state: FitState) -> bool:
+        """Whether a finished fit's files are there and whole, and the model not an older one."""
+        return self._world.on_first_rank(lambda: self._holds_result(state))
 
-    def _holds_model(self) -> bool:
+    def _holds_result(self, state: FitState) -> bool:
+        if not holds_metrics(self.path, state.metrics):
+            return False
         try:
             model = read_checkpoint(self.path / MODEL_FILE)
         except CheckpointError:

@@ -11,7 +11,7 @@ import torch
 
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, RankGoneError, Stopped
-from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.checkpoint import MODEL_FILE, FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.held_out import HeldOut
@@ -89,7 +89,8 @@ class Trainer:
             assert self.state is not None, "a fit without a state has an update before it"
             if first:
                 self.folder.save_model(self.state)
-            elif not self.folder.holds_model():
+            elif not self.folder.holds_result(self.state):
+                log.info("%s or metrics.tsv is damaged or missing: made again", MODEL_FILE)
                 self.folder.begin(self.state)
                 self.folder.save_model(self.state)
         if mostly_at_floor(self.state.parameters, self.options.var_floor):
