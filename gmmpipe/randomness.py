@@ -11,6 +11,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 1 << 18
+"""Words that are drawn at once: 2 MB."""
+
 
 def raw_stream(*purpose: str | int) -> np.random.Philox:
     """The bit generator whose name is `purpose`."""
@@ -22,6 +25,23 @@ def raw_stream(*purpose: str | int) -> np.random.Philox:
 def permutation(length: int, *purpose: str | int) -> NDArray[np.int64]:
     """A uniform permutation of ``range(length)``, int64 [length]."""
     return np.argsort(raw_stream(*purpose).random_raw(length), kind="stable").astype(np.int64)
+
+
+def sample(length: int, size: int, *purpose: str | int) -> NDArray[np.int64]:
+    """The first `size` of `permutation(length, *purpose)`, in memory that `size` alone decides."""
+    stream = raw_stream(*purpose)
+    words, numbers = np.empty(0, np.uint64), np.empty(0, np.int64)
+    largest = np.uint64(2**64 - 1)  # what is above it is of none of the `size` smallest words
+    for start in range(0, length, _BLOCK):
+        block = stream.random_raw(min(_BLOCK, length - start))
+        low = np.flatnonzero(block <= largest)
+        words = np.concatenate([words, block[low]])
+        numbers = np.concatenate([numbers, low + start])
+        if len(words) > 2 * size:
+            kept = np.sort(np.argsort(words, kind="stable")[:size])  # equal words stay in order
+            words, numbers = words[kept], numbers[kept]
+            largest = words.max(initial=np.uint64(0))
+    return numbers[np.argsort(words, kind="stable")[:size]]
 
 
 def uniforms(count: int, *purpose: str | int) -> NDArray[np.float64]:
