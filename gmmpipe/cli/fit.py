@@ -128,7 +128,9 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files (gmmpipe[tensorboard]).")
 @click.option(
-    "--overwrite", is_flag=True, help="Replace the fit in --output_dir, once the new one is seeded."
+    "--overwrite",
+    is_flag=True,
+    help="Replace the fit in --output_dir, once the new one has a checkpoint.",
 )
 @job_options
 def command(debug: bool, **options: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features import FeatureConfig
+from gmmpipe.fit.replacement import models_in
 from gmmpipe.fit.resume_state import check_state
 from gmmpipe.fit.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -20,8 +21,6 @@ from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
 
 log = logging.getLogger(__name__)
-MODEL_FILE = "gmm.pt"
-CHECKPOINT_PATTERN = "gmm_ckpt_*.pt"
 
 
 @dataclass
@@ -147,7 +146,7 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
     if resume != "auto":
         return Path(resume), read_checkpoint(Path(resume))
     best: tuple[Path, dict[str, Any]] | None = None
-    for path in sorted([*output_dir.glob(MODEL_FILE), *output_dir.glob(CHECKPOINT_PATTERN)]):
+    for path in models_in(output_dir):
         try:
             content = read_checkpoint(path)
         except CheckpointError as error:

@@ -4,18 +4,19 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 
 import torch
 
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, RankGoneError, Stopped
-from gmmpipe.fit.checkpoint import MODEL_FILE, FitState
+from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.held_out import HeldOut
 from gmmpipe.fit.options import FitOptions
+from gmmpipe.fit.replacement import MODEL_FILE
 from gmmpipe.fit.schedule import Update, crosses_multiple
 from gmmpipe.fit.start import seed_state
 from gmmpipe.fit.step import Stepper
@@ -74,6 +75,10 @@ class Trainer:
 
     def run(self) -> FitSummary | None:
         """Seed or resume, then update after update until the target is reached."""
+        with closing(self.folder):
+            return self._run()
+
+    def _run(self) -> FitSummary | None:
         content = self.folder.prepare()
         if content:
             self.state = FitState.from_dict(content, self.world.device)
@@ -164,6 +169,7 @@ class Trainer:
             if self.stepper.step(update, held):
                 self._stop()
         self._stop_if_asked()
+        self._check_mixture(state)
         avg_loss = state.loss_sum / state.loss_count
         row = measure_update(
             update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
@@ -172,9 +178,7 @@ class Trainer:
             self._stop_if_asked()
             row[EVAL_COLUMN] = self.held_out.nll(state.parameters, self.world)
         if not math.isfinite(row["nll"]):
-            raise GmmpipeError(
-                f"update {update.index + 1} left a mixture that is not finite; try a lower --lr"
-            )
+            raise self._ran_away(state)
         state.end_update(update.stop, format_row(row))
         self.folder.write_metrics(state)
         events.write(row)
@@ -199,6 +203,7 @@ class Trainer:
         if is_orphaned():
             log.warning("warning: torchrun is gone")
         if self.state is not None:
+            self._check_mixture(self.state)
             self.folder.save_checkpoint(self.state)
             count_frames(self.state, self.stream, self.world)
             log.info("--resume auto goes on from there")
@@ -213,10 +218,28 @@ class Trainer:
         try:
             yield
         except RankGoneError as error:
-            kept = self.folder.keep(self.state) if self.state is not None else None
+            kept = None
+            if self.state is not None:
+                self._check_mixture(self.state)
+                kept = self.folder.keep(self.state)
             if kept is None:
                 raise
             raise RankGoneError(f"{error}; --resume auto goes on from {kept}") from error
+
+    def _check_mixture(self, state: FitState) -> None:
+        """Make sure that the steps so far have left a mixture at all."""
+        parameters = state.parameters
+        variances = parameters.log_vars.exp()
+        sound = parameters.flat.isfinite().all() & variances.isfinite().all()
+        lowest = self.options.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
+        if not (sound and variances.min() >= lowest):
+            raise self._ran_away(state)
+
+    def _ran_away(self, state: FitState) -> GmmpipeError:
+        return GmmpipeError(
+            f"update {state.updates + 1} left a mixture that is not finite, or below the floor; "
+            f"try a lower --lr than {self.options.lr:g}"
+        )
 
     def _unfinished(self, state: FitState) -> CheckpointError:
         return CheckpointError(

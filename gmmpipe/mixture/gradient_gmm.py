@@ -1,5 +1,6 @@
 """`GradientGMM`: a fitted mixture as an `nn.Module`, and its file."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -92,10 +93,10 @@ class GradientGMM(nn.Module):
             temperature: 1 gives the posteriors p(k | x).
 
         Raises:
-            ValueError: the frames have another shape, or the temperature is not positive.
+            ValueError: the frames have another shape, or the temperature is not above 0 and finite.
         """
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, but must be above 0")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}, but must be above 0 and finite")
         return self._per_block(
             x, torch.float32, (self.K,), lambda joints: temper(joints, temperature)
         )
@@ -213,10 +214,12 @@ class GradientGMM(nn.Module):
         """
         if model.covariance_type != "diag":
             raise ValueError(f"covariance_type is {model.covariance_type!r}, not 'diag'")
+        with np.errstate(divide="ignore"):  # the logarithm of a weight of 0 is -inf
+            log_weights = np.log(model.weights_)
         return cls(
             means=torch.from_numpy(model.means_),
             log_vars=torch.from_numpy(np.log(model.covariances_)),
-            log_weights=torch.from_numpy(np.log(model.weights_)),
+            log_weights=torch.from_numpy(log_weights),
         )
 
 
