@@ -251,7 +251,10 @@ def _join(rank: int, size: int, device_type: str, timeout: float) -> RollCall:
         )
     except RuntimeError as error:
         raise RankError(f"{host} does not answer ({_reason(error)})") from error
-    roll = RollCall(store, rank, size, host)
+    # torchrun may keep one store over its restarts, with the words of those who are dead.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    words = dist.PrefixStore(f"gmmpipe-{attempt}", store)  # type: ignore[attr-defined]
+    roll = RollCall(words, rank, size, host)
     missing = roll.call("joined", size, timeout)
     if missing:
         raise RankError(
@@ -260,7 +263,7 @@ def _join(rank: int, size: int, device_type: str, timeout: float) -> RollCall:
         )
     dist.init_process_group(
         "nccl" if device_type == "cuda" else "gloo",
-        store=store,
+        store=words,
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=MEETING_TIMEOUT),
