@@ -8,6 +8,7 @@
     ├── OptionError            options that contradict each other or the data
     ├── ClaimError             another process is writing something else into the output folder
     └── RankError              another rank has failed; its own error says why
+        └── RankGoneError           another rank was killed, or does not answer any more
     Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
 
 Bugs stay what they are (``AssertionError``, ``TypeError``, ...): they are not for users to mend.
@@ -54,6 +55,10 @@ class ClaimError(GmmpipeError):
 
 class RankError(GmmpipeError):
     """Another rank has failed; its own error says why."""
+
+
+class RankGoneError(RankError):
+    """Another rank was killed, or does not answer any more: no exchange is possible now."""
 
 
 class Stopped(BaseException):

@@ -11,6 +11,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 1 << 18
+"""Words that are drawn at once: 2 MB."""
+
 
 def raw_stream(*purpose: str | int) -> np.random.Philox:
     """The bit generator whose name is `purpose`."""
@@ -33,6 +36,23 @@ def is_permutation(order: NDArray[np.int64], *purpose: str | int) -> bool:
     raw = raw_stream(*purpose).random_raw(len(order))[order]
     rises = raw[1:] > raw[:-1]
     return bool(np.all(rises | ((raw[1:] == raw[:-1]) & (order[1:] > order[:-1]))))
+
+
+def sample(length: int, size: int, *purpose: str | int) -> NDArray[np.int64]:
+    """The first `size` of `permutation(length, *purpose)`, in memory that `size` alone decides."""
+    stream = raw_stream(*purpose)
+    words, numbers = np.empty(0, np.uint64), np.empty(0, np.int64)
+    largest = np.uint64(2**64 - 1)  # what is above it is of none of the `size` smallest words
+    for start in range(0, length, _BLOCK):
+        block = stream.random_raw(min(_BLOCK, length - start))
+        low = np.flatnonzero(block <= largest)
+        words = np.concatenate([words, block[low]])
+        numbers = np.concatenate([numbers, low + start])
+        if len(words) > 2 * size:
+            kept = np.sort(np.argsort(words, kind="stable")[:size])  # equal words stay in order
+            words, numbers = words[kept], numbers[kept]
+            largest = words.max(initial=np.uint64(0))
+    return numbers[np.argsort(words, kind="stable")[:size]]
 
 
 def uniforms(count: int, *purpose: str | int) -> NDArray[np.float64]:

@@ -45,6 +45,11 @@ def torchrun(num_ranks: int, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
 
 
+def root_cause(stderr: str) -> str:
+    """What torchrun calls the root cause of a failed job."""
+    return stderr.split("Root Cause (first observed failure):")[1]
+
+
 def one_thread() -> dict[str, str]:
     """The environment, with one torch thread, as torchrun gives its workers."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,9 +1,11 @@
 """Draws are pure functions of their purpose, fair, and the same for ever."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from gmmpipe.randomness import is_permutation, permutation, uniforms
+from gmmpipe.randomness import is_permutation, permutation, sample, uniforms
 
 
 def test_draws_are_frozen() -> None:
@@ -26,6 +28,28 @@ def test_only_the_permutation_itself_is_taken_for_it(length: int) -> None:
         assert not is_permutation(order, "p", 4)
         for wrong in (order[::-1], order * 0, order - 1, order + 1, np.sort(order)[::-1]):
             assert not is_permutation(wrong, "p", 1) or np.array_equal(wrong, order)
+
+
+@pytest.mark.parametrize(
+    ("length", "size"),
+    [(0, 3), (1, 1), (5, 0), (7, 7), (7, 9), (1000, 10), (300_000, 50), (2_500_000, 50_000)],
+)
+def test_a_sample_is_the_beginning_of_the_permutation(length: int, size: int) -> None:
+    expected = permutation(length, "p", size)[:size]
+    drawn = sample(length, size, "p", size)
+    assert drawn.dtype == np.int64
+    assert np.array_equal(drawn, expected)
+
+
+def test_the_memory_of_a_sample_does_not_grow_with_what_it_is_of() -> None:
+    peaks = []
+    for length in (1_000_000, 8_000_000):
+        tracemalloc.start()
+        sample(length, 50_000, "p", 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 20e6
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_every_part_of_the_purpose_matters() -> None:

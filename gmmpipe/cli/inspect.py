@@ -92,7 +92,7 @@ def _describe_labels(folder: Path) -> dict[str, Any]:
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
-    from gmmpipe.mixture.gradient_gmm import read_model
+    from gmmpipe.mixture.model_file import read_model
 
     content = read_model(path)
     resume = content.get("resume", {})

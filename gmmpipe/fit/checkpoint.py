@@ -12,14 +12,15 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features import FeatureConfig
+from gmmpipe.fit.replacement import models_in
+from gmmpipe.fit.resume_state import check_state
 from gmmpipe.fit.update_metrics import without_eval
-from gmmpipe.mixture.gradient_gmm import GradientGMM, read_model, write_model
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.model_file import read_model, write_model
 from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
 
 log = logging.getLogger(__name__)
-MODEL_FILE = "gmm.pt"
-CHECKPOINT_PATTERN = "gmm_ckpt_*.pt"
 
 
 @dataclass
@@ -145,18 +146,19 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
     if resume != "auto":
         return Path(resume), read_checkpoint(Path(resume))
     best: tuple[Path, dict[str, Any]] | None = None
-    for path in sorted([*output_dir.glob(MODEL_FILE), *output_dir.glob(CHECKPOINT_PATTERN)]):
+    for path in models_in(output_dir):
         try:
             content = read_checkpoint(path)
         except CheckpointError as error:
             log.warning("warning: passed over: %s", error)
             continue
-        if best is None or _position(content) > _position(best[1]):
+        if best is None or position(content) > position(best[1]):
             best = (path, content)
     return best
 
 
-def _position(content: dict[str, Any]) -> tuple[int, int]:
+def position(content: dict[str, Any]) -> tuple[int, int]:
+    """How far a checkpoint is: frames of finished updates, and steps of the one under way."""
     return index(content["frames"]), index(content["resume"]["step"])
 
 
@@ -184,8 +186,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = read_model(path)
     try:
+        check_state(content)
+        GradientGMM.from_dict(content, path)
         FitState.from_dict(content, torch.device("cpu"))
-        _position(content)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except ValueError as error:
+        raise CheckpointError(f"{path}: holds no fit's state to go on from: {error}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: holds no fit's state to go on from: {error!r}") from error
     return content

@@ -1,27 +1,35 @@
 """The output folder of a fit: what is written there, and when a fit may begin in it."""
 
+import hashlib
 import logging
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from gmmpipe.claim import Claim, claim_folder
 from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError
-from gmmpipe.files import remove_temporaries, write_atomic
+from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
+from gmmpipe.files import canonical_json, remove_temporaries, write_atomic
 from gmmpipe.fit.checkpoint import (
-    CHECKPOINT_PATTERN,
-    MODEL_FILE,
     FitState,
     check_identity,
     find_checkpoint,
+    position,
     read_checkpoint,
 )
-from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
+from gmmpipe.fit.event_files import EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.update_metrics import write_metrics
+from gmmpipe.fit.replacement import (
+    MODEL_FILE,
+    OPTIONS_FILE,
+    finish_replacing,
+    hidden_path,
+    models_in,
+)
+from gmmpipe.fit.update_metrics import METRICS_FILE, holds_metrics, write_metrics
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
-OPTIONS_FILE = "options.yaml"
 
 
 class FitFolder:
@@ -42,28 +50,50 @@ class FitFolder:
         self._identity = identity
         self._world = world
         self.path = options.output_dir
+        self._claims = ExitStack()
+        self._replacing = False
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._claims.close()
 
     def prepare(self) -> dict[str, Any] | None:
-        """Make the folder ready; the content of the checkpoint to go on from, if any.
+        """Claim the folder and make it ready; the content of the checkpoint to go on from, if any.
 
         Raises:
             StoreError: the store lacks a shard.
             CheckpointError: there is no such checkpoint, or it is another fit's.
+            ClaimError: another process is at work there, on something else.
             GmmpipeError: the folder holds a fit, and nothing says what is to become of it; or
                 tensorboard is wanted and not installed.
         """
-        return self._world.on_first_rank(self._prepare)
+        content, self._replacing = self._world.on_first_rank(self._prepare)
+        return content
 
-    def _prepare(self) -> dict[str, Any] | None:
+    def _prepare(self) -> tuple[dict[str, Any] | None, bool]:
         folder, options = self.path, self._options
         self._store.check_files()
         if options.tensorboard:
             load_writer()  # or say now that it is missing
-        folder.mkdir(parents=True, exist_ok=True)
-        earlier = self._earlier()
+        if options.overwrite:
+            with self._claim(alone=True):
+                pass  # nobody is at work on what is to be deleted
+        if self._claims.enter_context(self._claim()).is_alone():
+            if kept := finish_replacing(folder):
+                log.info("%s has replaced an earlier fit", kept)
+            remove_temporaries(folder)
+        earlier = models_in(folder)
+        for path in [*earlier, folder / METRICS_FILE, folder / OPTIONS_FILE]:
+            if path.is_dir():
+                raise GmmpipeError(f"{path}: is a folder, where a fit's file belongs; move it away")
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self._identity)
+            if options.resume != "auto" and not options.overwrite and self._holds_another(earlier):
+                raise GmmpipeError(
+                    f"{folder}: holds another fit ({earlier[0].name}) than {found[0]}; use another "
+                    "--output_dir, or --overwrite to replace it"
+                )
             log.info("going on from %s", found[0])
         elif options.resume:
             log.info("%s holds no checkpoint: starting afresh", folder)
@@ -72,32 +102,45 @@ class FitFolder:
                 f"{folder}: holds a fit already ({earlier[0].name}); --resume auto goes on with "
                 "it, --overwrite starts afresh"
             )
-        remove_temporaries(folder)
-        return found[1] if found else None
+        return found[1] if found else None, options.overwrite and bool(earlier)
+
+    def _claim(self, alone: bool = False) -> AbstractContextManager[Claim]:
+        """What decides the files is this fit's; the same fit twice works together."""
+        options = self._options
+        decides = [self._identity, options.target_frames, options.eval_data_dir]
+        digest = hashlib.sha256(canonical_json(decides).encode()).hexdigest()
+        what = f"gmmpipe fit, K {options.K}, seed {options.seed}"
+        return claim_folder(self.path, digest, what, alone=alone)
+
+    def _holds_another(self, earlier: list[Path]) -> bool:
+        """Whether some of these files are of another fit, or none can be read."""
+        identities = []
+        for path in earlier:
+            with suppress(CheckpointError):
+                identities.append(read_checkpoint(path)["resume"]["identity"])
+        same = [identity == self._identity for identity in identities]
+        return bool(earlier) and not (same and all(same))
 
     def begin(self, state: FitState) -> None:
-        """Delete an old fit that is to be overwritten; write ``options.yaml`` and the metrics.
+        """Write ``options.yaml`` and the metrics, unless there is a fit to be replaced.
 
-        Only when steps can begin: a fit that comes to none leaves the folder as it was.
+        Only when steps can begin: a fit that comes to none leaves the folder as it was. One that
+        replaces another leaves that until it has a checkpoint.
         """
-        self._world.on_first_rank(self._begin)
-        self.write_metrics(state)
+        if not self._replacing:
+            self._world.on_first_rank(lambda: self._begin(state))
 
-    def _begin(self) -> None:
-        if self._options.overwrite:
-            for path in [*self._earlier(), *self.path.glob(EVENT_FILES)]:
-                path.unlink(missing_ok=True)
+    def _begin(self, state: FitState) -> None:
         write_atomic(self.path / OPTIONS_FILE, self._options.to_yaml().encode())
+        write_metrics(self.path, state.metrics)
 
-    def _earlier(self) -> list[Path]:
-        """The models and checkpoints that are there."""
-        return [p for pattern in (MODEL_FILE, CHECKPOINT_PATTERN) for p in self.path.glob(pattern)]
+    def holds_result(self, state: FitState) -> bool:
+        """Whether a finished fit's files are there and whole, and the model not an older one."""
+        return self._world.on_first_rank(lambda: self._holds_result(state))
 
-    def holds_model(self) -> bool:
-        """Whether the finished fit's file is there, whole, and not an older one."""
-        return self._world.on_first_rank(self._holds_model)
-
-    def _holds_model(self) -> bool:
+    def _holds_result(self, state: FitState) -> bool:
+        if not holds_metrics(self.path, state.metrics):
+            return False
         try:
             model = read_checkpoint(self.path / MODEL_FILE)
         except CheckpointError:
@@ -114,8 +157,44 @@ class FitFolder:
 
     def _save(self, state: FitState, name: str) -> None:
         path = self.path / name
-        self._world.on_first_rank(lambda: state.save(path, self._identity, self._store.features))
+        self._world.on_first_rank(lambda: self._write(state, path))
+        self._replacing = False
         log.info("wrote %s", path)
+
+    def _write(self, state: FitState, path: Path) -> None:
+        unnamed = hidden_path(path) if self._replacing else path
+        state.save(unnamed, self._identity, self._store.features)
+        if self._replacing:
+            finish_replacing(self.path)
+            self._begin(state)
+
+    def keep(self, state: FitState) -> Path | None:
+        """Write a checkpoint by this rank alone, if that is still of use to anybody.
+
+        It is not where the folder holds one as far already, of a rank that was faster or of a fit
+        that went on without this one; nor where it holds another fit by now.
+
+        Returns:
+            What to go on from; None where there is nothing.
+        """
+        try:
+            with self._claim():
+                return self._keep(state)
+        except ClaimError as error:
+            log.error("%s", error)
+            return None
+
+    def _keep(self, state: FitState) -> Path | None:
+        path = self.path / state.checkpoint_name()
+        if self._replacing:
+            path = hidden_path(path)  # it is named by whoever is alone next
+        elif found := find_checkpoint("auto", self.path):
+            if found[1]["resume"]["identity"] != self._identity:
+                return None
+            if position(found[1]) >= (state.frames, state.step):
+                return found[0]
+        state.save(path, self._identity, self._store.features)
+        return path
 
     def open_events(self, frames: int) -> EventFiles:
         """TensorBoard's files, if they are wanted, to go on with after `frames` frames."""
@@ -123,5 +202,8 @@ class FitFolder:
         return EventFiles(self.path if wanted else None, frames)
 
     def write_metrics(self, state: FitState) -> None:
-        """Write ``metrics.tsv``."""
-        self._world.on_first_rank(lambda: write_metrics(self.path, state.metrics))
+        """Write ``metrics.tsv``; the first time in a fit that replaces another, a checkpoint."""
+        if self._replacing:
+            self.save_checkpoint(state)
+        else:
+            self._world.on_first_rank(lambda: write_metrics(self.path, state.metrics))

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gmmpipe.distributed import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fit.schedule import Schedule
 from gmmpipe.mixture.optimizers import OPTIMIZERS
@@ -15,6 +16,9 @@ from gmmpipe.store.feature_store import FeatureStore
 
 MIN_VAR_FLOOR = 1e-12
 """Below it, float32 precisions times squared frames come near their limit."""
+
+MAX_LR = 1e30
+"""Beyond it, a step of Adam is beyond float32."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,22 @@ class FitOptions:
     device: str = "auto"
     num_workers: int = 2
     tensorboard: bool = False
+    exchange_timeout: float = EXCHANGE_TIMEOUT
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.resume and self.overwrite:
-            raise OptionError("--resume goes on with a fit and --overwrite deletes it: choose one")
-        if not math.isfinite(self.lr):
-            raise OptionError(f"--lr is {self.lr}, but must be finite")
+        if self.resume == "auto" and self.overwrite:
+            raise OptionError(
+                "--resume auto goes on with the fit in --output_dir and --overwrite deletes it: "
+                "choose one"
+            )
+        if not 0 < self.lr <= MAX_LR:
+            raise OptionError(f"--lr is {self.lr}, but must be above 0 and at most {MAX_LR:g}")
+        if not 1 <= self.exchange_timeout <= MEETING_TIMEOUT:
+            raise OptionError(
+                f"--exchange_timeout is {self.exchange_timeout}, but must be from 1 to "
+                f"{MEETING_TIMEOUT:.0f} s"
+            )
         for name, known in (("optimizer", [*OPTIMIZERS]), ("init", [*INITS])):
             if getattr(self, name) not in known:
                 raise OptionError(f"--{name} is {getattr(self, name)}, not one of {known}")

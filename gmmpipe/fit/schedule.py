@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.randomness import permutation, uniforms
+from gmmpipe.randomness import sample, uniforms
 
 LOSS_EVERY_STEPS = 50
 FINAL_LR_FRACTION = 0.01
@@ -120,7 +120,7 @@ class Schedule:
     def _sample(self, update: Update, size: int, purpose: str) -> NDArray[np.int64]:
         if update.num_frames <= size:
             return np.arange(update.num_frames, dtype=np.int64)
-        return permutation(update.num_frames, purpose, self.seed, update.index)[:size]
+        return sample(update.num_frames, size, purpose, self.seed, update.index)
 
 
 def is_loss_step(step: int) -> bool:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -92,9 +93,9 @@ class UpdateStream:
         self._num_workers = num_workers
         self._stopping = stopping
         self._order = FrameOrder(store.frames_per_shard, schedule.seed)
-        self._closing = threading.Event()
         self._counting = threading.Lock()
         self._buffers: list[Tensor] = []
+        self._iterating = False
         self.frames_read = 0
         self.frames_used = 0
         self.seconds_reading = 0.0
@@ -106,12 +107,17 @@ class UpdateStream:
 
         Raises:
             StoreError: a shard is missing or damaged.
+            RuntimeError: an earlier iteration is under way; they would share the buffers.
         """
+        if self._iterating:
+            raise RuntimeError("the updates are being read already: end that iteration first")
+        self._iterating = True
+        closing = threading.Event()
         update: Update | None = first
         reading: list[Future[None]] = []
-        with ThreadPoolExecutor(self._num_workers, "frame-reader") as readers:
-            try:
-                reading = self._begin(first, readers)
+        try:
+            with _reader_threads(self._num_workers, closing) as readers:
+                reading = self._begin(first, readers, closing)
                 while update is not None:
                     if not self._wait(reading):
                         yield update, None
@@ -119,13 +125,15 @@ class UpdateStream:
                     held = self._held(update)
                     self.frames_used += held.stop - held.start
                     following = self._schedule.after(update)
-                    reading = self._begin(following, readers) if following else []
+                    reading = self._begin(following, readers, closing) if following else []
                     yield update, held
                     update = following
-            finally:
-                self._closing.set()
+        finally:
+            self._iterating = False
 
-    def _begin(self, update: Update, readers: ThreadPoolExecutor) -> list[Future[None]]:
+    def _begin(
+        self, update: Update, readers: ThreadPoolExecutor, closing: threading.Event
+    ) -> list[Future[None]]:
         """Start reading this rank's part of an update."""
         start, stop = update.rank_slice(self._world.rank, self._world.size)
         ranges = self._order.ranges(update.start + start, update.start + stop)
@@ -135,18 +143,19 @@ class UpdateStream:
             readers.submit(
                 self._drain,
                 read_pipeline(self._store, self._order, pieces[n :: self._num_workers], out),
+                closing,
             )
             for n in range(self._num_workers)
         ]
 
-    def _drain(self, pipeline: wds.DataPipeline) -> None:
+    def _drain(self, pipeline: wds.DataPipeline, closing: threading.Event) -> None:
         began = time.monotonic()
         for count in pipeline:
             now = time.monotonic()
             with self._counting:
                 self.frames_read += count
                 self.seconds_reading += now - began
-            if self._closing.is_set():
+            if closing.is_set():
                 return
             began = now
 
@@ -181,3 +190,13 @@ def _split(part: FrameRange) -> Iterator[FrameRange]:
     for start in range(part.start, part.stop, _PIECE_FRAMES):
         stop = min(start + _PIECE_FRAMES, part.stop)
         yield FrameRange(part.epoch, part.shard, start, stop, part.at + start - part.start)
+
+
+@contextmanager
+def _reader_threads(count: int, closing: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are told by `closing` to end with the block, and are waited for."""
+    with ThreadPoolExecutor(count, "frame-reader") as readers:
+        try:
+            yield readers
+        finally:
+            closing.set()

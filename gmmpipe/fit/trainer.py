@@ -4,17 +4,19 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from types import FrameType
 
 import torch
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError, Stopped
+from gmmpipe.errors import CheckpointError, GmmpipeError, RankGoneError, Stopped
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.held_out import HeldOut
 from gmmpipe.fit.options import FitOptions
+from gmmpipe.fit.replacement import MODEL_FILE
 from gmmpipe.fit.schedule import Update, crosses_multiple
 from gmmpipe.fit.start import seed_state
 from gmmpipe.fit.step import Stepper
@@ -22,7 +24,7 @@ from gmmpipe.fit.stream import HeldFrames, UpdateStream
 from gmmpipe.fit.summary import FitSummary, Times, count_frames, summarise
 from gmmpipe.fit.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
 from gmmpipe.progress import Progress
-from gmmpipe.signals import stop_signals
+from gmmpipe.signals import is_orphaned, stop_signals
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -73,12 +75,16 @@ class Trainer:
 
     def run(self) -> FitSummary | None:
         """Seed or resume, then update after update until the target is reached."""
+        with closing(self.folder):
+            return self._run()
+
+    def _run(self) -> FitSummary | None:
         content = self.folder.prepare()
         if content:
             self.state = FitState.from_dict(content, self.world.device)
         position = (self.state.frames, self.state.updates) if self.state else (0, 0)
         first = self.schedule.update_at(*position)
-        with stop_signals(self._on_signal):
+        with stop_signals(self._on_signal), self._keeping_what_is_left():
             if first is None:
                 if self.state and self.state.step:
                     raise self._unfinished(self.state)
@@ -88,7 +94,8 @@ class Trainer:
             assert self.state is not None, "a fit without a state has an update before it"
             if first:
                 self.folder.save_model(self.state)
-            elif not self.folder.holds_model():
+            elif not self.folder.holds_result(self.state):
+                log.info("%s or metrics.tsv is damaged or missing: made again", MODEL_FILE)
                 self.folder.begin(self.state)
                 self.folder.save_model(self.state)
         if mostly_at_floor(self.state.parameters, self.options.var_floor):
@@ -126,6 +133,8 @@ class Trainer:
         try:
             with self.times.count("waiting"):
                 arrived = self.world.on_each_rank(lambda: next(updates, None))
+        except RankGoneError:
+            raise  # what is left is kept without the others
         except GmmpipeError:
             if self.state is not None:
                 self.folder.save_checkpoint(self.state)
@@ -160,6 +169,7 @@ class Trainer:
             if self.stepper.step(update, held):
                 self._stop()
         self._stop_if_asked()
+        self._check_mixture(state)
         avg_loss = state.loss_sum / state.loss_count
         row = measure_update(
             update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
@@ -168,9 +178,7 @@ class Trainer:
             self._stop_if_asked()
             row[EVAL_COLUMN] = self.held_out.nll(state.parameters, self.world)
         if not math.isfinite(row["nll"]):
-            raise GmmpipeError(
-                f"update {update.index + 1} left a mixture that is not finite; try a lower --lr"
-            )
+            raise self._ran_away(state)
         state.end_update(update.stop, format_row(row))
         self.folder.write_metrics(state)
         events.write(row)
@@ -179,7 +187,7 @@ class Trainer:
         return row
 
     def _is_stopping(self) -> bool:
-        return self.stop_signal is not None or self.world.is_orphaned()
+        return self.stop_signal is not None or is_orphaned()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.state is None:
@@ -192,13 +200,46 @@ class Trainer:
 
     def _stop(self) -> None:
         """Leave a checkpoint, if there is something to keep; all ranks are here alike."""
-        if self.world.is_orphaned():
+        if is_orphaned():
             log.warning("warning: torchrun is gone")
         if self.state is not None:
+            self._check_mixture(self.state)
             self.folder.save_checkpoint(self.state)
             count_frames(self.state, self.stream, self.world)
             log.info("--resume auto goes on from there")
         raise Stopped(self.stop_signal or signal.SIGTERM)
+
+    @contextmanager
+    def _keeping_what_is_left(self) -> Iterator[None]:
+        """Where another rank is gone, leave a checkpoint of the last whole step by this one alone.
+
+        All that are left do: each has the same state, and any of them may be who sees the folder.
+        """
+        try:
+            yield
+        except RankGoneError as error:
+            kept = None
+            if self.state is not None:
+                self._check_mixture(self.state)
+                kept = self.folder.keep(self.state)
+            if kept is None:
+                raise
+            raise RankGoneError(f"{error}; --resume auto goes on from {kept}") from error
+
+    def _check_mixture(self, state: FitState) -> None:
+        """Make sure that the steps so far have left a mixture at all."""
+        parameters = state.parameters
+        variances = parameters.log_vars.exp()
+        sound = parameters.flat.isfinite().all() & variances.isfinite().all()
+        lowest = self.options.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
+        if not (sound and variances.min() >= lowest):
+            raise self._ran_away(state)
+
+    def _ran_away(self, state: FitState) -> GmmpipeError:
+        return GmmpipeError(
+            f"update {state.updates + 1} left a mixture that is not finite, or below the floor; "
+            f"try a lower --lr than {self.options.lr:g}"
+        )
 
     def _unfinished(self, state: FitState) -> CheckpointError:
         return CheckpointError(

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from gmmpipe.distributed import World
-from gmmpipe.files import write_atomic
+from gmmpipe.files import read_regular, write_atomic
 from gmmpipe.fit.schedule import Schedule, Update
 from gmmpipe.fit.stream import HeldFrames
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
@@ -86,8 +86,8 @@ def without_eval(row: str) -> str:
     return "\t".join(row.split("\t")[: len(METRIC_COLUMNS)])
 
 
-def write_metrics(folder: Path, rows: list[str]) -> None:
-    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice.
+def metrics_text(rows: list[str]) -> bytes:
+    """The content of ``metrics.tsv``.
 
     Where only some rows were evaluated on held-out frames, the others get ``nan``.
     """
@@ -97,8 +97,21 @@ def write_metrics(folder: Path, rows: list[str]) -> None:
         [*METRIC_COLUMNS, EVAL_COLUMN][:width],
         *(row + ["nan"] * (width - len(row)) for row in cells),
     ]
-    content = "".join("\t".join(line) + "\n" for line in lines)
-    write_atomic(folder / METRICS_FILE, content.encode())
+    return "".join("\t".join(line) + "\n" for line in lines).encode()
+
+
+def write_metrics(folder: Path, rows: list[str]) -> None:
+    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice."""
+    write_atomic(folder / METRICS_FILE, metrics_text(rows))
+
+
+def holds_metrics(folder: Path, rows: list[str]) -> bool:
+    """Whether ``metrics.tsv`` is there, and is what `write_metrics` would write."""
+    expected = metrics_text(rows)
+    try:
+        return read_regular(folder / METRICS_FILE, len(expected)) == expected
+    except OSError:
+        return False
 
 
 def mostly_at_floor(parameters: Parameters, var_floor: float) -> bool:

@@ -1,8 +1,7 @@
 """`GradientGMM`: a fitted mixture as an `nn.Module`, and its file."""
 
-import zipfile
+import math
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.files import write_atomic
 from gmmpipe.mixture.density import exact_log_joints, temper
+from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
-FORMAT_VERSION = 1
+
+_NO_MODEL = (KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 class GradientGMM(nn.Module):
@@ -93,10 +93,10 @@ class GradientGMM(nn.Module):
             temperature: 1 gives the posteriors p(k | x).
 
         Raises:
-            ValueError: the frames have another shape, or the temperature is not positive.
+            ValueError: the frames have another shape, or the temperature is not above 0 and finite.
         """
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, but must be above 0")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}, but must be above 0 and finite")
         return self._per_block(
             x, torch.float32, (self.K,), lambda joints: temper(joints, temperature)
         )
@@ -167,12 +167,30 @@ class GradientGMM(nn.Module):
             num_components, dim = content.pop("K"), content.pop("dim")
             content.pop("format_version")
             content.pop("resume", None)  # several times the model, and of use to a fit alone
+            _check_values(values)
             model = cls(values["means"], values["log_vars"], values["log_weights"], info=content)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except _NO_MODEL as error:
             raise CheckpointError(f"{source}: not a gmmpipe model file: {error!r}") from error
         if (model.K, model.dim) != (num_components, dim):
             raise CheckpointError(f"{source}: K and dim are not those of its tensors")
+        if problem := model._disagreement(values):
+            raise CheckpointError(f"{source}: {problem}")
         return model
+
+    def _disagreement(self, values: dict[str, Tensor]) -> str | None:
+        """What is wrong with this model, or with how a file's other tensors agree with it."""
+        zero_weights = self.log_weights.isneginf()
+        for name, buffer in self.named_buffers():
+            allowed = zero_weights if name == "log_weights" else zero_weights.new_zeros(())
+            if not (buffer.isfinite() | allowed).all():
+                return f"its {name} are not finite"
+        if not (self.covariances > 0).all():
+            return "it has covariances of 0"
+        for name in ("covariances", "weights"):
+            there, here = values[name].float(), getattr(self, name)
+            if there.shape != here.shape or not torch.allclose(there, here, rtol=1e-4, atol=1e-6):
+                return f"its {name} are not those of its log_{'vars' if 'v' in name else 'weights'}"
+        return None
 
     def to_sklearn(self) -> "GaussianMixture":
         """A fitted ``sklearn.mixture.GaussianMixture(covariance_type="diag")``, float64."""
@@ -196,38 +214,17 @@ class GradientGMM(nn.Module):
         """
         if model.covariance_type != "diag":
             raise ValueError(f"covariance_type is {model.covariance_type!r}, not 'diag'")
+        with np.errstate(divide="ignore"):  # the logarithm of a weight of 0 is -inf
+            log_weights = np.log(model.weights_)
         return cls(
             means=torch.from_numpy(model.means_),
             log_vars=torch.from_numpy(np.log(model.covariances_)),
-            log_weights=torch.from_numpy(np.log(model.weights_)),
+            log_weights=torch.from_numpy(log_weights),
         )
 
 
-def write_model(path: Path, content: dict[str, Any]) -> None:
-    """Write a model file's content to `path`, whole or not at all."""
-    buffer = BytesIO()  # torch reports a full disk in words of its own
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def read_model(path: Path) -> dict[str, Any]:
-    """A model file's content, on the CPU; nothing in it is ever executed.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or no model file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path}: damaged: the checksum of {damaged} differs")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle fails in any way
-        raise CheckpointError(f"{path}: cannot be read as a model file: {error}") from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
-    return content
+def _check_values(values: dict[str, Any]) -> None:
+    """Raise TypeError where one of a file's values is no tensor of floating point."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"{name} is not a tensor of floating point")

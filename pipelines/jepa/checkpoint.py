@@ -12,7 +12,8 @@ from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError
 from gmmpipe.files import remove_temporaries, write_atomic
 from gmmpipe.fit.checkpoint import check_identity
-from gmmpipe.mixture.gradient_gmm import FORMAT_VERSION, GradientGMM, read_model, write_model
+from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
 from pipelines.jepa.losses import RunningLosses
 from pipelines.jepa.model import JEPA, Encoder, Sizes
 from pipelines.jepa.options import JEPAOptions

@@ -16,7 +16,7 @@ from gmmpipe.errors import GmmpipeError, Stopped
 from gmmpipe.jepa import JEPABatch, JEPABatches
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.progress import Progress
-from gmmpipe.signals import STOP_SIGNALS, stop_signals
+from gmmpipe.signals import STOP_SIGNALS, is_orphaned, stop_signals
 from pipelines.jepa.checkpoint import RunFolder, TrainState
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.losses import loss_sums
@@ -138,7 +138,7 @@ class Trainer:
         """One step: its gradient is that of the mean over the frames of all ranks."""
         state, options = self.state, self.options
         visible = ~(batch.padding_mask | batch.mask)
-        asked = self.stop_signal is not None or self.world.is_orphaned()
+        asked = self.stop_signal is not None or is_orphaned()
         stopping = visible.new_full((), asked)
         counts = torch.stack([batch.mask.sum(), visible.sum(), stopping.long()])
         self.world.all_reduce(counts)

@@ -22,6 +22,7 @@ from conftest import (
     file_bytes,
     fit_here,
     make_store,
+    root_cause,
     run,
     run_gmmpipe,
     torchrun,
@@ -305,6 +306,7 @@ def test_a_flipped_byte_is_named_and_what_was_finished_stays(
     done = run([*torchrun(2, "-m", "gmmpipe"), *command], check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"error: {said}" in done.stderr
+    assert f"StoreError: {said}" in root_cause(done.stderr), "and not the rank that waited for it"
     assert set(file_bytes(out)) == {"plan.json", *kept}
 
     shutil.copy(store / shard.path.name, shard.path)

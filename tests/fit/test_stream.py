@@ -132,6 +132,19 @@ def test_frames_read_ahead_and_never_used_are_counted_as_read(store) -> None:
     assert 6000 <= stream.frames_read <= 9000
 
 
+def test_a_second_iteration_gives_the_same_frames_and_two_at_once_are_refused(store) -> None:
+    stream = open_stream(store)
+    first = read_all(stream)
+    begun = stream.updates(schedule().update_at(0, 0))
+    next(begun)
+    with pytest.raises(RuntimeError, match="already"):
+        next(stream.updates(schedule().update_at(0, 0)))
+    begun.close()
+    for one, two in zip(first, read_all(stream), strict=True):
+        assert one[:2] == two[:2]
+        assert torch.equal(one[2], two[2])
+
+
 def test_a_stop_ends_reading_without_frames(store) -> None:
     world = World(0, 1, torch.device("cpu"))
     stream = UpdateStream(FeatureStore.open(store), schedule(), world, 2, lambda: True)

@@ -408,6 +408,35 @@ def test_a_model_at_the_floor_gets_a_warning(store, tmp_path, caplog) -> None:
     assert "--var_floor" not in caplog.text
 
 
+@pytest.mark.parametrize("lr", [100.0, 1e6, 1e30])
+def test_a_rate_at_which_the_mixture_runs_away_ends_the_fit_and_is_named(
+    lr, store, tmp_path
+) -> None:
+    with pytest.raises(GmmpipeError, match=f"try a lower --lr than {lr:g}".replace("+", r"\+")):
+        fit_here(store, tmp_path, lr=lr)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_stop_keeps_no_mixture_that_ran_away(store, tmp_path, monkeypatch) -> None:
+    rate_at = Schedule.rate_at
+
+    def stop_at_once(rules: Schedule, update: Update, step: int) -> float:
+        if step == 20:
+            signal.raise_signal(signal.SIGTERM)
+        return rate_at(rules, update, step)
+
+    monkeypatch.setattr(Schedule, "rate_at", stop_at_once)
+    with pytest.raises(GmmpipeError, match="try a lower --lr"):
+        fit_here(store, tmp_path, lr=1e20)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize("lr", [1e38, math.inf, math.nan, -1.0])
+def test_a_rate_beyond_float32_is_wrong_usage(lr, store, tmp_path) -> None:
+    with pytest.raises(OptionError, match="--lr is"):
+        fit_here(store, tmp_path, lr=lr)
+
+
 def test_the_mixture_weights_of_steps_larger_than_the_data_are_fine(store, tmp_path) -> None:
     sizes = {"batch_update_size": 100, "target_frames": 250, "sgd_batch_size": 3000}
     fit_here(store, tmp_path, K=4, n_sgd_steps=3, **sizes)

@@ -233,6 +233,26 @@ def test_to_and_from_scikit_learn_are_inverses(gmm, frames) -> None:
     torch.testing.assert_close(again.state_dict(), gmm.state_dict(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_weight_of_zero_is_no_reason_to_warn_and_nothing_is_nan(frames, tmp_path) -> None:
+    model = GaussianMixture(3, covariance_type="diag", max_iter=2, random_state=0, tol=1e3)
+    model.fit(frames[::8, :5].double().numpy())
+    model.weights_ = np.array([0.25, 0.75, 0.0])
+    gmm = GradientGMM.from_sklearn(model)
+    gmm.save(tmp_path / "gmm.pt")
+    gmm = GradientGMM.load(tmp_path / "gmm.pt")
+    posteriors = gmm.soft_assign(frames[:50, :5])
+    assert posteriors.isfinite().all()
+    assert not posteriors[:, 2].any()
+    assert gmm.score_samples(frames[:50, :5]).isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.inf, np.nan])
+def test_a_temperature_that_is_none_is_refused(temperature, gmm, frames) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        gmm.soft_assign(frames[:3], temperature=temperature)
+
+
 def test_covariances_that_are_not_diagonal_are_refused(frames) -> None:
     full = GaussianMixture(2, covariance_type="full", max_iter=2, random_state=0, tol=1e3)
     full.fit(frames[::8, :5].double().numpy())

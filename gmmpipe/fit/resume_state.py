@@ -1,0 +1,104 @@
+"""What a checkpoint's resume state must be, checked before a fit goes on from it."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmmpipe.fit.update_metrics import METRIC_COLUMNS, read_row
+
+_LARGEST_COUNT = 2**63
+
+
+def check_state(content: dict[str, Any]) -> None:
+    """Make sure that a model file's content is a state that some fit can have come to.
+
+    Raises:
+        ValueError: it is not; the message says why.
+        KeyError, TypeError, AttributeError: it lacks something, or something is of another kind.
+    """
+    resume, identity = content["resume"], content["resume"]["identity"]
+    for name in ("K", "dim", "batch_update_size", "n_sgd_steps"):
+        _check_count(name, identity[name], at_least=1)
+    if (identity["K"], identity["dim"]) != (content["K"], content["dim"]):
+        raise ValueError("its K and dim are not those of its options")
+    frames, updates, step = content["frames"], resume["updates"], resume["step"]
+    _check_count("updates", updates)
+    _check_count("frames", frames, updates, updates * identity["batch_update_size"])
+    _check_count("step", step, 0, identity["n_sgd_steps"])
+    _check_count("loss_count", resume["loss_count"], 0, step)
+    _check_count("update_stop", resume["update_stop"])
+    if not math.isfinite(resume["loss_sum"]):
+        raise ValueError("its loss_sum is not finite")
+    begun = resume["at_start"] is not None
+    if step and not begun:
+        raise ValueError("it lacks the parameters at the start of its update")
+    if begun and not 0 < resume["update_stop"] - frames <= identity["batch_update_size"]:
+        raise ValueError("its update_stop is not where its update ends")
+    _check_metrics(resume["metrics"], frames, updates)
+    if not all(isinstance(digest, str) for digest in resume["eval_stores"]):
+        raise ValueError("its eval_stores are no digests")
+    _check_tensors(content, updates * identity["n_sgd_steps"] + step)
+
+
+def _check_count(
+    name: str, value: Any, at_least: int = 0, at_most: int = _LARGEST_COUNT - 1
+) -> None:
+    if type(value) is not int or not at_least <= value <= min(at_most, _LARGEST_COUNT - 1):
+        raise ValueError(f"its {name} is {value!r:.40}")
+
+
+def _check_metrics(rows: Any, frames: int, updates: int) -> None:
+    """One row an update, of the known columns, and the last one where the fit has come to."""
+    if not isinstance(rows, list) or len(rows) != updates:
+        raise ValueError("its rows of metrics are not one an update")
+    stops = [0]
+    for number, row in enumerate(rows, start=1):
+        cells = row.split("\t")
+        if len(cells) not in (len(METRIC_COLUMNS), len(METRIC_COLUMNS) + 1):
+            raise ValueError(f"its row {number} of metrics has {len(cells)} columns")
+        values = read_row(row)
+        if values["update"] != number or not values["frames"] > stops[-1]:
+            raise ValueError(f"its row {number} of metrics is not that of update {number}")
+        stops.append(int(cells[0]))
+    if stops[-1] != frames:
+        raise ValueError("its rows of metrics do not end where its frames do")
+
+
+def _check_tensors(content: dict[str, Any], steps: int) -> None:
+    resume = content["resume"]
+    num_components, dim = content["K"], content["dim"]
+    whole = num_components * (2 * dim + 1)
+    optimizer = resume["optimizer"]
+    _check_tensor("flat", resume["flat"], (whole,))
+    _check_tensor("center", resume["center"], (dim,))
+    if resume["at_start"] is not None:
+        _check_tensor("at_start", resume["at_start"], (whole,))
+    if resume["identity"]["optimizer"] == "adam":
+        for name in ("scale", "first", "second"):
+            _check_tensor(name, optimizer[name], (whole,))
+        _check_count("count", optimizer["count"], 0, steps)
+        if (optimizer["second"] < 0).any() or (optimizer["scale"] <= 0).any():
+            raise ValueError("its moments or scale are negative")
+    else:
+        _check_tensor("sums", optimizer["sums"], (num_components, 2 * dim + 1), torch.float64)
+    floor = resume["identity"]["var_floor"]
+    if not math.isclose(optimizer["var_floor"], floor, rel_tol=1e-5):
+        raise ValueError("its optimizer has another var_floor")
+    size = num_components * dim
+    for name, part in (
+        ("means", resume["flat"][:size]),
+        ("log_vars", resume["flat"][size:-num_components]),
+    ):
+        if not torch.equal(part, content[name].flatten()):
+            raise ValueError(f"its {name} are not those of its state")
+
+
+def _check_tensor(
+    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> None:
+    if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"its {name} is not a tensor of {shape} and {dtype}")
+    if not value.isfinite().all():
+        raise ValueError(f"its {name} is not finite")

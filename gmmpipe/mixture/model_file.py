@@ -1,0 +1,99 @@
+"""Model files: torch archives that are checked before anything is made of them."""
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmmpipe.errors import CheckpointError
+from gmmpipe.files import open_regular, write_atomic
+
+FORMAT_VERSION = 1
+_GLOBALS = {
+    "collections OrderedDict",
+    "torch Size",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_tensor_v2",
+    *(
+        f"torch {kind}Storage"
+        for kind in ("Bool", "Byte", "Double", "Float", "Half", "BFloat16", "Int", "Long")
+    ),
+}
+"""All that a model file needs to name; others, like bytearray, may take any amount of memory."""
+
+
+def write_model(path: Path, content: dict[str, Any]) -> None:
+    """Write a model file's content to `path`, whole or not at all."""
+    buffer = io.BytesIO()  # torch reports a full disk in words of its own
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """A model file's content, on the CPU; nothing in it is ever executed.
+
+    Memory is that of a few times the file, whatever it says of itself.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no model file.
+    """
+    try:
+        with open(open_regular(path), "rb") as file:
+            data = file.read()
+        _check_archive(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        for tensor in _tensors_in(content):
+            _check_tensor(tensor)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle fails in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: damaged, or not a model file: {reason}") from error
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
+    return content
+
+
+def _check_archive(data: bytes) -> None:
+    """Raise ValueError unless all members are as torch writes them, and their checksums right."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is compressed")
+        if sum(member.file_size for member in members) > len(data):
+            raise ValueError("its parts are larger than the whole")
+        if damaged := archive.testzip():  # torch.load does not look
+            raise ValueError(f"the checksum of {damaged} differs")
+        for member in members:
+            if member.filename.endswith("data.pkl"):
+                _check_pickle(archive.read(member))
+
+
+def _check_pickle(data: bytes) -> None:
+    for opcode, argument, _ in pickletools.genops(data):
+        named = opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
+        if named and argument not in _GLOBALS:
+            raise ValueError(f"it names {argument}")
+
+
+def _tensors_in(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict):
+        yield from _tensors_in([*content.values()])
+    elif isinstance(content, list | tuple):
+        for part in content:
+            yield from _tensors_in(part)
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    """Raise ValueError where a copy would be larger than what is there, as of an expanded one."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has less data than that")
