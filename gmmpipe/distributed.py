@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,37 +17,64 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gmmpipe.errors import OptionError, RankError
+from gmmpipe.errors import OptionError, RankError, RankGoneError, Stopped
+from gmmpipe.roll_call import RollCall, in_background
+from gmmpipe.signals import is_orphaned, stop_signals
 
 _Result = TypeVar("_Result")
-# Its process number, looked up at the start, when it is certainly there.
-_TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+_POLL_SECONDS = 0.1
+JOIN_TIMEOUT = 600.0
+"""Seconds that a rank waits for the others to join, as torchrun does."""
+MEETING_TIMEOUT = 1800.0
+"""Seconds that a rank waits for the others between steps, where they may have much to do."""
+EXCHANGE_TIMEOUT = 120.0
+"""Seconds that a rank waits for the others within a step, unless told otherwise."""
+ROLL_CALL_SECONDS = 8.0
+"""How long the ranks that are left wait for each other's word, to know which one is gone."""
+
+_STORE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class World:
     """This process among the ranks of a job; one process alone is rank 0 of 1.
 
+    Every exchange raises `RankGoneError` where another rank was killed or does not answer.
+
     Args:
         rank: 0 .. size - 1.
         size: W.
         device: where this rank computes.
+        exchange_timeout: seconds to wait for the others in the exchange of a step.
+        roll: says which rank is gone, where there are others.
     """
 
     rank: int
     size: int
     device: torch.device
+    exchange_timeout: float = EXCHANGE_TIMEOUT
+    roll: RollCall | None = None
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """An exchange with the others; where it fails, one of them is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.roll:
+                self.roll.begin()  # at once: the others wait for this rank's word
+            raise RankGoneError(f"killed, or cut off ({_reason(error)})") from error
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum `tensor` over the ranks, in place."""
         if self.size > 1:
-            with _others_there():
+            with self.exchanging():
                 dist.all_reduce(tensor)
 
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite `tensor` with that of rank 0."""
         if self.size > 1:
-            with _others_there():
+            with self.exchanging():
                 dist.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
@@ -52,10 +82,6 @@ class World:
         count = torch.tensor(float(flag), device=self.device)
         self.all_reduce(count)
         return bool(count > 0)
-
-    def is_orphaned(self) -> bool:
-        """Whether torchrun, which started this process, is gone: killed, perhaps by a SIGUSR1."""
-        return _TORCHRUN is not None and os.getppid() != _TORCHRUN
 
     def on_first_rank(self, function: Callable[[], _Result]) -> _Result:
         """Rank 0's result of `function` on every rank; an error of rank 0 is raised on all."""
@@ -67,7 +93,7 @@ class World:
                 box[0] = function()
             except Exception as error:
                 box[1] = error
-        with _others_there():
+        with self.exchanging():
             dist.broadcast_object_list(box, src=0)
         if isinstance(box[1], Exception):
             raise box[1]
@@ -99,34 +125,44 @@ class RepeatedSum:
     gloo's all-reduce takes 3 ms more on cores that are not idle (docs/design.md says why).
 
     Args:
-        world: the ranks.
+        world: the ranks, which are waited for no longer than its `exchange_timeout`.
         tensor: what is summed; of the same shape on all ranks.
     """
 
     def __init__(self, world: World, tensor: Tensor) -> None:
         self._tensor = tensor
         self._world = world
+        self._group: dist.ProcessGroup | None = None
+        if world.size > 1:
+            # Of its own, because a group has one time limit, and closes when that has passed.
+            with world.exchanging():
+                group = dist.new_group(timeout=timedelta(seconds=world.exchange_timeout))
+            assert isinstance(group, dist.ProcessGroup), "this process is one of the ranks"
+            self._group = group
         swapping = world.size == 2 and world.device.type == "cpu"
         self._received = torch.empty_like(tensor) if swapping else None
+        self._other = 1 - world.rank
         self._under_way: list[dist.Work | None] = []
 
     def announce(self) -> None:
         """A sum is to come; best called well before it."""
         if self._received is not None:
-            with _others_there():
-                self._under_way.append(dist.irecv(self._received, 1 - self._world.rank))
+            with self._world.exchanging():
+                self._under_way.append(dist.irecv(self._received, self._other, self._group))
 
     def start(self) -> None:
         """This rank's tensor is complete; it may not be touched before `wait` has returned."""
-        with _others_there():
+        with self._world.exchanging():
             if self._received is not None:
-                self._under_way.append(dist.isend(self._tensor, 1 - self._world.rank))
+                self._under_way.append(dist.isend(self._tensor, self._other, self._group))
             elif self._world.size > 1:
-                self._under_way.append(dist.all_reduce(self._tensor, async_op=True))
+                self._under_way.append(
+                    dist.all_reduce(self._tensor, group=self._group, async_op=True)
+                )
 
     def wait(self) -> None:
         """Return when the tensor holds the sum; on a GPU, when later work will see it."""
-        with _others_there():
+        with self._world.exchanging():
             for work in self._under_way:
                 assert work is not None, "this process is one of the ranks"
                 work.wait()
@@ -136,53 +172,106 @@ class RepeatedSum:
 
 
 @contextmanager
-def open_world(device: str, timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
+def open_world(
+    device: str,
+    exchange_timeout: float = EXCHANGE_TIMEOUT,
+    join_timeout: float = JOIN_TIMEOUT,
+) -> Iterator[World]:
     """Join the ranks that torchrun started, if it did, for the length of the block.
 
     An error that leaves the block is noted where torchrun looks for the root cause of a failed job.
 
     Args:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-        timeout: how long a rank waits for the others before it gives up.
+        exchange_timeout: seconds to wait for the others in the exchange of a step.
+        join_timeout: seconds to wait for the others to join.
 
     Raises:
         OptionError: there is no such device here, or the environment is not torchrun's.
+        RankError: some rank did not join.
+        RankGoneError: some rank was killed, or does not answer any more; it is named.
+        Stopped: torchrun went away while the ranks joined.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("--device is cuda, but torch finds no GPU here")
+    here = _choose_device(device)
     size = int(os.environ.get("WORLD_SIZE") or 1)
     missing = {"RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys()
     if size > 1 and missing:
         names = ", ".join(sorted(missing))
         raise OptionError(f"WORLD_SIZE is {size} without {names}: use torchrun, or unset it")
     rank = int(os.environ.get("RANK") or 0)
-    here = torch.device(device)
-    if here.type == "cuda":
-        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
-        torch.cuda.set_device(here)
     if size == 1:
-        yield World(rank=0, size=1, device=here)
+        yield World(rank, size, here, exchange_timeout)
         return
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timeout)
     try:
-        yield World(rank, size, here)
+        joining = in_background(lambda: _join(rank, size, here.type, join_timeout))
+        while not joining.done():
+            wait([joining], _POLL_SECONDS)
+            if is_orphaned():
+                raise Stopped(signal.SIGTERM)
+        roll = joining.result()
+        try:
+            yield World(rank, size, here, exchange_timeout, roll)
+        except RankGoneError as error:
+            with stop_signals(lambda signum, frame: None):  # torchrun's, for the same reason
+                raise RankGoneError(f"{roll.who_is_gone()}: {error}") from error
+        dist.destroy_process_group()
     except Exception as error:
         _leave_word(error)
         raise
-    finally:
-        dist.destroy_process_group()
 
 
-@contextmanager
-def _others_there() -> Iterator[None]:
-    """An exchange; where it fails, another rank is gone, and that one knows the reason."""
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device is cuda, but torch finds no GPU here")
+    if device == "cpu":
+        return torch.device(device)
+    here = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
+    torch.cuda.set_device(here)
+    return here
+
+
+def _join(rank: int, size: int, device_type: str, timeout: float) -> RollCall:
+    """Meet the other ranks and connect to them. No signal handler runs in a thread that does."""
+    # Else a failed collective of NCCL ends the process, before a checkpoint could be written.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
+    host = f"{'torchrun' if hosted else 'rank 0'} at {address}:{port}"
     try:
-        yield
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address,
+            port,
+            size,
+            is_master=rank == 0 and not hosted,
+            timeout=timedelta(seconds=timeout),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise RankError(f"another rank is gone; its error says why ({reason})") from error
+        raise RankError(f"{host} does not answer ({_reason(error)})") from error
+    roll = RollCall(store, rank, size, host)
+    missing = roll.call("joined", size, timeout)
+    if missing:
+        raise RankError(
+            f"{len(missing)} of {size} ranks did not join within {timeout:.0f} s: "
+            f"{', '.join(map(str, missing))}"
+        )
+    dist.init_process_group(
+        "nccl" if device_type == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=MEETING_TIMEOUT),
+    )
+    return roll
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first sentence of an error of torch's or gloo's, without the place in its source."""
+    text = re.sub(r"^(\[[^]]*\] )+", "", " ".join(str(error).split()))
+    return text.split(". ")[0]
 
 
 def _leave_word(error: Exception) -> None:

@@ -7,6 +7,7 @@
     ├── CheckpointError        a model file cannot be read, or belongs to another fit
     ├── OptionError            options that contradict each other or the data
     └── RankError              another rank has failed; its own error says why
+        └── RankGoneError           another rank was killed, or does not answer any more
     Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
 
 Bugs stay what they are (``AssertionError``, ``TypeError``, ...): they are not for users to mend.
@@ -49,6 +50,10 @@ class OptionError(GmmpipeError):
 
 class RankError(GmmpipeError):
     """Another rank has failed; its own error says why."""
+
+
+class RankGoneError(RankError):
+    """Another rank was killed, or does not answer any more: no exchange is possible now."""
 
 
 class Stopped(BaseException):

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,40 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor to read a regular file by, or what a link to one leads to.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a device, a FIFO or a socket, which might
+            never end, or never begin.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as from `open_regular`, or it has more than `max_bytes`.
+    """
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"has {size} bytes, more than {max_bytes}", str(path))
+        return file.read(size)
+
+
+def listed_paths(text: str | Path) -> list[Path]:
+    """The paths of a comma-separated list; a folder whose name is the whole text is that one."""
+    if Path(text).is_dir():
+        return [Path(text)]
+    return [Path(part.strip()) for part in str(text).split(",") if part.strip()]
 
 
 def sync(path: Path) -> None:

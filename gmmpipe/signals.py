@@ -1,5 +1,6 @@
 """Stop signals: how a job learns that it should end and keep what it has."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from types import FrameType
 
 from gmmpipe.errors import Stopped
 
+# Its process number, looked up at the start, when it is certainly there.
+_TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -18,6 +21,11 @@ def exit_status(signum: int) -> int:
 def raise_stopped(signum: int, frame: FrameType | None) -> None:
     """Signal handler of jobs that may be interrupted at any line."""
     raise Stopped(signum)
+
+
+def is_orphaned() -> bool:
+    """Whether torchrun, which started this process, is gone: killed, perhaps by a SIGUSR1."""
+    return _TORCHRUN is not None and os.getppid() != _TORCHRUN
 
 
 @contextmanager

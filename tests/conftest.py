@@ -45,6 +45,11 @@ def torchrun(num_ranks: int, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
 
 
+def root_cause(stderr: str) -> str:
+    """What torchrun calls the root cause of a failed job."""
+    return stderr.split("Root Cause (first observed failure):")[1]
+
+
 def one_thread() -> dict[str, str]:
     """The environment, with one torch thread, as torchrun gives its workers."""
     return {**os.environ, "OMP_NUM_THREADS": THREADS}
@@ -150,6 +155,15 @@ def save_plan(options: Any) -> Any:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     plan.save(options.output_dir / "plan.npz")
     return plan
+
+
+def edit_document(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a store's document in place, and give it the checksum that it should have then."""
+    from gmmpipe.store.documents import write_document
+
+    document = json.loads(path.read_bytes())
+    change(document)
+    write_document(path, document)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ BASE = {
     "signals",
     "progress",
     "logmel",
+    "roll_call",
     "distributed",
 }
 """Single modules that any room may use; among themselves they import only those before them."""
@@ -27,7 +28,8 @@ MAY_IMPORT = {
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},
-    "distributed": {"errors"},
+    "roll_call": set(),
+    "distributed": {"errors", "roll_call", "signals"},
     "features": {"errors", "files"},
     "logmel": {"features"},
     "store": {"errors", "files", "features", "randomness"},

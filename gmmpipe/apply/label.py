@@ -18,8 +18,21 @@ from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.progress import Progress
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.finalize import clear, finalize_labels, finish_reopening, missing_shards, tidy
-from gmmpipe.store.label_schema import MAX_COMPONENTS, LabelInfo, LabelPlan, find_label_plan
+from gmmpipe.store.finalize import (
+    clear,
+    finalize_labels,
+    finish_reopening,
+    missing_shards,
+    remove_damaged,
+    tidy,
+)
+from gmmpipe.store.label_schema import (
+    MAX_COMPONENTS,
+    LabelInfo,
+    LabelPlan,
+    LabelSidecar,
+    find_label_plan,
+)
 from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
     REOPENED_FILE,
@@ -130,6 +143,7 @@ def _prepare(
     if (folder / STORE_FILE).exists():
         tidy(folder)
         return None
+    remove_damaged(folder, range(len(store.shards)), SHARD_SUFFIXES["tar"], LabelSidecar.read)
     return missing_shards(folder, len(store.shards), SHARD_SUFFIXES["tar"])
 
 

@@ -21,7 +21,8 @@ from gmmpipe.store.label_schema import (
     LabelSidecar,
 )
 from gmmpipe.store.label_shard import LabelShardWriter
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardIndex, ShardRow
+from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow
+from gmmpipe.store.shard_index import ShardIndex
 
 BLOCK_FRAMES = 16384
 """Frames worked on at once, to the next whole utterance: 5 MB at D = 80."""

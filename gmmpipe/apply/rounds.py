@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import GmmpipeError
+from gmmpipe.errors import GmmpipeError, RankError
 
 _Task = TypeVar("_Task")
 
@@ -21,7 +21,8 @@ def in_rounds(
         The tasks that the ranks did in each round.
 
     Raises:
-        GmmpipeError: `work` failed here, or on another rank.
+        GmmpipeError: `work` failed here.
+        RankError: it failed on another rank.
     """
     for start in range(0, len(tasks), world.size):
         these = tasks[start : start + world.size]
@@ -32,5 +33,5 @@ def in_rounds(
         except (GmmpipeError, OSError) as error:
             failure = error
         if world.any(failure is not None):
-            raise failure or GmmpipeError("another rank failed; its error says why")
+            raise failure or RankError("another rank failed; its error says why")
         yield these

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError, Stopped
+from gmmpipe.roll_call import is_busy_in_background
 from gmmpipe.signals import exit_status, raise_stopped, stop_signals
 
 log = logging.getLogger("gmmpipe")
@@ -124,13 +125,15 @@ def run_job(job: Callable[[], object], debug: bool) -> None:
     rank = int(os.environ.get("RANK") or 0)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    if not debug:  # torch, which is imported later, shows C++ stacks where a connection breaks
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with stop_signals(raise_stopped):
             job()
     except Stopped as stopped:
         name = signal.Signals(stopped.signum).name
         log.warning("stopped by %s; what was finished is kept", name)
-        sys.exit(exit_status(stopped.signum))
+        _exit(exit_status(stopped.signum))
     except OptionError as error:
         raise click.UsageError(str(error)) from error
     except BrokenPipeError:
@@ -139,7 +142,16 @@ def run_job(job: Callable[[], object], debug: bool) -> None:
         if debug:
             raise
         log.error("error: %s", _one_line(error))
-        sys.exit(1)
+        _exit(1)
+
+
+def _exit(status: int) -> NoReturn:
+    """End the process, at once where a thread is left in torch, waiting for another rank."""
+    if is_busy_in_background():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _one_line(error: Exception) -> str:

@@ -118,6 +118,14 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
     show_default=True,
     help="Reader threads per rank.",
 )
+@click.option(
+    "--exchange_timeout",
+    type=click.FloatRange(min=1, max=1800),
+    default=120.0,
+    show_default=True,
+    help="Seconds that a rank waits for the others in a step; then it leaves a checkpoint of its "
+    "last whole step, and stops.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write event files (gmmpipe[tensorboard]).")
 @click.option(
     "--overwrite", is_flag=True, help="Replace the fit in --output_dir, once the new one is seeded."
@@ -131,7 +139,7 @@ def command(debug: bool, **options: Any) -> None:
         from gmmpipe.fit.options import FitOptions
         from gmmpipe.fit.trainer import fit
 
-        with open_world(options["device"]) as world:
+        with open_world(options["device"], options["exchange_timeout"]) as world:
             fit(FitOptions(**options), world)
 
     run_job(job, debug)

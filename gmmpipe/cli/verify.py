@@ -29,7 +29,7 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
         from gmmpipe.store.finalize import reopen
         from gmmpipe.store.label_store import LabelStore
         from gmmpipe.store.schema import kind_of
-        from gmmpipe.store.verify import verify
+        from gmmpipe.store.verify import strangers, verify
 
         kind = LabelStore if kind_of(store) == "labels" else FeatureStore
         opened = kind.open(store)
@@ -40,6 +40,13 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
                     bad.append(path.name)
                     log.error("%s: %s", path, fault)
                 progress.advance(1)
+        others = [path.name for path in strangers(opened)]
+        if others:
+            log.error("%s: holds what store.json does not name: %s", store, ", ".join(others))
+        if others and not bad:
+            raise StoreError(
+                f"{store}: all shards are good, but {len(others)} files are not its own"
+            )
         if not bad:
             log.info("%s: all %d shards are good", store, len(opened.shards))
             return
@@ -48,6 +55,8 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
             reopen(store, bad)
             remedy = "removed: the command that made the store makes them anew"
         count = f"{len(bad)} of {len(opened.shards)} shards are bad"
+        if not all(name.startswith("shard-") for name in bad):
+            count = f"{len(bad)} files are bad"
         raise StoreError(f"{store}: {count}: {', '.join(bad)}; {remedy}")
 
     run_job(job, debug)

@@ -18,6 +18,7 @@ from gmmpipe.store.finalize import (
     finalize,
     finish_reopening,
     missing_shards,
+    remove_damaged,
     reopen,
     tidy,
 )
@@ -163,8 +164,10 @@ def _refuse_other(
 def _make_missing_shards(plan: Plan, folder: Path, options: FeaturizeOptions) -> None:
     suffix = SHARD_SUFFIXES[plan.options.format]
     index, count = options.task_index or 0, options.num_tasks or 1
-    missing = [n for n in missing_shards(folder, plan.num_shards, suffix) if n % count == index]
-    total = len(range(index, plan.num_shards, count))
+    own = range(index, plan.num_shards, count)
+    remove_damaged(folder, own, suffix)
+    missing = [n for n in missing_shards(folder, plan.num_shards, suffix) if n in own]
+    total = len(own)
     num_workers = min(options.num_workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
     base_path = options.base_path.absolute() if options.base_path else None
     kept = total - len(missing)

@@ -151,12 +151,13 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
         except CheckpointError as error:
             log.warning("warning: passed over: %s", error)
             continue
-        if best is None or _position(content) > _position(best[1]):
+        if best is None or position(content) > position(best[1]):
             best = (path, content)
     return best
 
 
-def _position(content: dict[str, Any]) -> tuple[int, int]:
+def position(content: dict[str, Any]) -> tuple[int, int]:
+    """How far a checkpoint is: frames of finished updates, and steps of the one under way."""
     return index(content["frames"]), index(content["resume"]["step"])
 
 
@@ -185,7 +186,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     content = read_model(path)
     try:
         FitState.from_dict(content, torch.device("cpu"))
-        _position(content)
+        position(content)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: holds no fit's state to go on from: {error!r}") from error
     return content

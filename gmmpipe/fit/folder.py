@@ -13,6 +13,7 @@ from gmmpipe.fit.checkpoint import (
     FitState,
     check_identity,
     find_checkpoint,
+    position,
     read_checkpoint,
 )
 from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
@@ -116,6 +117,25 @@ class FitFolder:
         path = self.path / name
         self._world.on_first_rank(lambda: state.save(path, self._identity, self._store.features))
         log.info("wrote %s", path)
+
+    def keep(self, state: FitState) -> Path | None:
+        """Write a checkpoint by this rank alone, if that is still of use to anybody.
+
+        It is not where the folder holds one as far already, of a rank that was faster or of a fit
+        that went on without this one; nor where it holds another fit by now.
+
+        Returns:
+            What to go on from; None where there is nothing.
+        """
+        found = find_checkpoint("auto", self.path)
+        if found and found[1]["resume"]["identity"] != self._identity:
+            return None
+        if found and position(found[1]) >= (state.frames, state.step):
+            return found[0]
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / state.checkpoint_name()
+        state.save(path, self._identity, self._store.features)
+        return path
 
     def open_events(self, frames: int) -> EventFiles:
         """TensorBoard's files, if they are wanted, to go on with after `frames` frames."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gmmpipe.distributed import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fit.schedule import Schedule
 from gmmpipe.mixture.optimizers import OPTIMIZERS
@@ -40,6 +41,7 @@ class FitOptions:
     device: str = "auto"
     num_workers: int = 2
     tensorboard: bool = False
+    exchange_timeout: float = EXCHANGE_TIMEOUT
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -47,6 +49,11 @@ class FitOptions:
             raise OptionError("--resume goes on with a fit and --overwrite deletes it: choose one")
         if not math.isfinite(self.lr):
             raise OptionError(f"--lr is {self.lr}, but must be finite")
+        if not 1 <= self.exchange_timeout <= MEETING_TIMEOUT:
+            raise OptionError(
+                f"--exchange_timeout is {self.exchange_timeout}, but must be from 1 to "
+                f"{MEETING_TIMEOUT:.0f} s"
+            )
         for name, known in (("optimizer", [*OPTIMIZERS]), ("init", [*INITS])):
             if getattr(self, name) not in known:
                 raise OptionError(f"--{name} is {getattr(self, name)}, not one of {known}")

@@ -4,12 +4,13 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError, Stopped
+from gmmpipe.errors import CheckpointError, GmmpipeError, RankGoneError, Stopped
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
@@ -22,7 +23,7 @@ from gmmpipe.fit.stream import HeldFrames, UpdateStream
 from gmmpipe.fit.summary import FitSummary, Times, count_frames, summarise
 from gmmpipe.fit.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
 from gmmpipe.progress import Progress
-from gmmpipe.signals import stop_signals
+from gmmpipe.signals import is_orphaned, stop_signals
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Trainer:
             self.state = FitState.from_dict(content, self.world.device)
         position = (self.state.frames, self.state.updates) if self.state else (0, 0)
         first = self.schedule.update_at(*position)
-        with stop_signals(self._on_signal):
+        with stop_signals(self._on_signal), self._keeping_what_is_left():
             if first is None:
                 if self.state and self.state.step:
                     raise self._unfinished(self.state)
@@ -126,6 +127,8 @@ class Trainer:
         try:
             with self.times.count("waiting"):
                 arrived = self.world.on_each_rank(lambda: next(updates, None))
+        except RankGoneError:
+            raise  # what is left is kept without the others
         except GmmpipeError:
             if self.state is not None:
                 self.folder.save_checkpoint(self.state)
@@ -179,7 +182,7 @@ class Trainer:
         return row
 
     def _is_stopping(self) -> bool:
-        return self.stop_signal is not None or self.world.is_orphaned()
+        return self.stop_signal is not None or is_orphaned()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.state is None:
@@ -192,13 +195,27 @@ class Trainer:
 
     def _stop(self) -> None:
         """Leave a checkpoint, if there is something to keep; all ranks are here alike."""
-        if self.world.is_orphaned():
+        if is_orphaned():
             log.warning("warning: torchrun is gone")
         if self.state is not None:
             self.folder.save_checkpoint(self.state)
             count_frames(self.state, self.stream, self.world)
             log.info("--resume auto goes on from there")
         raise Stopped(self.stop_signal or signal.SIGTERM)
+
+    @contextmanager
+    def _keeping_what_is_left(self) -> Iterator[None]:
+        """Where another rank is gone, leave a checkpoint of the last whole step by this one alone.
+
+        All that are left do: each has the same state, and any of them may be who sees the folder.
+        """
+        try:
+            yield
+        except RankGoneError as error:
+            kept = self.folder.keep(self.state) if self.state is not None else None
+            if kept is None:
+                raise
+            raise RankGoneError(f"{error}; --resume auto goes on from {kept}") from error
 
     def _unfinished(self, state: FitState) -> CheckpointError:
         return CheckpointError(

@@ -84,6 +84,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         window: int = 16384,
     ) -> None:
         self.store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+        self.store.check_files()  # before memory is taken for what they are said to hold
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value < 1:
                 raise OptionError(f"{name} is {value}, but must be at least 1")

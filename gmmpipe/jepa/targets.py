@@ -12,10 +12,12 @@ from torch import Tensor
 
 from gmmpipe.apply.model import check_features
 from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.files import listed_paths
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.label_store import LabelReader, LabelStore
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.schema import ShardRow
+from gmmpipe.store.shard_index import ShardIndex
 
 ShardTargets = Callable[[int, Tensor], dict[str, Tensor]]
 """The targets of one utterance of a shard, from its position and its frames [T, D]: fields of
@@ -120,6 +122,11 @@ def _stored_targets(reader: LabelReader, position: int, frames: Tensor) -> dict[
     return {"topk_ids": labels.topk_ids, "topk_probs": labels.topk_probs}
 
 
+def _aligned(row: ShardRow) -> tuple[str, int, int]:
+    """What a shard of labels and the one that they label have in common."""
+    return row.name.partition(".")[0], row.utterances, row.frames
+
+
 def label_targets(paths: str | Path, store: FeatureStore) -> LabelTargets:
     """The targets that the label store of `store` holds; as many of them as it is stores.
 
@@ -127,10 +134,12 @@ def label_targets(paths: str | Path, store: FeatureStore) -> LabelTargets:
         StoreError: one is missing, unfinished or damaged, or does not label `store`, or they were
             not made alike.
     """
-    folders = [Path(part.strip()) for part in str(paths).split(",") if part.strip()]
-    opened = [LabelStore.open(folder) for folder in folders]
+    opened = [LabelStore.open(folder) for folder in listed_paths(paths)]
     if [labels.plan.source_sha256 for labels in opened] != store.digests:
         raise StoreError(f"{paths}: the labels of other feature stores, or in another order")
+    rows = [shard.row for labels in opened for shard in labels.shards]
+    if [_aligned(row) for row in rows] != [_aligned(shard.row) for shard in store.shards]:
+        raise StoreError(f"{paths}: other shards than those of the feature stores")
     how = {(p.gmm_sha256, p.top_k, p.temperature) for p in (labels.plan for labels in opened)}
     if len(how) > 1:
         raise StoreError(f"{paths}: label stores of several models, or made with other options")

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
+from gmmpipe.files import listed_paths
 from gmmpipe.store import shard_files
-from gmmpipe.store.rows import read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, kind_of
+from gmmpipe.store.documents import read_document_bytes
+from gmmpipe.store.rows import check_extent, read_rows
+from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, check_sidecar, kind_of
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -39,12 +42,18 @@ class StoredUtterance:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its file, its row in ``store.json``, its stored dtype, whether it holds audio."""
+    """One shard: its file, its row in ``store.json``, what a frame is, whether it holds audio."""
 
     path: Path
     row: ShardRow
     dtype: torch.dtype
+    dim: int
     has_audio: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of a stored frame."""
+        return self.dim * self.dtype.itemsize
 
     def sidecar(self) -> Sidecar:
         """The shard's sidecar; the last few are kept.
@@ -52,10 +61,26 @@ class Shard:
         Raises:
             StoreError: it is missing, damaged, or that of another shard.
         """
-        sidecar = _read_sidecar(self.path.with_suffix(".json"), self.row)
-        if sidecar.row != self.row:
-            raise StoreError(f"{self.path}: its sidecar does not belong to this store")
-        return sidecar
+        return _read_sidecar(self)
+
+    def check_files(self) -> None:
+        """Look for the shard and its sidecar, without reading them.
+
+        Raises:
+            StoreError: one is missing, or the shard has not as many bytes as it should.
+        """
+        try:
+            size = shard_files.raw_file(self.path).stat().st_size
+            self.path.with_suffix(".json").stat()
+        except OSError as error:
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
+        if shard_files.is_tar(self.path):
+            wrong, recorded = size != self.row.bytes, str(self.row.bytes)
+        else:
+            least = self.row.frames * self.frame_bytes
+            wrong, recorded = size < least, f"at least {least}"
+        if wrong:
+            raise StoreError(f"{self.path}: {size} bytes where {recorded} are recorded")
 
     def read_rows(
         self, start: int, stop: int, out: Tensor, order: NDArray[np.int64] | None = None
@@ -72,9 +97,12 @@ class Shard:
 
 
 @lru_cache(maxsize=16)
-def _read_sidecar(path: Path, row: ShardRow) -> Sidecar:
-    """The sidecar at `path`; by its row too, since a store may be made anew at the same place."""
-    return Sidecar.read(path)
+def _read_sidecar(shard: Shard) -> Sidecar:
+    """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
+    sidecar = Sidecar.read(shard.path.with_suffix(".json"))
+    check_sidecar(shard.path, sidecar.row, shard.row)
+    check_extent(shard_files.raw_file(shard.path), sidecar.index, shard.frame_bytes)
+    return sidecar
 
 
 class FeatureStore:
@@ -103,10 +131,12 @@ class FeatureStore:
     def open(cls, path: str | Path) -> "FeatureStore":
         """Open a store, or several as one (a comma-separated list of folders).
 
+        A folder whose own name is that, commas and all, is meant rather than a list.
+
         Raises:
             StoreError: one is missing, unfinished or damaged, or their fingerprints differ.
         """
-        folders = [Path(part.strip()) for part in str(path).split(",") if part.strip()]
+        folders = listed_paths(path)
         if not folders:
             raise StoreError("no feature store given")
         infos = [_read_info(folder) for folder in folders]
@@ -121,13 +151,15 @@ class FeatureStore:
                 folder / row.name,
                 row,
                 TORCH_DTYPES[info.plan.dtype],
+                info.features.n_mels,
                 has_audio=info.plan.store_audio == "flac",
             )
             for folder, info in zip(folders, infos, strict=True)
             for row in info.shards
         ]
         digests = [
-            hashlib.sha256((folder / STORE_FILE).read_bytes()).hexdigest() for folder in folders
+            hashlib.sha256(read_document_bytes(folder / STORE_FILE)).hexdigest()
+            for folder in folders
         ]
         return cls(shards, infos[0].features, digests)
 
@@ -158,13 +190,7 @@ class FeatureStore:
             StoreError: one is missing, or a tar is not as long as recorded.
         """
         for shard in self.shards:
-            try:
-                size = shard_files.raw_file(shard.path).stat().st_size
-                shard.path.with_suffix(".json").stat()
-            except OSError as error:
-                raise StoreError(f"{error.filename}: {error.strerror}") from error
-            if shard.path.is_file() and size != shard.row.bytes:
-                raise StoreError(f"{shard.path}: {size} bytes where {shard.row.bytes} are recorded")
+            shard.check_files()
 
     def read_frames(self, start: int, stop: int) -> Tensor:
         """Frames [start, stop), numbered across shards in order: float32 [stop - start, D].
@@ -175,9 +201,11 @@ class FeatureStore:
         """
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"frames {start} to {stop} of a store of {self.num_frames}")
-        frames = torch.empty(stop - start, self.dim, dtype=torch.float32)
         at = start
         shard = int(np.searchsorted(self._first_frame, start, side="right")) - 1
+        for touched in self.shards[shard : int(np.searchsorted(self._first_frame, stop))]:
+            touched.check_files()  # before memory is taken for what a store only claims to hold
+        frames = torch.empty(stop - start, self.dim, dtype=torch.float32)
         while at < stop:
             first, beyond = int(self._first_frame[shard]), int(self._first_frame[shard + 1])
             end = min(stop, beyond)
@@ -196,14 +224,12 @@ class FeatureStore:
         """
         for shard in self.shards:
             index = shard.sidecar().index
-            metadata = shard_files.read_metadata(shard.path)
-            for position, key in enumerate(index.keys):
-                begin, end = (int(n) for n in index.row_offset[position : position + 2])
+            metadata = shard_files.read_metadata(shard.path, index)
+            for (key, values), (begin, end) in zip(
+                metadata, pairwise(index.row_offset.tolist()), strict=True
+            ):
                 features = torch.empty(end - begin, self.dim, dtype=torch.float32)
                 shard.read_rows(begin, end, features)
-                found, values = next(metadata, (None, {}))
-                if found != key:
-                    raise StoreError(f"{shard.path}: holds {found} where the index says {key}")
                 yield StoredUtterance(key, features, values)
 
 

@@ -1,6 +1,8 @@
 """The end of stage 1: all sidecars to ``rejects.jsonl`` and ``store.json``."""
 
-import json
+import hashlib
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -8,7 +10,8 @@ from pathlib import Path
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.files import atomic_file, canonical_json, remove, remove_temporaries, write_atomic
+from gmmpipe.files import atomic_file, remove, remove_temporaries
+from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
 from gmmpipe.store.ledger import Reject, Tally
 from gmmpipe.store.schema import (
@@ -21,8 +24,11 @@ from gmmpipe.store.schema import (
     ShardRow,
     Sidecar,
     StoreInfo,
+    is_shard_name,
     shard_stem,
 )
+
+log = logging.getLogger(__name__)
 
 
 def reopen(folder: Path, shards: Iterable[str]) -> None:
@@ -36,19 +42,20 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
     if not store.exists():
         _remove_shards(folder, shards)
         return
-    document = {**json.loads(store.read_bytes()), "redo": sorted(shards)}
-    write_atomic(reopened, canonical_json(document).encode() + b"\n")
+    write_document(reopened, {**read_document(store), "redo": sorted(shards)})
     finish_reopening(folder)
 
 
 def finish_reopening(folder: Path) -> None:
     """Remove what `reopen` meant to, had it not been killed; does nothing where it had ended."""
     reopened = folder / REOPENED_FILE
-    document = json.loads(reopened.read_bytes())
-    if document["redo"]:
+    document = read_document(reopened)
+    if redo := document.get("redo"):
+        if not all(str(name) == REJECTS_FILE or is_shard_name(str(name)) for name in redo):
+            raise StoreError(f"{reopened}: names what is no shard")
         (folder / STORE_FILE).unlink(missing_ok=True)
-        _remove_shards(folder, document["redo"])
-        write_atomic(reopened, canonical_json({**document, "redo": []}).encode() + b"\n")
+        _remove_shards(folder, redo)
+        write_document(reopened, {**document, "redo": []})
 
 
 def _remove_shards(folder: Path, shards: Iterable[str]) -> None:
@@ -79,6 +86,23 @@ def missing_shards(folder: Path, num_shards: int, suffix: str) -> list[int]:
     ]
 
 
+def remove_damaged(
+    folder: Path,
+    numbers: Iterable[int],
+    suffix: str,
+    read: Callable[[Path], object] = Sidecar.read,
+) -> None:
+    """Remove those shards whose sidecars `read` finds damaged, so that they count as missing."""
+    for number in numbers:
+        sidecar = folder / f"{shard_stem(number)}.json"
+        if os.path.lexists(sidecar):
+            try:
+                read(sidecar)
+            except StoreError as error:
+                log.warning("warning: %s; its shard is made anew", error)
+                _remove_shards(folder, [f"{shard_stem(number)}{suffix}"])
+
+
 def finalize(
     folder: Path,
     num_shards: int,
@@ -94,8 +118,14 @@ def finalize(
         StoreError: nothing was usable, or more than `max_reject_fraction` of the lines were not.
     """
     paths = [folder / f"{shard_stem(number)}.json" for number in range(num_shards)]
+    digest = hashlib.sha256()
     with atomic_file(folder / REJECTS_FILE) as ledger:
-        rows, tally = sum_up(paths, lambda reject: ledger.write(reject.ledger_line()))
+
+        def write(reject: Reject) -> None:
+            ledger.write(reject.ledger_line())
+            digest.update(reject.ledger_line())
+
+        rows, tally = sum_up(paths, write)
     if tally.utterances == 0:
         raise StoreError(f"{folder}: no usable audio: {_rejected(tally)}")
     if tally.rejects > max_reject_fraction * tally.lines:
@@ -104,7 +134,7 @@ def finalize(
             f"allows; see {folder / REJECTS_FILE}. The shards stay: a rerun with a higher limit "
             "finishes at once"
         )
-    info = StoreInfo(features, plan, tally, rows)
+    info = StoreInfo(features, plan, tally, rows, digest.hexdigest())
     info.write(folder / STORE_FILE)
     tidy(folder)
     return info

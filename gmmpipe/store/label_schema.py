@@ -13,17 +13,24 @@ from typing import Any
 import torch
 
 from gmmpipe.errors import StoreError
-from gmmpipe.files import canonical_json, write_atomic
-from gmmpipe.store.schema import (
+from gmmpipe.store.documents import (
     FORMAT_VERSION,
+    parse_document,
+    pick,
+    read_document,
+    read_document_bytes,
+    write_document,
+)
+from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
     REOPENED_FILE,
     STORE_FILE,
-    ShardIndex,
     ShardRow,
-    pick,
-    read_document,
+    check_rows,
+    check_sha256,
+    sidecar_row,
 )
+from gmmpipe.store.shard_index import ShardIndex
 
 LABELS, TOPK_IDS, TOPK_PROBS = "labels", "topk_ids", "topk_probs"
 """The arrays of an utterance, as members ``{key}.{name}.npy``."""
@@ -42,6 +49,9 @@ class LabelPlan:
         K: components of the model.
         top_k: how many posteriors of a frame are kept; None where none are.
         temperature: of those posteriors.
+
+    Raises:
+        ValueError: no labels can be so.
     """
 
     source_sha256: str
@@ -49,6 +59,15 @@ class LabelPlan:
     K: int
     top_k: int | None
     temperature: float
+
+    def __post_init__(self) -> None:
+        check_sha256(self.source_sha256, self.gmm_sha256)
+        if not 1 <= self.K <= MAX_COMPONENTS:
+            raise ValueError(f"K is {self.K}")
+        if self.top_k is not None and not 1 <= self.top_k <= self.K:
+            raise ValueError(f"top_k is {self.top_k} of K = {self.K}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}")
 
     @property
     def widths(self) -> dict[str, int]:
@@ -70,7 +89,7 @@ class LabelPlan:
 
     def write(self, path: Path) -> None:
         """Publish the plan as `path`."""
-        write_atomic(path, canonical_json(self.to_json()).encode() + b"\n")
+        write_document(path, self.to_json())
 
     @classmethod
     def of(cls, document: dict[str, Any], path: Path) -> "LabelPlan":
@@ -83,7 +102,7 @@ class LabelPlan:
             raise StoreError(f"{path}: of a store of {document.get('kind')}, not of labels")
         try:
             return pick(cls, document)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise StoreError(f"{path}: not of a label store: {error}") from error
 
 
@@ -119,31 +138,43 @@ class LabelSidecar:
         document = {
             "format_version": FORMAT_VERSION,
             "kind": "labels",
-            **asdict(self.row),
+            **self.row.of_itself(),
             "index": self.indices[LABELS].to_json(),
             "left_out": self.left_out,
         }
         for name in self.indices.keys() - {LABELS}:
             columns = self.indices[name].to_json()
             document[f"{name}_index"] = {n: columns[n] for n in ("byte_offset", "crc32c")}
-        write_atomic(path, canonical_json(document).encode() + b"\n")
+        write_document(path, document)
 
     @classmethod
     def read(cls, path: Path) -> "LabelSidecar":
-        """Read and check a sidecar.
+        """Read and check a sidecar; its row has the SHA-256 of its bytes.
 
         Raises:
-            StoreError: it is missing or not a label store's sidecar of this version.
+            StoreError: it is missing, damaged, or not a label store's sidecar of this version and
+                this name.
         """
-        document = read_document(path)
+        content = read_document_bytes(path)
+        document = parse_document(content, path)
         try:
             indices = {LABELS: ShardIndex.from_json(document["index"])}
             for name in (TOPK_IDS, TOPK_PROBS):
                 if places := document.get(f"{name}_index"):
-                    indices[name] = ShardIndex.from_json({**document["index"], **places})
-            return cls(pick(ShardRow, document), indices, document["left_out"])
-        except (KeyError, TypeError, ValueError) as error:
+                    own = {column: places[column] for column in ("byte_offset", "crc32c")}
+                    indices[name] = ShardIndex.from_json({**document["index"], **own})
+            row = sidecar_row(document, content, path)
+            row.check_index(indices[LABELS])
+            return cls(row, indices, pick(_LeftOut, document).left_out)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a sidecar of labels: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """The field of a sidecar, by its type."""
+
+    left_out: float | None
 
 
 @dataclass(frozen=True)
@@ -187,21 +218,25 @@ class LabelInfo:
         document = {
             **self.plan.to_json(),
             "totals": asdict(self.totals),
-            "shards": [asdict(row) for row in self.shards],
+            "shards": [row.to_json() for row in self.shards],
         }
-        write_atomic(path, canonical_json(document).encode() + b"\n")
+        write_document(path, document)
 
     @classmethod
     def read(cls, path: Path) -> "LabelInfo":
         """Read and check ``store.json``.
 
         Raises:
-            StoreError: it is missing, damaged, of another version or of another kind of store.
+            StoreError: it is missing, damaged, of another version or of another kind of store, or
+                its totals are not those of its shards.
         """
         document = read_document(path)
         plan = LabelPlan.of(document, path)
         try:
             totals = pick(LabelTotals, document["totals"])
-            return cls(plan, totals, [pick(ShardRow, row) for row in document["shards"]])
-        except (KeyError, TypeError) as error:
+            rows = [pick(ShardRow, row) for row in document["shards"]]
+            frame_bytes = 2 * sum(plan.widths.values())
+            check_rows(rows, totals.utterances, totals.frames, totals.bytes, frame_bytes)
+            return cls(plan, totals, rows)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a label store: {error!r}") from error

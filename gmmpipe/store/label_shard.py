@@ -1,17 +1,12 @@
 """A shard of labels: a plain tar in WebDataset convention, with ``{key}.labels.npy`` and so on."""
 
-import tarfile
-from collections.abc import Iterator
-from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.errors import StoreError
 from gmmpipe.store.rows import crc32c
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.tar_writer import TarWriter
 
 
@@ -50,19 +45,3 @@ class LabelShardWriter:
             for name, offsets in self._offsets.items()
         }
         return indices, *self._tar.finish()
-
-
-def read_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every array of a shard under its member's name, in order, as a stranger would decode it.
-
-    Raises:
-        StoreError: the shard is missing or damaged.
-    """
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                content = archive.extractfile(member)
-                assert content is not None, "arrays are regular files"
-                yield member.name, np.load(BytesIO(content.read()), allow_pickle=False)
-    except (OSError, ValueError, tarfile.TarError) as error:
-        raise StoreError(f"{path}: damaged or missing: {error}") from error

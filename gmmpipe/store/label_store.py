@@ -1,7 +1,7 @@
 """`LabelStore`: the labels of a feature store's frames, read at random."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -18,8 +18,11 @@ from gmmpipe.store.label_schema import (
     LabelPlan,
     LabelSidecar,
 )
-from gmmpipe.store.rows import read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, kind_of
+from gmmpipe.store.rows import at_most, check_extent, read_rows
+from gmmpipe.store.schema import STORE_FILE, ShardRow, check_sidecar, kind_of
+
+_ONE = 0x3C00
+"""The bits of 1 in float16."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,7 @@ class LabelShard:
         Raises:
             StoreError: it is missing, damaged, or that of another shard.
         """
-        sidecar = _read_sidecar(self.path.with_suffix(".json"), self.row)
-        if sidecar.row != self.row:
-            raise StoreError(f"{self.path}: its sidecar does not belong to this store")
-        return sidecar
+        return _read_sidecar(self)
 
 
 class LabelReader:
@@ -73,6 +73,11 @@ class LabelReader:
         self._plan = plan
         self._indices = shard.sidecar().indices
         self.index = self._indices[LABELS]
+        if self._indices.keys() != plan.widths.keys():
+            raise StoreError(f"{shard.path}: its sidecar lists other arrays than its store has")
+        for name, width in plan.widths.items():
+            frame_bytes = width * ARRAY_DTYPES[name].itemsize
+            check_extent(shard.path, self._indices[name], frame_bytes)
 
     def read_arrays(self, start: int, stop: int) -> dict[str, Tensor]:
         """The stored arrays of frames [start, stop) of the shard, each [stop - start, width].
@@ -84,7 +89,10 @@ class LabelReader:
         for name, width in self._plan.widths.items():
             dtype = ARRAY_DTYPES[name]
             arrays[name] = torch.empty(stop - start, width, dtype=dtype)
-            read_rows(self._shard.path, self._indices[name], start, stop, arrays[name], dtype)
+            # Ids are below K, probabilities within 0 and 1, in order of their bits as they are.
+            check = partial(at_most, _ONE if name == TOPK_PROBS else self._plan.K - 1)
+            index, out = self._indices[name], arrays[name]
+            read_rows(self._shard.path, index, start, stop, out, dtype, check)
         return arrays
 
     def read(self, start: int, stop: int) -> FrameLabels:
@@ -102,9 +110,11 @@ class LabelReader:
 
 
 @lru_cache(maxsize=16)
-def _read_sidecar(path: Path, row: ShardRow) -> LabelSidecar:
-    """The sidecar at `path`; by its row too, since a store may be made anew at the same place."""
-    return LabelSidecar.read(path)
+def _read_sidecar(shard: LabelShard) -> LabelSidecar:
+    """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
+    sidecar = LabelSidecar.read(shard.path.with_suffix(".json"))
+    check_sidecar(shard.path, sidecar.row, shard.row)
+    return sidecar
 
 
 class LabelStore:

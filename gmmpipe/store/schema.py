@@ -5,21 +5,28 @@ change these. All JSON is canonical (sorted keys, no spaces, ASCII), so the same
 the same bytes.
 """
 
-import json
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.files import canonical_json, write_atomic
+from gmmpipe.store.documents import (
+    FORMAT_VERSION,
+    MAX_INT,
+    parse_document,
+    pick,
+    read_document,
+    read_document_bytes,
+    write_document,
+)
 from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.shard_index import ShardIndex
 
-FORMAT_VERSION = 1
 STORE_FILE = "store.json"
 PLAN_FILE = "plan.npz"
 LABEL_PLAN_FILE = "plan.json"
@@ -30,7 +37,8 @@ REOPENED_FILE = "reopened.json"
 SHARD_SUFFIXES = {"tar": ".tar", "zarr": ".zarr"}
 """The kinds of shard this version reads and writes, and how their names end."""
 
-_T = TypeVar("_T")
+_SHARD_NAME = re.compile(r"shard-[0-9]{6,12}\.(tar|zarr)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Dtype = Literal["float16", "float32"]
 Format = Literal["tar", "zarr"]
 LongAudio = Literal["crop", "split", "skip"]
@@ -38,58 +46,99 @@ StoreAudio = Literal["none", "flac"]
 
 
 @dataclass(frozen=True)
-class ShardIndex:
-    """Where each utterance of a shard lies, a column a field, in the order of the shard.
+class ShardRow:
+    """What ``store.json`` says of one shard.
 
     Args:
-        keys: the samples' keys, sorted.
-        num_frames: frames of each utterance, int64 [utterances].
-        byte_offset: where its raw [T, D] array begins in the shard's data, int64 [utterances].
-        crc32c: CRC-32C (Castagnoli) of those raw bytes, as stored, int64 [utterances].
+        sidecar_sha256: of the bytes of its sidecar, which cannot say that itself; None in stores
+            of earlier versions.
+
+    Raises:
+        ValueError: no shard can be so.
     """
-
-    keys: list[str]
-    num_frames: NDArray[np.int64]
-    byte_offset: NDArray[np.int64]
-    crc32c: NDArray[np.int64]
-
-    @cached_property
-    def row_offset(self) -> NDArray[np.int64]:
-        """First frame of each utterance within the shard, and the total, int64 [utterances + 1]."""
-        return np.concatenate([[0], np.cumsum(self.num_frames)]).astype(np.int64)
-
-    def take(self, order: NDArray[np.int64]) -> "ShardIndex":
-        """The index with its utterances in another order: frames are then numbered in that."""
-        numbers = {name: getattr(self, name)[order] for name in _INDEX_NUMBERS}
-        return ShardIndex([self.keys[at] for at in order.tolist()], **numbers)
-
-    def to_json(self) -> dict[str, list[Any]]:
-        """The columns as lists."""
-        columns = {name: getattr(self, name).tolist() for name in _INDEX_NUMBERS}
-        return {"keys": self.keys, **columns}
-
-    @classmethod
-    def from_json(cls, columns: dict[str, list[Any]]) -> "ShardIndex":
-        """The inverse of `to_json`; raises ValueError where columns differ in length."""
-        numbers = {name: np.asarray(columns[name], dtype=np.int64) for name in _INDEX_NUMBERS}
-        keys = columns["keys"]
-        if any(column.shape != (len(keys),) for column in numbers.values()):
-            raise ValueError("index columns of different lengths")
-        return cls(keys=keys, **numbers)
-
-
-_INDEX_NUMBERS = ("num_frames", "byte_offset", "crc32c")
-
-
-@dataclass(frozen=True)
-class ShardRow:
-    """What ``store.json`` says of one shard."""
 
     name: str
     utterances: int
     frames: int
     bytes: int
     sha256: str
+    sidecar_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not is_shard_name(self.name):
+            raise ValueError(f"{self.name[:80]!r} is no name of a shard")
+        if not 0 <= self.utterances <= self.frames <= self.bytes <= MAX_INT:
+            raise ValueError(
+                f"{self.name} of {self.utterances} utterances, {self.frames} frames and "
+                f"{self.bytes} bytes"
+            )
+        check_sha256(self.sha256, self.sidecar_sha256)
+
+    def of_itself(self) -> dict[str, Any]:
+        """The fields that the sidecar repeats."""
+        fields_there = asdict(self)
+        del fields_there["sidecar_sha256"]
+        return fields_there
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that ``store.json`` has."""
+        return self.of_itself() if self.sidecar_sha256 is None else asdict(self)
+
+    def check_index(self, index: ShardIndex) -> None:
+        """Raise ValueError if the index is one of other counts."""
+        counts = len(index.keys), int(index.row_offset[-1])
+        if counts != (self.utterances, self.frames):
+            raise ValueError("an index of {} utterances and {} frames".format(*counts))
+
+
+def check_sidecar(path: Path, there: ShardRow, recorded: ShardRow) -> None:
+    """Make sure that the sidecar of the shard `path` is the one that ``store.json`` records.
+
+    Raises:
+        StoreError: it is not.
+    """
+    if recorded.sidecar_sha256 is None:
+        there = replace(there, sidecar_sha256=None)
+    if there != recorded:
+        raise StoreError(f"{path}: its sidecar does not belong to this store")
+
+
+def sidecar_row(document: dict[str, Any], content: bytes, path: Path) -> ShardRow:
+    """What the sidecar at `path`, of these bytes, says of its shard.
+
+    Raises:
+        TypeError, ValueError: it cannot be.
+        StoreError: it is that of another shard.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    row = replace(pick(ShardRow, document), sidecar_sha256=digest)
+    if row.name.partition(".")[0] != path.stem:
+        raise StoreError(f"{path}: damaged: it is that of {row.name}")
+    return row
+
+
+def check_sha256(*digests: str | None) -> None:
+    """Raise ValueError if one, where it is given, is no SHA-256 in hexadecimal digits."""
+    for digest in digests:
+        if digest is not None and not _SHA256.fullmatch(digest):
+            raise ValueError(f"{digest[:80]!r} is no SHA-256")
+
+
+def check_rows(
+    rows: Sequence[ShardRow], utterances: int, frames: int, num_bytes: int, frame_bytes: int
+) -> None:
+    """Raise ValueError if rows are not those of consecutive shards that come to the totals.
+
+    Nor may a shard have less than `frame_bytes` for each of its frames.
+    """
+    if any(row.frames * frame_bytes > row.bytes for row in rows):
+        raise ValueError("a shard of fewer bytes than its frames take")
+    if any(row.name.partition(".")[0] != shard_stem(number) for number, row in enumerate(rows)):
+        raise ValueError("a shard's row is missing, or out of order")
+    sums = [sum(getattr(row, name) for row in rows) for name in ("utterances", "frames", "bytes")]
+    if sums != [utterances, frames, num_bytes] or num_bytes > MAX_INT:
+        totals = f"{utterances} utterances, {frames} frames and {num_bytes} bytes"
+        raise ValueError(f"its totals of {totals} are not the sums of its shards")
 
 
 @dataclass(frozen=True)
@@ -105,30 +154,42 @@ class Sidecar:
         """Publish the sidecar as `path`."""
         document = {
             "format_version": FORMAT_VERSION,
-            **asdict(self.row),
+            **self.row.of_itself(),
             "index": self.index.to_json(),
             "tally": asdict(self.tally),
             "rejects": [asdict(reject) for reject in self.rejects],
         }
-        write_atomic(path, canonical_json(document).encode() + b"\n")
+        write_document(path, document)
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar":
-        """Read and check a sidecar.
+        """Read and check a sidecar; its row has the SHA-256 of its bytes.
 
         Raises:
-            StoreError: it is missing or not a sidecar of this version.
+            StoreError: it is missing, damaged, or not a sidecar of this version and this name.
         """
-        document = read_document(path)
+        content = read_document_bytes(path)
+        document = parse_document(content, path)
         try:
-            return cls(
-                row=pick(ShardRow, document),
+            sidecar = cls(
+                row=sidecar_row(document, content, path),
                 index=ShardIndex.from_json(document["index"]),
                 tally=pick(Tally, document["tally"]),
                 rejects=[pick(Reject, reject) for reject in document["rejects"]],
             )
-        except (KeyError, TypeError, ValueError) as error:
+            sidecar.row.check_index(sidecar.index)
+            sidecar._check_tally()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a sidecar: {error!r}") from error
+        return sidecar
+
+    def _check_tally(self) -> None:
+        tally, row = self.tally, self.row
+        reasons = Counter(reject.reason for reject in self.rejects)
+        if (tally.utterances, tally.frames, tally.bytes) != (row.utterances, row.frames, row.bytes):
+            raise ValueError("a tally of other counts than the shard's")
+        if (tally.rejects, tally.rejects_by_reason) != (len(self.rejects), dict(reasons)):
+            raise ValueError("a tally of other rejects than are listed")
 
 
 @dataclass(frozen=True)
@@ -162,12 +223,17 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """``store.json``: written last; a folder without it is unfinished."""
+    """``store.json``: written last; a folder without it is unfinished.
+
+    Args:
+        rejects_sha256: of ``rejects.jsonl``; None in stores of earlier versions.
+    """
 
     features: FeatureConfig
     plan: PlanOptions
     tally: Tally
     shards: list[ShardRow]
+    rejects_sha256: str | None = None
 
     def write(self, path: Path) -> None:
         """Publish the document as `path`."""
@@ -178,17 +244,18 @@ class StoreInfo:
             "fingerprint": self.features.fingerprint,
             "plan": asdict(self.plan),
             "totals": {**asdict(self.tally), "seconds_in": round(self.tally.seconds_in, 6)},
-            "shards": [asdict(row) for row in self.shards],
+            "shards": [row.to_json() for row in self.shards],
+            "rejects_sha256": self.rejects_sha256,
         }
-        write_atomic(path, canonical_json(document).encode() + b"\n")
+        write_document(path, document)
 
     @classmethod
     def read(cls, path: Path) -> "StoreInfo":
         """Read and check ``store.json``.
 
         Raises:
-            StoreError: it is missing, of another version or kind, or its fingerprint is not that
-                of its features.
+            StoreError: it is missing, damaged, of another version or kind, its fingerprint is not
+                that of its features, or its totals are not those of its shards.
         """
         document = read_document(path)
         try:
@@ -200,22 +267,42 @@ class StoreInfo:
                 raise StoreError(f"{path}: {error}") from error
             if features.fingerprint != document["fingerprint"]:
                 raise StoreError(f"{path}: the fingerprint is not that of the features")
+            plan = _pick_plan(document["plan"], path)
             info = cls(
                 features=features,
-                plan=pick(PlanOptions, document["plan"]),
+                plan=plan,
                 tally=pick(Tally, document["totals"]),
                 shards=[pick(ShardRow, row) for row in document["shards"]],
+                rejects_sha256=document.get("rejects_sha256"),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            check_sha256(info.rejects_sha256)
+            tally, frame_bytes = info.tally, features.n_mels * (4 if plan.dtype == "float32" else 2)
+            check_rows(info.shards, tally.utterances, tally.frames, tally.bytes, frame_bytes)
+            info._check_rejects()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a feature store: {error!r}") from error
-        if info.plan.format not in SHARD_SUFFIXES or info.plan.dtype not in ("float16", "float32"):
-            raise StoreError(f"{path}: {info.plan.format} of {info.plan.dtype} cannot be read here")
         return info
+
+    def _check_rejects(self) -> None:
+        if sum(self.tally.rejects_by_reason.values()) != self.tally.rejects:
+            raise ValueError("its rejects are not the sum of those by reason")
+
+
+def _pick_plan(values: dict[str, Any], path: Path) -> PlanOptions:
+    for name, known in (("format", SHARD_SUFFIXES), ("dtype", ("float16", "float32"))):
+        if values.get(name, "tar" if name == "format" else None) not in known:
+            raise StoreError(f"{path}: shards of {name} {values.get(name)} cannot be read here")
+    return pick(PlanOptions, values)
 
 
 def shard_stem(number: int) -> str:
     """File name of shard `number` without its ending."""
     return f"shard-{number:06d}"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a shard may have that file name."""
+    return _SHARD_NAME.fullmatch(name) is not None
 
 
 def kind_of(folder: Path) -> str | None:
@@ -232,26 +319,3 @@ def kind_of(folder: Path) -> str | None:
     for sidecar in folder.glob("shard-*.json"):
         return str(read_document(sidecar).get("kind", "features"))
     return None
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """A JSON object of this format version.
-
-    Raises:
-        StoreError: it is missing, damaged or of another version.
-    """
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
-        raise StoreError(f"{path}: not of format version {FORMAT_VERSION}")
-    return document
-
-
-def pick(cls: type[_T], values: dict[str, Any]) -> _T:
-    """A dataclass from a JSON object; fields that later versions added are left out."""
-    names = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    return cls(**{name: values[name] for name in names if name in values})

@@ -1,7 +1,6 @@
 """One utterance of a shard at a time, in any order: its frames, and its waveform where stored."""
 
 import hashlib
-import json
 import math
 from io import BytesIO
 from typing import Any
@@ -55,8 +54,8 @@ class ShardReader:
     def read_waveform(self, position: int) -> Tensor:
         """The waveform of the utterance at `position` of the index, as its features were made of.
 
-        No CRC is recorded of it, but FLAC keeps the MD5 of the samples, and what the JSON says of
-        them must be so.
+        No CRC is recorded of it, but FLAC keeps the MD5 of the samples, and what the JSON, which
+        has a CRC, says of them must be so.
 
         Returns:
             float32 [num_samples].
@@ -70,11 +69,8 @@ class ShardReader:
             remedy = "gmmpipe featurize --store_audio flac makes stores that do"
             raise StoreError(f"{path}: holds no audio; {remedy}")
         frame_bytes = self._dim * self._shard.dtype.itemsize
-        text, flac = shard_files.read_audio(path, self.index, position, frame_bytes)
+        metadata, flac = shard_files.read_audio(path, self.index, position, frame_bytes)
         try:
-            metadata = json.loads(text)
-            if metadata["key"] != key:
-                raise ValueError(f"its JSON is that of {metadata['key']}")
             return _decode(flac, metadata["num_samples"], metadata["audio_scale"])
         except (ValueError, KeyError, TypeError, soundfile.SoundFileError) as error:
             message = f"{path}: the audio of utterance {key} is corrupt: {error}"

@@ -1,71 +1,145 @@
-"""Reading every byte of a store: are the shards still what was recorded?"""
+"""Reading every byte of a store: are the files still what was recorded, and none missing or new?"""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store import shard_files
 from gmmpipe.store.feature_store import FeatureStore, Shard
-from gmmpipe.store.label_schema import ARRAY_DTYPES, LABELS, LabelPlan
-from gmmpipe.store.label_shard import read_arrays
+from gmmpipe.store.finalize import sum_up
+from gmmpipe.store.label_schema import (
+    ARRAY_DTYPES,
+    LABELS,
+    LabelInfo,
+    LabelPlan,
+    LabelSidecar,
+)
 from gmmpipe.store.label_store import LabelReader, LabelShard, LabelStore
-from gmmpipe.store.schema import ShardRow
-
-_OTHER_SAMPLES = "its samples are not those of its index"
+from gmmpipe.store.ledger import Reject
+from gmmpipe.store.schema import REJECTS_FILE, STORE_FILE, ShardRow, StoreInfo
+from gmmpipe.store.tar_reader import StoredArray, TarReader
 
 
 def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
-    """Check each shard's bytes against its SHA-256, and decode each of its samples.
+    """Check each file of a store against what is recorded of it, and decode each sample.
+
+    Args:
+        store: opened as one folder.
 
     Yields:
-        Each shard's path, with what is wrong with it, or an empty string.
+        Each shard's path, with what is wrong with it or its sidecar, or an empty string; then
+        ``rejects.jsonl`` or ``store.json``, if the sidecars say otherwise.
     """
+    whole = True
     if isinstance(store, FeatureStore):
         for shard in store.shards:
-            decode = partial(_decode_features, shard, store.dim)
-            yield shard.path, _fault(shard.path, shard.row, decode)
+            fault = _fault(shard.path, shard.row, partial(_decode_features, shard))
+            whole = whole and not fault
+            yield shard.path, fault
     else:
         for labels in store.shards:
             decode = partial(_decode_labels, labels, store.plan)
-            yield labels.path, _fault(labels.path, labels.row, decode)
+            fault = _fault(labels.path, labels.row, decode)
+            whole = whole and not fault
+            yield labels.path, fault
+    if whole and store.shards:
+        sums = _check_sums if isinstance(store, FeatureStore) else _check_label_sums
+        yield from sums(store.shards[0].path.parent)
 
 
-def _fault(path: Path, row: ShardRow, decode: Callable[[], str]) -> str:
+def strangers(store: FeatureStore | LabelStore) -> list[Path]:
+    """What lies in the folder of a store under a shard's or a sidecar's name, but is not its own.
+
+    ``--repair`` leaves it alone: whose it is, nobody says.
+    """
+    if not store.shards:
+        return []
+    paths = [shard.path for shard in store.shards]
+    own = {*paths, *(path.with_suffix(".json") for path in paths)}
+    return sorted(path for path in paths[0].parent.glob("shard-*") if path not in own)
+
+
+def _fault(path: Path, row: ShardRow, decode: Callable[[], None]) -> str:
     try:
-        size, sha256 = shard_files.digest(path)
+        size = shard_files.size(path)  # first: a file of another size may be a very long one
         if size != row.bytes:
             return f"{size} bytes where {row.bytes} are recorded"
-        if sha256 != row.sha256:
+        if shard_files.sha256(path) != row.sha256:
             return "its SHA-256 is not the recorded one"
-        return decode()
+        decode()
     except FileNotFoundError:
         return "missing"
-    except (StoreError, OSError, KeyError) as error:
-        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except StoreError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
 
 
-def _decode_features(shard: Shard, dim: int) -> str:
+def _decode_features(shard: Shard) -> None:
     index = shard.sidecar().index
-    frames = torch.empty(shard.row.frames, dim, dtype=shard.dtype)
-    shard.read_rows(0, shard.row.frames, frames)
-    found = [(key, values["num_frames"]) for key, values in shard_files.read_metadata(shard.path)]
-    expected = list(zip(index.keys, index.num_frames.tolist(), strict=True))
-    return "" if found == expected else _OTHER_SAMPLES
+    block = 1 << 14
+    for start in range(0, shard.row.frames, block):
+        stop = min(start + block, shard.row.frames)
+        shard.read_rows(start, stop, torch.empty(stop - start, shard.dim, dtype=shard.dtype))
+    for _ in shard_files.read_metadata(shard.path, index):
+        pass
+    dtype = str(shard.dtype).removeprefix("torch.")
+    shard_files.check_layout(shard.path, index, shard.dim, dtype)
 
 
-def _decode_labels(shard: LabelShard, plan: LabelPlan) -> str:
+def _decode_labels(shard: LabelShard, plan: LabelPlan) -> None:
     reader = LabelReader(shard, plan)
     reader.read_arrays(0, shard.row.frames)
-    expected = [
-        (f"{key}.{name}.npy", (length,) if name == LABELS else (length, width), ARRAY_DTYPES[name])
-        for key, length in zip(reader.index.keys, reader.index.num_frames.tolist(), strict=True)
+    indices = shard.sidecar().indices
+    lengths = reader.index.num_frames.tolist()
+    expected = (
+        StoredArray(
+            f"{key}.{name}.npy",
+            int(indices[name].byte_offset[at]),
+            (lengths[at],) if name == LABELS else (lengths[at], width),
+            np.dtype(str(ARRAY_DTYPES[name]).removeprefix("torch.")),
+        )
+        for at, key in enumerate(reader.index.keys)
         for name, width in plan.widths.items()
-    ]
-    found = [
-        (name, array.shape, torch.from_numpy(array).dtype)
-        for name, array in read_arrays(shard.path)
-    ]
-    return "" if found == expected else _OTHER_SAMPLES
+    )
+    with TarReader(shard.path) as archive:
+        archive.check_arrays(expected)
+
+
+def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What the sidecars of a feature store come to, against ``store.json`` and the ledger."""
+    info = StoreInfo.read(folder / STORE_FILE)
+    ledger = hashlib.sha256()
+
+    def add(reject: Reject) -> None:
+        ledger.update(reject.ledger_line())
+
+    paths = [(folder / row.name).with_suffix(".json") for row in info.shards]
+    _, tally = sum_up(paths, add)
+    if tally != info.tally:
+        yield folder / STORE_FILE, "its totals are not what its sidecars come to"
+    path = folder / REJECTS_FILE
+    try:
+        found = shard_files.sha256_of_file(path)
+    except FileNotFoundError:
+        yield path, "missing"
+    except OSError as error:
+        yield path, f"cannot be read: {error.strerror}"
+    else:
+        recorded = info.rejects_sha256 or ledger.hexdigest()
+        if not found == recorded == ledger.hexdigest():
+            yield path, "not the rejects that its sidecars list"
+
+
+def _check_label_sums(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What the sidecars of a label store come to, against ``store.json``."""
+    info = LabelInfo.read(folder / STORE_FILE)
+    paths = ((folder / row.name).with_suffix(".json") for row in info.shards)
+    if LabelInfo.over(info.plan, map(LabelSidecar.read, paths)).totals != info.totals:
+        yield folder / STORE_FILE, "its totals are not what its sidecars come to"

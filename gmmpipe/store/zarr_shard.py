@@ -10,9 +10,11 @@ logmel is one object (``logmel/c/0/0``) of uncompressed chunks in order, so the 
 utterance lies in one piece of it, and is read by its byte offset just as from a tar.
 """
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ import zarr
 from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
-from gmmpipe.files import canonical_json
+from gmmpipe.files import canonical_json, read_regular
 from gmmpipe.store.rows import crc32c, read_bytes
-from gmmpipe.store.schema import ShardIndex
+from gmmpipe.store.shard_index import ShardIndex
 
 CHUNK_FRAMES = 8192
+_MAX_DESCRIPTION = 1 << 20
 RAW_OBJECT = Path("logmel", "c", "0", "0")
 
 
@@ -95,25 +98,46 @@ class ZarrShardWriter:
             num_frames=np.diff(offsets),
             byte_offset=offsets[:-1] * row_bytes,
             crc32c=np.array([crc32c(array) for array in self._frames], dtype=np.int64),
+            json_crc32c=np.array([crc32c(line) for line in self._lines], dtype=np.int64),
         )
         return index, *digest_folder(self._folder)
 
 
-def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and JSON of each sample of a shard, in order.
+def read_json(path: Path, keys: Sequence[str]) -> Iterator[bytes]:
+    """The JSON line of each sample of a shard, in order, as stored.
+
+    Plain reads, as everywhere here: a group that claims a monstrous shape is then not believed.
 
     Raises:
         StoreError: the shard is missing or damaged.
     """
-    try:
-        group = zarr.open_group(path, mode="r")
-        text = np.asarray(group["json"]).tobytes()
-        bounds = np.asarray(group["json_offsets"]).tolist()
-        for begin, end in pairwise(bounds):
-            metadata = json.loads(text[begin:end])
-            yield metadata["key"], metadata
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged or missing: {error}") from error
+    for begin, end in pairwise(_read_offsets(path, "json", 0, len(keys))):
+        yield read_bytes(_object(path, "json"), begin, end)
+
+
+def check_group(path: Path, index: ShardIndex, dim: int, dtype: str) -> None:
+    """Make sure that a stranger who opens the group gets what the index says.
+
+    Raises:
+        StoreError: the shard is missing or damaged.
+    """
+    count, frames = len(index.keys), int(index.row_offset[-1])
+    expected = {
+        "logmel": ([frames, dim], dtype),
+        "offsets": ([count + 1], "int64"),
+        "json_offsets": ([count + 1], "int64"),
+    }
+    for name, (shape, data_type) in expected.items():
+        description = path / name / "zarr.json"
+        try:
+            found = json.loads(read_regular(description, _MAX_DESCRIPTION))
+            said = found["shape"], found["data_type"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"{description}: damaged or missing: {error}") from error
+        if said != (shape, data_type):
+            raise StoreError(f"{description}: not what its index says")
+    if count and _read_offsets(path, "", 0, count) != index.row_offset.tolist():
+        raise StoreError(f"{path}: its offsets are not those of its index")
 
 
 def read_audio(path: Path, position: int) -> tuple[bytes, bytes]:
@@ -127,10 +151,31 @@ def read_audio(path: Path, position: int) -> tuple[bytes, bytes]:
 
 
 def _read_part(path: Path, name: str, position: int) -> bytes:
-    """Element `position` of the arrays ``name`` and ``name_offsets``, one raw object each."""
-    offsets = read_bytes(path / f"{name}_offsets" / "c" / "0", 8 * position, 8 * position + 16)
-    begin, end = np.frombuffer(offsets, dtype="<i8").tolist()
-    return read_bytes(path / name / "c" / "0", begin, end)
+    """Element `position` of the arrays ``name`` and ``name_offsets``."""
+    begin, end = _read_offsets(path, name, position, 1)
+    return read_bytes(_object(path, name), begin, end)
+
+
+def _read_offsets(path: Path, name: str, position: int, count: int) -> list[int]:
+    """Where `count` elements of the array ``name`` begin, from `position` on, and the last ends."""
+    if not count:  # zarr writes no object of zeros alone
+        return []
+    array = f"{name}_offsets" if name else "offsets"
+    begin, end = 8 * position, 8 * (position + count + 1)
+    offsets: list[int] = np.frombuffer(read_bytes(_object(path, array), begin, end), "<i8").tolist()
+    return offsets
+
+
+def _object(path: Path, name: str) -> Path:
+    """The one object that a plain array of the group lies in, uncompressed."""
+    return path / name / "c" / "0"
+
+
+def size_of(folder: Path) -> int:
+    """Total size of a shard's files; OSError where there is no such folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def digest_folder(folder: Path) -> tuple[int, str]:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gmmpipe.store.schema import SHARD_SUFFIXES, STORE_FILE, StoreInfo, shard_stem
+from gmmpipe.store.finalize import sum_up
+from gmmpipe.store.schema import SHARD_SUFFIXES, STORE_FILE, Sidecar, StoreInfo, shard_stem
 
 
 def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
@@ -36,17 +37,13 @@ def multiply_store(store: Path, folder: Path, num_shards: int) -> Path:
     """A store of `num_shards` shards that are hard links to those of a store of tars, in turn."""
     info = StoreInfo.read(store / STORE_FILE)
     folder.mkdir()
-    sidecars = [
-        (store / row.name).with_suffix(".json").read_text(encoding="ascii") for row in info.shards
-    ]
-    rows = []
+    sidecars = [Sidecar.read((store / row.name).with_suffix(".json")) for row in info.shards]
     for number in range(num_shards):
-        source = number % len(sidecars)
-        row = info.shards[source]
-        name = shard_stem(number) + SHARD_SUFFIXES["tar"]
-        os.link(store / row.name, folder / name)
-        text = sidecars[source].replace(f'"name":"{row.name}"', f'"name":"{name}"')
-        (folder / name).with_suffix(".json").write_text(text, encoding="ascii")
-        rows.append(dataclasses.replace(row, name=name))
-    dataclasses.replace(info, shards=rows).write(folder / STORE_FILE)
+        sidecar = sidecars[number % len(sidecars)]
+        path = folder / f"{shard_stem(number)}{SHARD_SUFFIXES['tar']}"
+        os.link(store / sidecar.row.name, path)
+        row = dataclasses.replace(sidecar.row, name=path.name)
+        dataclasses.replace(sidecar, row=row).write(path.with_suffix(".json"))
+    rows, tally = sum_up(sorted(folder.glob("shard-*.json")))
+    dataclasses.replace(info, shards=rows, tally=tally).write(folder / STORE_FILE)
     return folder

@@ -24,6 +24,7 @@ from common import make_store, median_seconds, multiply_store
 from gmmpipe import FeatureStore
 from gmmpipe.fit.stream import read_pipeline
 from gmmpipe.store.feature_store import _read_sidecar
+from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.frame_order import FrameOrder
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, shard_stem
@@ -57,7 +58,6 @@ def make_shards(source: Path, folder: Path) -> Path:
     """A store of `REAL_SHARDS` shards, full of the frames of `source`."""
     store, info = FeatureStore.open(source), StoreInfo.read(source / STORE_FILE)
     frames = store.read_frames(0, store.num_frames).to(store.dtype)
-    rows = []
     for number in range(REAL_SHARDS):
         path = folder / f"{shard_stem(number)}.tar"
         path.parent.mkdir(exist_ok=True)
@@ -69,9 +69,10 @@ def make_shards(source: Path, folder: Path) -> Path:
                 writer.add(key, {"key": key}, frames[numbers].numpy(), None)
             index, size, sha256 = writer.finish()
         row = ShardRow(path.name, UTTERANCES, UTTERANCES * UTTERANCE_FRAMES, size, sha256)
-        Sidecar(row, index, Tally(), []).write(path.with_suffix(".json"))
-        rows.append(row)
-    dataclasses.replace(info, shards=rows).write(folder / STORE_FILE)
+        tally = Tally(UTTERANCES, UTTERANCES, 0, row.frames, row.bytes)
+        Sidecar(row, index, tally, []).write(path.with_suffix(".json"))
+    rows, tally = sum_up(sorted(folder.glob("shard-*.json")))
+    dataclasses.replace(info, shards=rows, tally=tally).write(folder / STORE_FILE)
     return folder
 
 

@@ -20,7 +20,7 @@ from gmmpipe.jepa import JEPABatch, JEPABatches
 from gmmpipe.jepa.batch import SHARED_MEMORY
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.progress import Progress
-from gmmpipe.signals import STOP_SIGNALS, stop_signals
+from gmmpipe.signals import STOP_SIGNALS, is_orphaned, stop_signals
 from pipelines.jepa.checkpoint import TrainState
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.folder import RunFolder
@@ -140,7 +140,7 @@ class Trainer:
             batch = self._wait(batches)
         except Exception as error:
             failure = error
-        asked = self.stop_signal is not None or self.world.is_orphaned()
+        asked = self.stop_signal is not None or is_orphaned()
         leaving = torch.tensor([asked, batch is None], dtype=torch.float32).to(self.world.device)
         self.world.all_reduce(leaving)
         if leaving[0]:

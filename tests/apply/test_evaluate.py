@@ -14,7 +14,16 @@ from scipy.stats import entropy
 from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 
-from conftest import CORPUS, fit_here, make_store, read_json_lines, run, run_gmmpipe, torchrun
+from conftest import (
+    CORPUS,
+    fit_here,
+    make_store,
+    read_json_lines,
+    root_cause,
+    run,
+    run_gmmpipe,
+    torchrun,
+)
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.apply.evaluate import NO_FLOOR, evaluate
 from gmmpipe.distributed import World
@@ -196,6 +205,7 @@ def test_a_shard_with_a_flipped_byte_is_named_and_ends_all_ranks(store_copy, fit
     done = run([*torchrun(2, "-m", "gmmpipe"), *arguments], check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"error: {shard.path}: utterance" in done.stderr
+    assert f"StoreError: {shard.path}: utterance" in root_cause(done.stderr)
 
 
 def test_a_missing_shard_is_said_before_anything_is_read(store_copy, fitted) -> None:

@@ -16,7 +16,17 @@ import torch
 import webdataset
 from scipy.special import softmax
 
-from conftest import CORPUS, file_bytes, fit_here, make_store, run, run_gmmpipe, torchrun
+from conftest import (
+    CORPUS,
+    edit_document,
+    file_bytes,
+    fit_here,
+    make_store,
+    root_cause,
+    run,
+    run_gmmpipe,
+    torchrun,
+)
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.distributed import World
@@ -111,6 +121,7 @@ def test_all_components_leave_nothing_out(store, fitted, tmp_path) -> None:
 def test_store_json_says_what_the_labels_are_of(store, fitted, labelled) -> None:
     document = json.loads((labelled / "store.json").read_text())
     shards = document.pop("shards")
+    assert len(document.pop("checksum")) == 64
     assert 0 < document["totals"].pop("left_out_mass") < 0.1
     assert document == {
         "format_version": 1,
@@ -188,10 +199,9 @@ def test_another_plan_is_refused_naming_what_differs(
     finished, store, fitted, labelled_copy, tmp_path
 ) -> None:
     if not finished:
-        document = json.loads((labelled_copy / "store.json").read_text())
-        del document["totals"], document["shards"]
-        (labelled_copy / "plan.json").write_text(json.dumps(document))
-        (labelled_copy / "store.json").unlink()
+        (labelled_copy / "store.json").rename(labelled_copy / "plan.json")
+        path = labelled_copy / "plan.json"
+        edit_document(path, lambda plan: [plan.pop(name) for name in ("totals", "shards")])
     before = file_bytes(labelled_copy)
     fit_here(store, tmp_path / "fit", seed=1)
     other_store = make_store(CORPUS, tmp_path / "other", seed=1)
@@ -291,6 +301,7 @@ def test_a_flipped_byte_is_named_and_what_was_finished_stays(
     done = run([*torchrun(2, "-m", "gmmpipe"), *command], check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"error: {said}" in done.stderr
+    assert f"StoreError: {said}" in root_cause(done.stderr), "and not the rank that waited for it"
     assert set(file_bytes(out)) == {"plan.json", *kept}
 
     shutil.copy(store / shard.path.name, shard.path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT, fit_arguments, fit_here, one_thread, run, torchrun
+from conftest import ROOT, fit_arguments, fit_here, one_thread, root_cause, run, torchrun
 from gmmpipe import FeatureStore
 
 # Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.
@@ -124,12 +124,9 @@ def test_a_rank_that_meets_a_corrupt_shard_ends_the_job_and_names_it(store_copy,
     assert not (tmp_path / "out" / "gmm.pt").exists()
 
 
-def root_cause(stderr: str) -> str:
-    """What torchrun calls the root cause of a failed job."""
-    return stderr.split("Root Cause (first observed failure):")[1]
-
-
-def test_a_rank_that_is_killed_takes_the_others_down(store, tmp_path) -> None:
+def test_a_rank_that_is_killed_takes_the_others_down_and_the_last_step_is_kept(
+    store, tmp_path
+) -> None:
     """They would wait for it in an exchange for half an hour, or for ever."""
     out, printed = tmp_path / "out", tmp_path / "printed.txt"
     sizes = {**SIZES, "n_sgd_steps": 100_000}
@@ -142,9 +139,13 @@ def test_a_rank_that_is_killed_takes_the_others_down(store, tmp_path) -> None:
             assert process.poll() is None, printed.read_text()
             time.sleep(0.05)
         os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
+        killed = time.monotonic()
         assert process.wait(60) == 1
+        assert time.monotonic() - killed < 30
     finally:
         process.kill()
+    assert len([*out.glob("gmm_ckpt_0M-s*.pt")]) == 1
+    assert "error: rank 1 is gone" in printed.read_text()
     cause = root_cause(printed.read_text())
     assert "rank      : 1" in cause
     assert "Signal 9" in cause

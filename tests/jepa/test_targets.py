@@ -2,13 +2,14 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 import torch
 from runs import SIZES, assert_same, load, rows_of
 
-from conftest import make_store, read_speech
+from conftest import edit_document, make_store, read_speech
 from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.distributed import World
@@ -95,8 +96,12 @@ def test_labels_that_do_not_belong_to_the_store_are_refused(
         JEPABatches(store, labels=store)
     path = Path(shutil.copytree(label_stores[3], tmp_path / "copy"))
     sidecar = path / "shard-000002.json"
-    text = sidecar.read_text()
-    sidecar.write_text(text.replace('"keys":["', '"keys":["x'))
+
+    def rename_the_last(document: dict[str, Any]) -> None:
+        document["index"]["keys"][-1] += "x"
+
+    edit_document(sidecar, rename_the_last)
+    edit_document(path / "store.json", lambda document: document["shards"][2].pop("sidecar_sha256"))
     with pytest.raises(StoreError, match=r"shard-000002\.tar: its utterances are not those"):
         load(JEPABatches(store, labels=path))
 

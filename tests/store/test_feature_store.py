@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from conftest import CORPUS, make_store, read_speech
+from conftest import CORPUS, edit_document, make_store, read_speech
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import StoreError
 
@@ -153,6 +153,12 @@ def test_a_store_json_that_is_not_ours_is_refused(
     text = path.read_bytes()
     assert old in text
     path.write_bytes(text.replace(old, new))
+    with pytest.raises(
+        StoreError, match=r"store.json: (damaged: its checksum|cannot be read|not of)"
+    ):
+        FeatureStore.open(store_copy)
+    if new:  # as one who means it would have it
+        edit_document(path, lambda document: None)
     with pytest.raises(StoreError, match=f"store.json: .*{message}"):
         FeatureStore.open(store_copy)
 

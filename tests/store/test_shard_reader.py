@@ -12,7 +12,7 @@ import soundfile
 import torch
 import webdataset as wds
 
-from conftest import make_store, read_speech
+from conftest import edit_document, make_store, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.store.shard_reader import ShardReader
@@ -109,18 +109,24 @@ def test_a_flipped_byte_in_the_audio_is_found(kind: str, audio_stores, tmp_path)
         (rb'"audio_scale":1', 2, "3.0, not a power of two"),
         (rb'"audio_scale', 1, "audio_scale"),
         (rb'"num_samples":\d', 1, "samples, not"),
-        (rb'"key":"0', 1, "its JSON is that of 1"),
+        (rb'"key":"0', 1, "is that of another"),
         (rb'"key"', 1, "Expecting"),
     ],
 )
 def test_json_that_is_not_that_of_its_audio_is_refused(text, bit, message, audio_stores, tmp_path):
     path = Path(shutil.copytree(audio_stores["tar"], tmp_path / "copy"))
-    (reader, _), file = readers_of(path), path / "shard-000000.tar"
+    file = path / "shard-000000.tar"
     found = re.search(text, file.read_bytes())
     assert found is not None
     flip(file, found.end() - 1, bit)
-    with pytest.raises(StoreError, match=rf"shard-000000\.tar: the audio of .*{message}"):
-        reader.read_waveform(0)
+    with pytest.raises(StoreError, match=r"shard-000000\.tar: the JSON of .*checksum differs"):
+        readers_of(path)[0].read_waveform(0)
+    # And in a store of an earlier version, which has no checksum of it.
+    sidecar = path / "shard-000000.json"
+    edit_document(sidecar, lambda document: document["index"].pop("json_crc32c"))
+    edit_document(path / "store.json", lambda info: info["shards"][0].pop("sidecar_sha256"))
+    with pytest.raises(StoreError, match=rf"shard-000000\.tar: the (audio|JSON) of .*{message}"):
+        readers_of(path)[0].read_waveform(0)
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])

@@ -1,13 +1,12 @@
 """`gmmpipe verify` finds damage, and with --repair leaves a store that featurize completes."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
+from conftest import CORPUS, edit_document, file_bytes, make_store, run_gmmpipe
 
 
 def flip(path: Path) -> None:
@@ -55,9 +54,9 @@ def test_a_bad_shard_is_named_and_repaired(
 
 def test_a_repair_killed_at_its_start_is_ended_by_featurize(store: Path, store_copy: Path) -> None:
     """When the store still seems finished, but its shards are to go already."""
-    document = json.loads((store_copy / "store.json").read_text())
-    document["redo"] = ["shard-000001.tar"]
-    (store_copy / "reopened.json").write_text(json.dumps(document))
+    shutil.copy(store_copy / "store.json", store_copy / "reopened.json")
+    redo = {"redo": ["shard-000001.tar"]}
+    edit_document(store_copy / "reopened.json", lambda document: document.update(redo))
     made = make_store(CORPUS, store_copy, utterances_per_shard=16)
     assert file_bytes(made) == file_bytes(store)
 

@@ -1,0 +1,227 @@
+"""Ranks that do not come, are stopped or killed, or are told to stop while they wait for others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import ROOT, assert_same_fit, file_bytes, fit_arguments, one_thread, torchrun
+
+# Two updates of about a second: time enough to be in the midst of one.
+SIZES = {"n_sgd_steps": 1200, "exchange_timeout": 3}
+FIT = [sys.executable, "-m", "gmmpipe"]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a command as a rank, without torchrun; what is left of it at the end is killed."""
+    started = []
+
+    def begin(command: list[str], rank: int, size: int, port: int) -> subprocess.Popen[str]:
+        environment = {
+            **one_thread(),
+            "WORLD_SIZE": str(size),
+            "RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=pipe)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(happened: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    """Return as soon as something has happened, while the processes still run."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        for process in processes:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end_of(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """The exit status of a process, and the lines that it printed."""
+    _, printed = process.communicate(timeout=60)
+    return process.returncode, printed.splitlines()
+
+
+def test_a_signal_ends_the_first_rank_while_it_waits_for_the_others(store, tmp_path, start) -> None:
+    """It joins, and would be deaf: torch blocks outside Python."""
+    command = [*FIT, *fit_arguments(store, tmp_path / "out")]
+    expected = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
+    ports = {signum: free_port() for signum in expected}
+    ranks = {signum: start(command, 0, 2, port) for signum, port in ports.items()}
+    for signum, rank in ranks.items():
+        wait_until(lambda port=ports[signum]: listens(port), rank)  # it keeps the meeting place
+        rank.send_signal(signum)
+    for signum, rank in ranks.items():
+        name = signal.Signals(signum).name
+        assert end_of(rank) == (
+            expected[signum],
+            [f"stopped by {name}; what was finished is kept"],
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_ends_another_rank_while_nobody_answers_it(fitted, store, start) -> None:
+    """As fit, evaluate and label join."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        rank = start([*FIT, "evaluate", str(store), "--gmm_path", str(fitted)], 1, 2, port)
+        silent.settimeout(60)
+        silent.accept()
+        rank.send_signal(signal.SIGTERM)
+        assert end_of(rank)[0] == 143
+
+
+JOINING = """
+import sys, time
+from pathlib import Path
+from gmmpipe.cli.common import run_job
+from gmmpipe.distributed import open_world
+
+def join():
+    if int({rank}) == 1:
+        time.sleep(600)
+    Path(sys.argv[1]).touch()
+    with open_world("cpu", join_timeout=float(sys.argv[2])):
+        pass
+
+run_job(join, debug=False)
+"""
+
+
+def test_ranks_that_never_come_are_counted_and_named(tmp_path, start) -> None:
+    script = tmp_path / "join.py"
+    script.write_text(JOINING.format(rank=0))
+    rank = start([sys.executable, str(script), str(tmp_path / "there"), "1"], 0, 3, free_port())
+    said = "error: 2 of 3 ranks did not join within 1 s: 1, 2"
+    assert end_of(rank) == (1, [said])
+
+
+def test_an_orphan_leaves_while_it_waits_for_the_others(tmp_path) -> None:
+    """Its torchrun is killed, and nobody else would end it."""
+    script = tmp_path / "join.py"
+    script.write_text(JOINING.format(rank="__import__('os').environ['RANK']"))
+    there = tmp_path / "there"
+    command = [*torchrun(2, str(script)), str(there), "600"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    agent = subprocess.Popen(command, cwd=ROOT, env=one_thread(), **quiet)
+    children: list[int] = []
+    try:
+        wait_until(there.exists, agent)
+        listed = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text()
+        children = [int(number) for number in listed.split()]
+        agent.kill()
+        agent.wait()
+        deadline = time.monotonic() + 30
+        while sum(map(is_running, children)) > 1:  # the other sleeps in the test's own script
+            assert time.monotonic() < deadline, "the orphan still waits"
+            time.sleep(0.05)
+    finally:
+        agent.kill()
+        for child in filter(is_running, children):
+            os.kill(child, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and not dead though nobody asked for its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def run_ranks(start: Start, size: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    port = free_port()
+    return [start([*FIT, *arguments], rank, size, port) for rank in range(size)]
+
+
+def wait_for_second_update(folder: Path, ranks: list[subprocess.Popen[str]]) -> None:
+    """Return when the ranks are in its steps, which follow a checkpoint."""
+    wait_until((folder / "gmm_ckpt_0.004M.pt").exists, *ranks)
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("size", "stopped"), [(2, 0), (3, 2)])
+def test_a_rank_that_does_not_answer_is_named_and_the_last_whole_step_kept(
+    size, stopped, store, tmp_path, start
+) -> None:
+    """A stopped process is silent like one whose machine is cut off."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    arguments = fit_arguments(store, out, **SIZES)
+    ranks = run_ranks(start, size, arguments)
+    wait_for_second_update(out, ranks)
+    ranks[stopped].send_signal(signal.SIGSTOP)
+    left = [rank for rank in ranks if rank is not ranks[stopped]]
+    for status, printed in map(end_of, left):
+        assert status == 1
+        assert f"error: rank {stopped} is gone" in printed[-1]
+        assert "--resume auto goes on from" in printed[-1]
+    (kept,) = set(out.glob("gmm_ckpt_*-s*.pt"))
+    step = torch.load(kept, weights_only=True)["resume"]["step"]
+    assert step > 0
+    assert kept.name == f"gmm_ckpt_0.004M-s{step}.pt"
+
+    there = {name: (out / name).stat().st_ino for name in file_bytes(out)}
+    ranks[stopped].send_signal(signal.SIGCONT)
+    assert end_of(ranks[stopped])[0] == 1
+    assert {name: (out / name).stat().st_ino for name in file_bytes(out)} == there
+
+    if size == 2:
+        for folder, more in ((out, {"resume": "auto"}), (whole, {})):
+            again = run_ranks(start, size, fit_arguments(store, folder, **SIZES, **more))
+            assert [end_of(rank)[0] for rank in again] == [0, 0]
+        assert_same_fit(whole, out)
+
+
+def test_a_rank_that_wakes_after_another_fit_began_there_writes_nothing(
+    store, tmp_path, start
+) -> None:
+    out = tmp_path / "out"
+    ranks = run_ranks(start, 2, fit_arguments(store, out, **SIZES))
+    wait_for_second_update(out, ranks)
+    ranks[1].send_signal(signal.SIGSTOP)
+    ranks[0].kill()
+    for path in out.iterdir():
+        path.unlink()
+    other: dict[str, Any] = {**SIZES, "K": 8, "n_sgd_steps": 40}
+    alone = subprocess.run(
+        [*FIT, *fit_arguments(store, out, **other)], cwd=ROOT, env=one_thread(), check=True
+    )
+    assert alone.returncode == 0
+    before = file_bytes(out)
+    ranks[1].send_signal(signal.SIGCONT)
+    status, printed = end_of(ranks[1])
+    assert status == 1
+    assert "rank 0 is gone" in printed[-1]
+    assert file_bytes(out) == before
