@@ -6,6 +6,7 @@
     ├── StoreError             a store is missing, unfinished, corrupt or made with other options
     ├── CheckpointError        a model file cannot be read, or belongs to another fit
     ├── OptionError            options that contradict each other or the data
+    ├── ClaimError             another process is writing something else into the output folder
     └── RankError              another rank has failed; its own error says why
         └── RankGoneError           another rank was killed, or does not answer any more
     Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
@@ -46,6 +47,10 @@ class CheckpointError(GmmpipeError):
 
 class OptionError(GmmpipeError):
     """Options contradict each other or the data."""
+
+
+class ClaimError(GmmpipeError):
+    """Another process is writing something else into the output folder."""
 
 
 class RankError(GmmpipeError):

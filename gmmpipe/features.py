@@ -25,6 +25,8 @@ _CONSTANTS: dict[str, Any] = {
     "f_min": 0.0,
     "log_offset": LOG_OFFSET,
 }
+_LARGEST = {"sample_rate": 768_000, "n_fft": 1 << 16}
+"""Far beyond what is of use; what a damaged or hostile file says should not take all memory."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class FeatureConfig:
         n_mels: mel bins, the feature dimension D.
 
     Raises:
-        OptionError: a value is not positive, the hop exceeds the window (audio between two frames
-            would never be seen), or a mel filter would cover no FFT bin.
+        OptionError: a value is not positive or absurdly large, the hop exceeds the window (audio
+            between two frames would never be seen), or a mel filter would cover no FFT bin.
     """
 
     sample_rate: int = 16000
@@ -49,8 +51,9 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < 1:
-                raise OptionError(f"{name} is {value}, but must be at least 1")
+            if not 1 <= value <= _LARGEST.get(name, value):
+                bounds = f"at least 1 and at most {_LARGEST[name]}" if value > 0 else "at least 1"
+                raise OptionError(f"{name} is {value}, but must be {bounds}")
         if self.n_fft < 2:
             raise OptionError("n_fft is 1, but a window of one sample holds no spectrum")
         if self.hop_length > self.n_fft:
@@ -59,14 +62,8 @@ class FeatureConfig:
                 f"n_fft = {self.n_fft}: samples between two windows would be lost"
             )
         if not self._filters_cover_bins(self.n_mels):
-            working = next(
-                (
-                    n
-                    for n in range(min(self.n_mels, self.n_fft), 0, -1)
-                    if self._filters_cover_bins(n)
-                ),
-                0,
-            )
+            largest = min(self.n_mels, self._max_filters)
+            working = next((n for n in range(largest, 0, -1) if self._filters_cover_bins(n)), 0)
             remedy = f"the largest n_mels that works is {working}" if working else "no n_mels works"
             raise OptionError(
                 f"n_mels = {self.n_mels} leaves a mel filter empty at n_fft = {self.n_fft} and "
@@ -100,14 +97,25 @@ class FeatureConfig:
             StoreError: the values describe a frame that this version cannot make.
         """
         try:
-            config = cls(**{name: values[name] for name in cls.__dataclass_fields__})
+            options = {name: values[name] for name in cls.__dataclass_fields__}
+            if any(type(value) is not int for value in options.values()):
+                raise StoreError("unusable feature parameters: not whole numbers")
+            config = cls(**options)
         except (KeyError, TypeError, OptionError) as error:
             raise StoreError(f"unusable feature parameters: {error}") from error
         if config.to_json() != values:
             raise StoreError("feature parameters of another version of gmmpipe")
         return config
 
+    @property
+    def _max_filters(self) -> int:
+        """No more filters can work: the first must reach beyond the first bin above 0 Hz."""
+        bin_hertz = self.f_max / (self.n_fft // 2)
+        return int(2.0 * _mel(self.f_max) / _mel(bin_hertz)) if bin_hertz else 0
+
     def _filters_cover_bins(self, n_mels: int) -> bool:
+        if n_mels > self._max_filters:
+            return False  # before memory is taken for edges without number
         edges = _mel_edges(n_mels, self.f_max)
         bins = np.linspace(0.0, self.f_max, self.n_fft // 2 + 1)
         # Filter m is a triangle over the open interval (edges[m], edges[m + 2]).
@@ -116,7 +124,11 @@ class FeatureConfig:
         return bool((first_inside < first_beyond).all())
 
 
+def _mel(hertz: float) -> float:
+    return float(2595.0 * np.log10(1.0 + hertz / 700.0))
+
+
 def _mel_edges(n_mels: int, f_max: float) -> NDArray[np.float64]:
     """Edges of HTK mel filters from 0 to `f_max`, Hz, [n_mels + 2] (O'Shaughnessy 1987)."""
-    mels = np.linspace(0.0, 2595.0 * np.log10(1.0 + f_max / 700.0), n_mels + 2)
+    mels = np.linspace(0.0, _mel(f_max), n_mels + 2)
     return np.asarray(700.0 * (10.0 ** (mels / 2595.0) - 1.0))

@@ -12,6 +12,7 @@ PACKAGE = Path(gmmpipe.__file__).parent
 BASE = {
     "errors",
     "files",
+    "claim",
     "features",
     "randomness",
     "signals",
@@ -25,6 +26,7 @@ BASE = {
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "claim": {"errors", "files"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.files import listed_paths
 
 LONGEST_SECONDS = 1e9
 """Some 30 years: beyond it, arithmetic in samples could overflow."""
@@ -79,7 +80,7 @@ def find_manifests(data_dir: str) -> list[Manifest]:
         ManifestError: an entry does not exist, is not a manifest, or is a folder without any.
     """
     manifests = []
-    for entry in filter(None, (part.strip() for part in data_dir.split(","))):
+    for entry in map(str, listed_paths(data_dir)):
         path = Path(entry).absolute()  # workers may run in another folder
         if path.is_dir():
             named = (p for p in path.glob("*.jsonl") if not p.name.startswith("."))

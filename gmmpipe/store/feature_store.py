@@ -105,6 +105,11 @@ def _read_sidecar(shard: Shard) -> Sidecar:
     return sidecar
 
 
+def forget_sidecars() -> None:
+    """Read sidecars from the disk again, even those that were read a moment ago."""
+    _read_sidecar.cache_clear()
+
+
 class FeatureStore:
     """The frames of one or several feature stores, numbered through in shard order.
 

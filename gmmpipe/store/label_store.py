@@ -117,6 +117,11 @@ def _read_sidecar(shard: LabelShard) -> LabelSidecar:
     return sidecar
 
 
+def forget_sidecars() -> None:
+    """Read sidecars from the disk again, even those that were read a moment ago."""
+    _read_sidecar.cache_clear()
+
+
 class LabelStore:
     """A finished label store: shard by shard and key by key as the feature store that it labels.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store import shard_files
+from gmmpipe.store import feature_store, label_store, shard_files
 from gmmpipe.store.feature_store import FeatureStore, Shard
 from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.label_schema import (
@@ -35,6 +35,8 @@ def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
         Each shard's path, with what is wrong with it or its sidecar, or an empty string; then
         ``rejects.jsonl`` or ``store.json``, if the sidecars say otherwise.
     """
+    feature_store.forget_sidecars()
+    label_store.forget_sidecars()
     whole = True
     if isinstance(store, FeatureStore):
         for shard in store.shards:

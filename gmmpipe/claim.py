@@ -1,0 +1,236 @@
+"""Claims: which processes write into an output folder, and what they make of it.
+
+Each process that writes leaves a file ``.claim-{host}-{pid}-{random}`` in the folder and keeps a
+lock on it (flock) for as long as it lives. Processes that make the same thing work together;
+another one is refused. The lock of a dead process is free, so its claim needs nobody's help.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gmmpipe.errors import ClaimError
+from gmmpipe.files import canonical_json, remove_temporaries, temporary_path
+
+log = logging.getLogger(__name__)
+CLAIM_PREFIX = ".claim-"
+_MOST_BYTES = 1 << 16
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR)
+"""What a file system answers that knows no flock; NFS knows none of a folder."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a claim file says of the process that wrote it.
+
+    Args:
+        host, pid: where it runs.
+        started: when the system says that it started (clock ticks since boot): a later process may
+            get the same number.
+        since: when it claimed the folder, in UTC.
+        what: its command in words.
+        identity: digest of what decides its result. Processes of one identity work together; one
+            that must be alone has "", and works with nobody.
+    """
+
+    host: str
+    pid: int
+    started: int
+    since: str
+    what: str
+    identity: str
+
+
+class Claim:
+    """This process's claim on a folder, for as long as `claim_folder` is open."""
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self._folder, self._path = folder, path
+
+    def is_alone(self) -> bool:
+        """Whether no other living process has a claim on the folder."""
+        return not _others(self._folder, self._path)
+
+
+@contextmanager
+def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False) -> Iterator[Claim]:
+    """Claim `folder` for the length of the block, beside processes that make the same thing.
+
+    The last process to leave removes what killed ones left half-written.
+
+    Args:
+        folder: the output folder; it is made if it is not there.
+        identity: digest of what decides the result.
+        what: this process's work in words, for whoever is refused.
+        alone: with nobody, not even of the same identity, as what deletes files must be.
+
+    Raises:
+        ClaimError: another process has the folder; it is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    me = Holder(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=_start_of(os.getpid()) or 0,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        what=what,
+        identity="" if alone else identity,
+    )
+    host = "".join(c if c.isalnum() else "-" for c in me.host)[:40]
+    path = folder / f"{CLAIM_PREFIX}{host}-{me.pid}-{secrets.token_hex(4)}"
+    with _one_at_a_time(folder):
+        # The file first, then the look at the others: two that start at once never both go on,
+        # even where the file system knows no locks.
+        unfinished = temporary_path(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(unfinished, flags, 0o666)
+        try:
+            _try_lock(descriptor)
+            os.write(descriptor, canonical_json(asdict(me)).encode() + b"\n")
+            unfinished.rename(path)  # the lock stays with it
+            for other_path, other in _others(folder, path):
+                if alone or other is None or other.identity != identity:
+                    raise _refusal(folder, other_path, other)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            _withdraw(descriptor, path)
+            raise
+    claim = Claim(folder, path)
+    try:
+        yield claim
+    finally:
+        with suppress(OSError), _one_at_a_time(folder):
+            if claim.is_alone():
+                remove_temporaries(folder)
+        _withdraw(descriptor, path)
+
+
+def _withdraw(descriptor: int, path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+    os.close(descriptor)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Where the file system knows locks, processes come and go one after another."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
+    """The claims of other living processes; those of dead ones are removed.
+
+    A claim that cannot be read is taken for a living process's, with None for who it is.
+    """
+    living = []
+    for path in sorted(folder.glob(f"{CLAIM_PREFIX}*")):
+        if path == mine:
+            continue
+        try:
+            descriptor = _open_claim(path)
+        except FileNotFoundError:
+            continue  # it has left meanwhile
+        try:
+            locked = _try_lock(descriptor)
+            holder = _read(descriptor)
+            if _is_dead(locked, holder):
+                log.warning("warning: %s: a process that was killed has left it: removed", path)
+                path.unlink(missing_ok=True)
+            else:
+                living.append((path, holder))
+        finally:
+            os.close(descriptor)
+    return living
+
+
+def _open_claim(path: Path) -> int:
+    flags = os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, os.O_RDWR | flags)  # NFS locks only what may be written
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | flags)
+
+
+def _is_dead(locked: bool | None, holder: Holder | None) -> bool:
+    """Whether a claim's process is gone for certain.
+
+    Args:
+        locked: whether its lock could be taken; None where the file system knows no locks.
+        holder: what the claim says.
+    """
+    if locked is False:
+        return False
+    if holder is None:
+        return locked is True
+    if holder.host != socket.gethostname():
+        return False  # locks may not reach from host to host, and it cannot be asked
+    return locked is True or _start_of(holder.pid) != (holder.started or None)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Lock a file without waiting: whether it worked; None where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _read(descriptor: int) -> Holder | None:
+    try:
+        return Holder(**json.loads(os.read(descriptor, _MOST_BYTES)))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process of this host started, in clock ticks since boot; None where there is none.
+
+    Where the system has no ``/proc``, 0 of any process that is there.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name before it, in parentheses, may hold blanks (proc_pid_stat(5)).
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return 0
+        except (OSError, OverflowError):
+            return None
+        return 0
+
+
+def _refusal(folder: Path, path: Path, holder: Holder | None) -> ClaimError:
+    if holder is None:
+        return ClaimError(f"{folder}: in use, as {path} says, which cannot be read")
+    message = (
+        f"{folder}: in use by process {holder.pid} on {holder.host} since {holder.since} "
+        f"({holder.what}); wait for it, or use another --output_dir"
+    )
+    if holder.host != socket.gethostname():
+        message += f". If nothing runs there any more, delete {path}"
+    return ClaimError(message)

@@ -1,0 +1,149 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from gmmpipe.claim import CLAIM_PREFIX, claim_folder
+from gmmpipe.errors import ClaimError
+from gmmpipe.files import canonical_json, temporary_path
+
+HOLD = """
+import sys
+from pathlib import Path
+from gmmpipe.claim import claim_folder
+alone = len(sys.argv) > 3
+with claim_folder(Path(sys.argv[1]), sys.argv[2], "gmmpipe test", alone=alone):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+class Holding:
+    """Another process that holds a folder until it is told to leave."""
+
+    def __init__(self, folder: Path, identity: str, *, alone: bool = False) -> None:
+        command = [sys.executable, "-c", HOLD, str(folder), identity, *["alone"] * alone]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert self.process.stdout.readline() == "held\n"
+
+    def __enter__(self) -> "Holding":
+        return self
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+
+def claims(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{CLAIM_PREFIX}*"))
+
+
+def test_a_folder_is_free_again_behind_its_holder(tmp_path):
+    with claim_folder(tmp_path / "out", "one", "a job") as claim:
+        assert claim.is_alone()
+        assert len(claims(tmp_path / "out")) == 1
+    with claim_folder(tmp_path / "out", "two", "a job", alone=True):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_processes_of_one_identity_work_together(tmp_path):
+    with Holding(tmp_path, "one"), claim_folder(tmp_path, "one", "a job") as claim:
+        assert not claim.is_alone()
+    assert claims(tmp_path) == []
+
+
+@pytest.mark.parametrize(("identity", "alone"), [("two", False), ("one", True)])
+def test_another_one_is_refused_by_name(tmp_path, identity, alone):
+    with Holding(tmp_path, "one") as holding:
+        with (
+            pytest.raises(ClaimError) as refused,
+            claim_folder(tmp_path, identity, "a job", alone=alone),
+        ):
+            pass
+        assert len(claims(tmp_path)) == 1, "the refused one leaves nothing"
+    message = str(refused.value)
+    assert (
+        f"{tmp_path}: in use by process {holding.process.pid} on {os.uname().nodename}" in message
+    )
+    assert "since 20" in message
+    assert "(gmmpipe test)" in message
+
+
+def test_nobody_joins_one_that_must_be_alone(tmp_path):
+    with (
+        Holding(tmp_path, "one", alone=True),
+        pytest.raises(ClaimError),
+        claim_folder(tmp_path, "one", "a job"),
+    ):
+        pass
+    with claim_folder(tmp_path, "one", "a job"):
+        pass
+
+
+def test_a_killed_holder_needs_nobodys_help(tmp_path):
+    with Holding(tmp_path, "one") as holding:
+        holding.kill()
+        assert len(claims(tmp_path)) == 1
+        with claim_folder(tmp_path, "two", "a job", alone=True) as claim:
+            assert claim.is_alone()
+    assert claims(tmp_path) == []
+
+
+def test_the_claim_of_another_host_stands_until_a_person_deletes_it(tmp_path):
+    path = tmp_path / f"{CLAIM_PREFIX}elsewhere-7-00000000"
+    holder = {
+        "host": "elsewhere", "pid": 7, "started": 1, "since": "2026-01-01T00:00:00+00:00",
+        "what": "gmmpipe fit", "identity": "one",
+    }  # fmt: skip
+    path.write_text(canonical_json(holder))
+    with pytest.raises(ClaimError, match=f"delete {path}"), claim_folder(tmp_path, "two", "a job"):
+        pass
+    with claim_folder(tmp_path, "one", "a job"):
+        pass
+    path.unlink()
+    with claim_folder(tmp_path, "two", "a job"):
+        pass
+
+
+def test_the_last_one_out_removes_what_killed_ones_left_half_written(tmp_path):
+    leftover = temporary_path(tmp_path / "shard-000000.tar")
+    leftover.write_bytes(b"half")
+    with Holding(tmp_path, "one"):
+        with claim_folder(tmp_path, "one", "a job"):
+            pass
+        assert leftover.exists(), "the other one may be writing it"
+    assert not leftover.exists()
+
+
+def test_of_many_that_start_at_once_one_goes_on(tmp_path):
+    script = HOLD.replace("sys.stdin.read()", "import time; time.sleep(3)")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), str(n)],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    held = [process.communicate()[0] for process in running]
+    assert sorted(held) == ["", "", "", "held\n"]
+    assert sorted(process.returncode for process in running) == [0, 1, 1, 1]
+
+
+def test_a_stopped_process_is_a_living_one(tmp_path):
+    with Holding(tmp_path, "one") as holding:
+        holding.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(ClaimError), claim_folder(tmp_path, "two", "a job"):
+                pass
+        finally:
+            holding.process.send_signal(signal.SIGCONT)
