@@ -1,13 +1,17 @@
 """The output folder of a run: checkpoints, metrics, and the finished encoder."""
 
+import hashlib
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from gmmpipe.claim import claim_folder
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError
-from gmmpipe.files import remove_temporaries, write_atomic
+from gmmpipe.files import canonical_json, write_atomic
 from gmmpipe.fit.checkpoint import check_identity
 from gmmpipe.mixture.gradient_gmm import write_model
 from gmmpipe.run_folder import next_path, refuse_folders, replace_run
@@ -33,6 +37,25 @@ class RunFolder:
         self.replacing = False
         self._options, self._identity, self._world = options, identity, world
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """For the length of the block, no other run writes into the folder.
+
+        Raises:
+            ClaimError: another run does so already.
+        """
+        # A run that deletes another's files is beside nobody, not even its like.
+        alone = self._options.overwrite
+        decisive = canonical_json({**self._identity, "overwrite": alone})
+        digest = hashlib.sha256(decisive.encode()).hexdigest()
+        with ExitStack() as held:
+
+            def claim() -> None:
+                held.enter_context(claim_folder(self.path, digest, "train.py", alone=alone))
+
+            self._world.on_first_rank(claim)
+            yield
+
     def prepare(self, state: TrainState) -> None:
         """Make the folder ready, and take over the checkpoint to go on from, if any.
 
@@ -49,7 +72,6 @@ class RunFolder:
 
     def _prepare(self, state: TrainState) -> tuple[dict[str, Any] | None, bool]:
         folder, options = self.path, self._options
-        folder.mkdir(parents=True, exist_ok=True)
         replace_run(folder, self._files())
         earlier = self._checkpoints()
         refuse_folders([*earlier, *(folder / name for name in FIXED_FILES)])
@@ -66,7 +88,6 @@ class RunFolder:
                 f"{folder}: holds {kind} run already ({others[0].name}); {way}--overwrite replaces "
                 "it, another --output_dir keeps it"
             )
-        remove_temporaries(folder)
         return found[1] if found else None, bool(others) and options.overwrite
 
     def _begin(self, state: TrainState) -> None:

@@ -64,7 +64,7 @@ class Trainer:
             Stopped: a signal ended the run; a checkpoint holds what was done.
         """
         state, options = self.state, self.options
-        with stop_signals(self._on_signal):
+        with stop_signals(self._on_signal), self.folder.claimed():
             self.folder.prepare(state)
             unfinished = state.step < options.max_steps
             if unfinished:
@@ -140,8 +140,9 @@ class Trainer:
             batch = self._wait(batches)
         except Exception as error:
             failure = error
-        asked = self.stop_signal is not None or is_orphaned()
-        leaving = torch.tensor([asked, batch is None], dtype=torch.float32).to(self.world.device)
+        leaving = torch.tensor([self._is_stopping(), batch is None], dtype=torch.float32).to(
+            self.world.device
+        )
         self.world.all_reduce(leaving)
         if leaving[0]:
             self._stop()
@@ -151,11 +152,11 @@ class Trainer:
         return batch.to(self.world.device, non_blocking=True)
 
     def _wait(self, batches: Iterator[JEPABatch]) -> JEPABatch | None:
-        """The next batch; None where a signal came first, for a loader may be stuck for ever."""
+        """The next batch; None where this rank is to stop, for a loader may be stuck for ever."""
         try:
             try:
                 self.waiting = True
-                return next(batches)
+                return None if self._is_stopping() else next(batches)
             finally:
                 self.waiting = False
         except Stopped:
@@ -233,6 +234,9 @@ class Trainer:
         self.stop_signal = signum
         if self.waiting:
             raise Stopped(signum)  # for a batch that may never come
+
+    def _is_stopping(self) -> bool:
+        return self.stop_signal is not None or is_orphaned()
 
     def _stop(self) -> NoReturn:
         """Leave a checkpoint and end; all ranks are here before the same step."""
