@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORPUS ?= pipelines/demo/corpus
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo test test-processors lint format docs bench clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo/run.py
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest
+
+test-processors: .venv/.installed-test
+	$(BIN)/python tests/processors.py $(SETTINGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT / "pipelines" / "demo" / "corpus"
+THREADS = os.environ.get("TEST_THREADS", "1")
+"""torch's, here and in the processes that tests start; tests/processors.py sets others than one."""
 
 
 def run_gmmpipe(
@@ -52,7 +54,7 @@ def root_cause(stderr: str) -> str:
 
 def one_thread() -> dict[str, str]:
     """The environment, with one torch thread, as torchrun gives its workers."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": THREADS}
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +239,7 @@ def one_torch_thread() -> None:
     """As in the processes that tests start; on a busy machine two threads take longer than one."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(THREADS))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,17 @@
 """`JEPABatch`: utterances of about one length, padded to the longest."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+"""Where torch puts the tensors that a loader process hands over."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,43 @@ class JEPABatch:
             return getattr(self, name)
         raise KeyError(name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From a loader process, tensors go through shared memory where that has room for them.
+
+        Else through a pipe, a copy slower: a tensor that finds no room would never arrive, and the
+        trainer would wait for it without an end. Docker gives 64 MB unless told otherwise.
+        """
+        values = dict(vars(self))
+        if get_worker_info() is not None and not self._shared():
+            values = {
+                name: value.numpy() if isinstance(value, Tensor) else value
+                for name, value in values.items()
+            }
+        return _rebuilt, (type(self), values)
+
+    def fits_shared_memory(self) -> bool:
+        """Whether shared memory has room for this batch, even if each loader process adds one.
+
+        Twice over, for what others do there; a job of several ranks on this machine counts them.
+        """
+        worker = get_worker_info()
+        processes = worker.num_workers if worker else 1
+        processes *= int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+        size = sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+        return 2 * processes * size <= free_shared_memory()
+
+    def _shared(self) -> bool:
+        """Move the tensors to shared memory; False where that has no room."""
+        if not self.fits_shared_memory():
+            return False
+        try:
+            for value in vars(self).values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError:  # others were faster
+            return False
+        return True
+
     def to(self, device: str | torch.device, non_blocking: bool = False) -> "JEPABatch":
         """The batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -60,3 +103,20 @@ class JEPABatch:
             name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **tensors)
+
+
+def _rebuilt(kind: type[JEPABatch], values: dict[str, Any]) -> JEPABatch:
+    """The inverse of `JEPABatch.__reduce__`."""
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            values[name] = torch.from_numpy(value)
+    return kind(**values)
+
+
+def free_shared_memory() -> float:
+    """Bytes; infinite where torch has no such bound."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return float("inf")
+    return float(status.f_bavail * status.f_frsize)

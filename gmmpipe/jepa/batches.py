@@ -1,5 +1,6 @@
 """`JEPABatches`: a store's utterances in shuffled batches with masks and targets."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from gmmpipe.errors import OptionError, StoreError
-from gmmpipe.jepa.batch import JEPABatch
+from gmmpipe.jepa.batch import SHARED_MEMORY, JEPABatch
 from gmmpipe.jepa.batch_order import BatchOrder, Window
 from gmmpipe.jepa.masking import block_mask
 from gmmpipe.jepa.targets import (
@@ -25,6 +26,8 @@ from gmmpipe.jepa.targets import (
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.shard_reader import ShardReader
+
+log = logging.getLogger(__name__)
 
 
 class JEPABatches(IterableDataset[JEPABatch]):
@@ -118,11 +121,21 @@ class JEPABatches(IterableDataset[JEPABatch]):
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         order = self._make_order()
+        warned = False
         opened: _OpenWindow | None = None
         for step in range(self.start_step + first, self.stop_step, stride):
             if opened is None or step not in opened.window.steps:
                 opened = _OpenWindow.open(self.store, self._targets, order, order.window_of(step))
-            yield self._read(opened, step, order.epoch_of(step))
+            batch = self._read(opened, step, order.epoch_of(step))
+            if worker and worker.id == 0 and not warned and not batch.fits_shared_memory():
+                warned = True
+                log.warning(
+                    "warning: %s has too little room for batches of %d loader processes: they come "
+                    "through a pipe, a copy slower, and not at all if a collate_fn takes them "
+                    "apart; docker run --shm-size 8g, or num_workers=0",
+                    *(SHARED_MEMORY, worker.num_workers),
+                )
+            yield batch
 
     def _make_order(self) -> BatchOrder:
         """Made where it is used: what it caches cannot be sent to a loader process."""

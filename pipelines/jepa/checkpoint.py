@@ -1,26 +1,19 @@
-"""A run's state and its files: checkpoints, metrics, and the finished encoder."""
+"""A run's state, and the files that hold it."""
 
 import copy
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError
-from gmmpipe.files import remove_temporaries, write_atomic
-from gmmpipe.fit.checkpoint import check_identity
+from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
+from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model
 from pipelines.jepa.losses import RunningLosses
 from pipelines.jepa.model import JEPA, Encoder, Sizes
-from pipelines.jepa.options import JEPAOptions
 
-log = logging.getLogger("gmmpipe.pipelines.jepa")
-MODEL_FILE, METRICS_FILE, OPTIONS_FILE = "jepa.pt", "metrics.tsv", "options.yaml"
-CHECKPOINT_PATTERN = "jepa_ckpt_*.pt"
 BETAS, WEIGHT_DECAY = (0.9, 0.98), 0.01
 
 
@@ -81,6 +74,48 @@ class TrainState:
             },
         }
 
+    def check(self, path: Path, content: dict[str, Any]) -> None:
+        """Refuse a checkpoint that is of this run by its identity, and cannot be by its content.
+
+        Raises:
+            CheckpointError: naming what is wrong.
+        """
+        try:
+            wrong = self._differences(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            wrong = [repr(error)]
+        if wrong:
+            raise CheckpointError(f"{path}: damaged: not what this run writes: {', '.join(wrong)}")
+
+    def _differences(self, content: dict[str, Any]) -> list[str]:
+        resume, groups = content["resume"], self.optimizer.param_groups
+        parameters = dict(enumerate(p for group in groups for p in group["params"]))
+        moments = resume["optimizer"]["state"]
+        trained = {number: parameters[number] for number in moments}
+        columns = [row.keys() for row in resume["metrics"]]
+        numbers = [value for row in resume["metrics"] for value in row.values()]
+        right = {
+            "step": 1 <= content["step"] <= resume["identity"]["max_steps"],
+            "jepa": _alike(self.jepa.state_dict(), content["jepa"]),
+            "target_encoder": _alike(self.target.state_dict(), content["target_encoder"]),
+            "running": _alike({0: self.running.values}, {0: resume["running"]}),
+            "metrics": columns == columns[:1] * len(columns)
+            and all(type(value) in (int, float) for value in numbers),
+        }
+        for name in ("exp_avg", "exp_avg_sq"):
+            right[name] = _alike(trained, {n: moment[name] for n, moment in moments.items()})
+        return [name for name, is_right in right.items() if not is_right]
+
+    def checkpoint_name(self) -> str:
+        """``jepa_ckpt_{step}.pt``."""
+        return f"jepa_ckpt_{self.step}.pt"
+
+    def metrics_file(self) -> bytes:
+        """The content of ``metrics.tsv``."""
+        lines = [self.metrics[0].keys()] if self.metrics else []
+        rows = [[f"{value:.6g}" for value in row.values()] for row in self.metrics]
+        return "".join("\t".join(line) + "\n" for line in [*lines, *rows]).encode()
+
     def last_losses(self) -> str:
         """The latest row's, for people."""
         if not self.metrics:
@@ -89,96 +124,13 @@ class TrainState:
         return f"jepa_loss {row['jepa_loss']:.4f}, cluster_loss {row['cluster_loss']:.4f}"
 
 
-class RunFolder:
-    """Where a run's files go. All ranks call its methods alike; rank 0 alone reads and writes.
-
-    Args:
-        options: what the run is asked to do.
-        identity: what it cannot be resumed with another value of.
-        world: the ranks.
-    """
-
-    def __init__(self, options: JEPAOptions, identity: dict[str, Any], world: World) -> None:
-        self.path = options.output_dir
-        self._options, self._identity, self._world = options, identity, world
-
-    def prepare(self) -> dict[str, Any] | None:
-        """Make the folder ready; the content of the checkpoint to go on from, if any.
-
-        Raises:
-            CheckpointError: there is no such checkpoint, or it is another run's.
-            GmmpipeError: the folder holds a run, and nothing says what is to become of it.
-        """
-        return self._world.on_first_rank(self._prepare)
-
-    def _prepare(self) -> dict[str, Any] | None:
-        folder, options = self.path, self._options
-        folder.mkdir(parents=True, exist_ok=True)
-        earlier = [*folder.glob(MODEL_FILE), *folder.glob(CHECKPOINT_PATTERN)]
-        found = None
-        if options.resume:
-            found = self._find(options.resume, earlier)
-            if found:
-                check_identity(*found, self._identity)
-            log.info(*(("going on from %s", found[0]) if found else ("starting afresh",)))
-        elif options.overwrite:
-            for path in earlier:
-                path.unlink()
-        elif earlier:
-            raise GmmpipeError(
-                f"{folder}: holds a run already ({earlier[0].name}); --resume auto goes on with "
-                "it, --overwrite starts afresh"
-            )
-        remove_temporaries(folder)
-        write_atomic(folder / OPTIONS_FILE, options.to_yaml().encode())
-        return found[1] if found else None
-
-    def _find(self, resume: str, earlier: list[Path]) -> tuple[Path, dict[str, Any]] | None:
-        if resume != "auto":
-            return Path(resume), _read(Path(resume))
-        best: tuple[Path, dict[str, Any]] | None = None
-        for path in earlier:
-            try:
-                content = _read(path)
-            except CheckpointError as error:
-                log.warning("warning: passed over: %s", error)
-                continue
-            if best is None or content["step"] > best[1]["step"]:
-                best = (path, content)
-        return best
-
-    def holds_model(self) -> bool:
-        """Whether the finished run's file is there, whole, and not an older one."""
-        return self._world.on_first_rank(self._holds_model)
-
-    def _holds_model(self) -> bool:
-        try:
-            return bool(_read(self.path / MODEL_FILE)["step"] >= self._options.max_steps)
-        except CheckpointError:
-            return False
-
-    def save(self, state: TrainState, finished: bool = False) -> None:
-        """Write a checkpoint, or the finished run's file, which holds the same."""
-        path = self.path / (MODEL_FILE if finished else f"jepa_ckpt_{state.step}.pt")
-        self._world.on_first_rank(lambda: write_model(path, state.to_dict(self._identity)))
-        log.info("wrote %s", path)
-
-    def write_metrics(self, state: TrainState) -> None:
-        """Write ``metrics.tsv`` anew, whole or not at all: no step is ever there twice."""
-        lines = [state.metrics[0].keys()] if state.metrics else []
-        rows = [[f"{value:.6g}" for value in row.values()] for row in state.metrics]
-        content = "".join("\t".join(line) + "\n" for line in [*lines, *rows])
-        path = self.path / METRICS_FILE
-        self._world.on_first_rank(lambda: write_atomic(path, content.encode()))
-
-
 def load_jepa(path: Path) -> tuple[JEPA, Encoder]:
     """A run's trained JEPA and its target encoder, from ``jepa.pt`` or a checkpoint.
 
     Raises:
         CheckpointError: the file cannot be read, or is none of this recipe's.
     """
-    content = _read(path)
+    content = read_run(path)
     jepa = JEPA(Sizes(**content["sizes"]))
     jepa.load_state_dict(content["jepa"])
     target = copy.deepcopy(jepa.encoder)
@@ -186,11 +138,34 @@ def load_jepa(path: Path) -> tuple[JEPA, Encoder]:
     return jepa, target
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
+    """The content of ``jepa.pt`` or of a checkpoint.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is none of this recipe's.
+    """
     content = read_model(path)
     missing = {"sizes", "step", "jepa", "target_encoder", "resume"} - content.keys()
     if missing:
         raise CheckpointError(
             f"{path}: not a run of this recipe: lacks {', '.join(sorted(missing))}"
         )
+    if type(content["step"]) is not int or not isinstance(content["resume"], dict):
+        raise CheckpointError(f"{path}: damaged: no step, or nothing to resume from")
+    if not isinstance(content["resume"].get("identity"), dict):
+        raise CheckpointError(f"{path}: damaged: does not say which run it is of")
     return content
+
+
+def _alike(here: dict[Any, Tensor], there: Any) -> bool:
+    """Whether `there` has tensors of the same names, shapes and dtypes, all finite."""
+    return (
+        isinstance(there, dict)
+        and here.keys() == there.keys()
+        and all(
+            isinstance(value, Tensor)
+            and (value.shape, value.dtype) == (here[name].shape, here[name].dtype)
+            and bool(value.isfinite().all())
+            for name, value in there.items()
+        )
+    )

@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.cli.common import run_job
 from gmmpipe.errors import GmmpipeError
-from pipelines.jepa.checkpoint import METRICS_FILE, MODEL_FILE, load_jepa
+from pipelines.jepa.checkpoint import load_jepa
 from pipelines.jepa.evaluation import EvaluationSample
+from pipelines.jepa.folder import METRICS_FILE, MODEL_FILE
 from pipelines.jepa.measures import effective_rank, entropy, feature_std, singular_values
 from pipelines.jepa.model import JEPA, LogMelFrontend, Sizes
 

@@ -48,8 +48,10 @@ class JEPAOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.resume and self.overwrite:
-            raise OptionError("--resume goes on with a run and --overwrite deletes it: choose one")
+        if self.resume == "auto" and self.overwrite:
+            raise OptionError(
+                "--resume auto goes on with a run and --overwrite replaces it: choose one"
+            )
         numbers = (
             *("lr", "ema_decay"),
             *("cluster_weight_start", "cluster_weight_end", "cluster_temperature"),

@@ -56,7 +56,11 @@ def option(name: str, default: Any, kind: Any, text: str) -> Any:
 @option("num_workers", 1, click.IntRange(min=0), "Loader processes per rank.")
 @option("device", "auto", click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is one.")
 @option("resume", "none", str, "A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.")
-@click.option("--overwrite", is_flag=True, help="Delete the run in --output_dir first.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the run in --output_dir, once a step is done.",
+)
 @job_options
 def main(debug: bool, **options: Any) -> None:
     """Train a JEPA anchored by a frozen mixture; alone, or on all ranks of torchrun."""

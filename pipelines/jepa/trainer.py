@@ -2,9 +2,12 @@
 
 import logging
 import math
+import multiprocessing
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
@@ -12,13 +15,15 @@ from torch.utils.data import DataLoader
 
 from gmmpipe import FeatureStore
 from gmmpipe.distributed import World
-from gmmpipe.errors import GmmpipeError, Stopped
+from gmmpipe.errors import GmmpipeError, RankError, Stopped
 from gmmpipe.jepa import JEPABatch, JEPABatches
+from gmmpipe.jepa.batch import SHARED_MEMORY
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.progress import Progress
 from gmmpipe.signals import STOP_SIGNALS, is_orphaned, stop_signals
-from pipelines.jepa.checkpoint import RunFolder, TrainState
+from pipelines.jepa.checkpoint import TrainState
 from pipelines.jepa.evaluation import EvaluationSample
+from pipelines.jepa.folder import RunFolder
 from pipelines.jepa.losses import loss_sums
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.schedule import cluster_weight_at, lr_at
@@ -48,7 +53,7 @@ class Trainer:
         self.folder = RunFolder(options, options.identity(self.store), world)
         self.batches_from(0)  # an error of the store or the mixture comes before the folder's
         self.state = TrainState.begin(sizes, options.seed, self.gmm, world.device)
-        self.started = False
+        self.started, self.waiting = False, False
         self.stop_signal: int | None = None
 
     def run(self) -> None:
@@ -59,11 +64,8 @@ class Trainer:
             Stopped: a signal ended the run; a checkpoint holds what was done.
         """
         state, options = self.state, self.options
-        with stop_signals(self._on_signal):
-            content = self.folder.prepare()
-            if content:
-                state.load(content)
-            self.folder.write_metrics(state)
+        with stop_signals(self._on_signal), self.folder.claimed():
+            self.folder.prepare(state)
             unfinished = state.step < options.max_steps
             if unfinished:
                 self._train()
@@ -107,43 +109,82 @@ class Trainer:
             pin_memory=self.world.device.type == "cuda",
             worker_init_fn=ignore_signals,
         )
-        batches = iter(loader)
-        with Progress("jepa", "steps", options.max_steps, state.step) as progress:
+        with (
+            loading(loader) as batches,
+            Progress("jepa", "steps", options.max_steps, state.step) as progress,
+        ):
             self.started = True
-            while state.step < options.max_steps:
-                self._step(self._next(batches))
-                if state.step % options.log_every == 0 or state.step == options.max_steps:
-                    self._log(sample)
-                if state.step % options.save_every == 0 and state.step < options.max_steps:
-                    self.folder.save(state)
-                progress.advance(1, state.last_losses())
+            try:
+                while state.step < options.max_steps:
+                    self._step(self._next(batches))
+                    self._record(sample)
+                    progress.advance(1, state.last_losses())
+            except RankError:  # in an exchange: no step is half done there
+                self.folder.keep(state)
+                raise
+
+    def _record(self, sample: EvaluationSample) -> None:
+        """Write what is due after a step; all that is at its end comes with ``jepa.pt``."""
+        state, options = self.state, self.options
+        last = state.step == options.max_steps
+        if state.step % options.log_every == 0 or last:
+            self._log(sample)
+        if (state.step % options.save_every == 0 or self.folder.replacing) and not last:
+            self.folder.save(state)
 
     def _next(self, batches: Iterator[JEPABatch]) -> JEPABatch:
-        """The next batch; all ranks leave here where one failed."""
+        """The next batch; all ranks leave here where one has none, or is to stop."""
+        batch: JEPABatch | None = None
+        failure: Exception | None = None
         try:
-            batch = self.world.on_each_rank(lambda: next(batches))
-        except GmmpipeError as error:
-            self._keep()
-            raise _as_raised(error) from None
-        except (OSError, EOFError, RuntimeError) as error:
-            if not self.options.num_workers:  # then it is no process that died, but a bug
-                raise
-            self._keep()
-            raise GmmpipeError(
-                f"a loader process died (out of memory, or killed): {error}; --resume auto goes on"
-            ) from error
+            batch = self._wait(batches)
+        except Exception as error:
+            failure = error
+        leaving = torch.tensor([self._is_stopping(), batch is None], dtype=torch.float32).to(
+            self.world.device
+        )
+        self.world.all_reduce(leaving)
+        if leaving[0]:
+            self._stop()
+        if leaving[1]:
+            self._fail(failure)
+        assert batch is not None
         return batch.to(self.world.device, non_blocking=True)
+
+    def _wait(self, batches: Iterator[JEPABatch]) -> JEPABatch | None:
+        """The next batch; None where this rank is to stop, for a loader may be stuck for ever."""
+        try:
+            try:
+                self.waiting = True
+                return None if self._is_stopping() else next(batches)
+            finally:
+                self.waiting = False
+        except Stopped:
+            self.waiting = False
+            return None
+
+    def _fail(self, failure: Exception | None) -> NoReturn:
+        """Leave a checkpoint and raise what was wrong with this rank's batch, if anything was."""
+        if isinstance(failure, GmmpipeError):
+            self._keep()
+            raise _as_raised(failure) from None
+        died = isinstance(failure, OSError | EOFError | RuntimeError) and self.options.num_workers
+        if failure and not died:  # a bug
+            raise failure
+        self._keep()
+        if failure is None:
+            raise RankError("another rank failed; its error says why")
+        raise GmmpipeError(
+            f"a loader process died (killed, out of memory, or {SHARED_MEMORY} is full, which "
+            f"--num_workers 0 does without): {failure}; --resume auto goes on"
+        ) from failure
 
     def _step(self, batch: JEPABatch) -> None:
         """One step: its gradient is that of the mean over the frames of all ranks."""
         state, options = self.state, self.options
         visible = ~(batch.padding_mask | batch.mask)
-        asked = self.stop_signal is not None or is_orphaned()
-        stopping = visible.new_full((), asked)
-        counts = torch.stack([batch.mask.sum(), visible.sum(), stopping.long()])
+        counts = torch.stack([batch.mask.sum(), visible.sum()])
         self.world.all_reduce(counts)
-        if counts[2]:
-            self._stop()
         at = (state.step, options.max_steps)
         weight = cluster_weight_at(*at, options.cluster_weight_start, options.cluster_weight_end)
         for group in state.optimizer.param_groups:
@@ -191,8 +232,13 @@ class Trainer:
         if not self.started:
             raise Stopped(signum)  # nothing was done yet
         self.stop_signal = signum
+        if self.waiting:
+            raise Stopped(signum)  # for a batch that may never come
 
-    def _stop(self) -> None:
+    def _is_stopping(self) -> bool:
+        return self.stop_signal is not None or is_orphaned()
+
+    def _stop(self) -> NoReturn:
         """Leave a checkpoint and end; all ranks are here before the same step."""
         self._keep()
         raise Stopped(self.stop_signal or signal.SIGTERM)
@@ -202,6 +248,30 @@ class Trainer:
         if self.state.step:
             self.folder.save(self.state)
             log.info("--resume auto goes on from there")
+
+
+@contextmanager
+def loading(loader: DataLoader[JEPABatch]) -> Iterator[Iterator[JEPABatch]]:
+    """An iterator of `loader`; an error that leaves the block ends its processes.
+
+    A process that died is noticed by the next wait for a batch, not amid a step: torch's handler
+    of SIGCHLD is put aside. And one that hangs, which ignores SIGTERM, cannot keep the job from
+    ending.
+    """
+    others = set(multiprocessing.active_children())
+    previous = None
+    try:
+        batches = iter(loader)
+        previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        yield batches
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+            process.join()
+        raise
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGCHLD, previous)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def test_a_plain_reader_of_the_model_file_finds_the_same_posteriors(frames, fitt
     expected = plain_posteriors(fitted, frames.numpy())
     ours = GradientGMM.load(fitted).soft_assign(frames).numpy()
     assert (expected.max(1) < 0.9).mean() > 0.01, "not all are certain"
-    assert np.abs(ours - expected).max() < 1e-4  # SPEC 5.1; float32 covariances give 1e-6 or so
+    assert np.abs(ours - expected).max() < 1e-4  # float32 covariances give 1e-6 or so
     assert np.array_equal(ours.argmax(1), expected.argmax(1))
 
 

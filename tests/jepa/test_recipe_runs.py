@@ -3,97 +3,31 @@
 import math
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from recipe import (
+    SCRIPT,
+    arguments,
+    assert_same_run,
+    metrics_of,
+    train_here,
+    wait_until,
+)
 
-from conftest import ROOT, one_thread, run, same_bits, torchrun
+from conftest import run, torchrun
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.distributed import World
 from pipelines.jepa.checkpoint import load_jepa
 from pipelines.jepa.compare import Measured, kmeans_entropy, log_mel_frames, read_metrics
 from pipelines.jepa.evaluation import EvaluationSample
-from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.train import main
-from pipelines.jepa.trainer import Trainer
 
-SCRIPT = str(ROOT / "pipelines" / "jepa" / "train.py")
-SMALL: dict[str, Any] = {
-    "max_steps": 120,
-    "batch_size": 6,
-    "log_every": 7,
-    "save_every": 25,
-    "num_workers": 0,
-    "dim": 32,
-    "layers": 2,
-    "heads": 2,
-    "predictor_layers": 1,
-    "conv_dim": 8,
-    "device": "cpu",
-}
-"""Some 20 ms a step on the demo store."""
-
-
-def arguments(store: object, gmm: object, out: Path, **changes: Any) -> list[str]:
-    options = {"data_dir": store, "gmm_path": gmm, "output_dir": out, **SMALL, **changes}
-    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-
-
-def train_here(store: object, gmm: Path, out: Path, **changes: Any) -> Path:
-    """What train.py does, in this process."""
-    options = {**SMALL, **changes}
-    Trainer(JEPAOptions(str(store), gmm, out, **options), World(0, 1, torch.device("cpu"))).run()
-    return out
-
-
-def metrics_of(folder: Path) -> dict[str, list[float]]:
-    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
-    columns = zip(*(map(float, row.split("\t")) for row in rows), strict=True)
-    return dict(zip(header.split("\t"), map(list, columns), strict=True))
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    """Bit-identical jepa.pt, optimizer and all, and metrics.tsv."""
-    one, other = (torch.load(folder / "jepa.pt", weights_only=True) for folder in (first, second))
-    different = [name for name in one if not same_bits(one[name], other.get(name))]
-    assert not different
-    assert (first / "metrics.tsv").read_bytes() == (second / "metrics.tsv").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(store, gmm_path, tmp_path_factory) -> Path:
-    return train_here(store, gmm_path, tmp_path_factory.mktemp("jepa") / "whole")
-
-
-@pytest.fixture
-def start(tmp_path: Path):
-    """Starts train.py in the background; what is left of it at the end is killed."""
-    started = []
-
-    def begin(*options: str) -> subprocess.Popen[bytes]:
-        output = open(tmp_path / f"output-{len(started)}.txt", "wb")
-        streams = {"stdout": output, "stderr": subprocess.STDOUT}
-        command = [sys.executable, SCRIPT, *options]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=one_thread(), **streams))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    while not happened():
-        assert process.poll() is None, "the run ended too soon"
-        time.sleep(0.002)
+pytest_plugins = ["recipe_fixtures"]
 
 
 def test_a_run_writes_metrics_and_an_encoder(uninterrupted, store, gmm_path) -> None:

@@ -121,7 +121,7 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole(size, frames, model) -
     parts = torch.zeros_like(whole)
     for part in torch.tensor_split(frames, size):
         parts += kernel(part, *model).flat
-    assert (parts - whole).abs().max() < 1e-5 * whole.abs().max()  # SPEC 5.2
+    assert (parts - whole).abs().max() < 1e-5 * whole.abs().max()
 
 
 def all_joints(frames: Tensor, model: Model) -> Tensor:

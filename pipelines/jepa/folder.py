@@ -1,0 +1,183 @@
+"""The output folder of a run: checkpoints, metrics, and the finished encoder."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from gmmpipe.claim import claim_folder
+from gmmpipe.distributed import World
+from gmmpipe.errors import CheckpointError, GmmpipeError
+from gmmpipe.files import canonical_json, write_atomic
+from gmmpipe.fit.checkpoint import check_identity
+from gmmpipe.mixture.model_file import write_model
+from gmmpipe.run_folder import next_path, refuse_folders, replace_run
+from pipelines.jepa.checkpoint import TrainState, read_run
+from pipelines.jepa.options import JEPAOptions
+
+log = logging.getLogger("gmmpipe.pipelines.jepa")
+FIXED_FILES = MODEL_FILE, METRICS_FILE, OPTIONS_FILE = "jepa.pt", "metrics.tsv", "options.yaml"
+CHECKPOINT = re.compile(r"jepa_ckpt_\d+\.pt$")
+
+
+class RunFolder:
+    """Where a run's files go. All ranks call its methods alike; rank 0 alone reads and writes.
+
+    Args:
+        options: what the run is asked to do.
+        identity: what it cannot be resumed with another value of.
+        world: the ranks.
+    """
+
+    def __init__(self, options: JEPAOptions, identity: dict[str, Any], world: World) -> None:
+        self.path = options.output_dir
+        self.replacing = False
+        self._options, self._identity, self._world = options, identity, world
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """For the length of the block, no other run writes into the folder.
+
+        Raises:
+            ClaimError: another run does so already.
+        """
+        # A run that deletes another's files is beside nobody, not even its like.
+        alone = self._options.overwrite
+        decisive = canonical_json({**self._identity, "overwrite": alone})
+        digest = hashlib.sha256(decisive.encode()).hexdigest()
+        with ExitStack() as held:
+
+            def claim() -> None:
+                held.enter_context(claim_folder(self.path, digest, "train.py", alone=alone))
+
+            self._world.on_first_rank(claim)
+            yield
+
+    def prepare(self, state: TrainState) -> None:
+        """Make the folder ready, and take over the checkpoint to go on from, if any.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is another run's.
+            GmmpipeError: the folder holds a run, and nothing says what is to become of it; or a
+                folder is where a file of the run is to be.
+        """
+        content, self.replacing = self._world.on_first_rank(lambda: self._prepare(state))
+        if content:
+            state.load(content)
+        if not self.replacing:
+            self._world.on_first_rank(lambda: self._begin(state))
+
+    def _prepare(self, state: TrainState) -> tuple[dict[str, Any] | None, bool]:
+        folder, options = self.path, self._options
+        replace_run(folder, self._files())
+        earlier = self._checkpoints()
+        refuse_folders([*earlier, *(folder / name for name in FIXED_FILES)])
+        found = None
+        if options.resume:
+            found = self._find(options.resume, earlier, state)
+            if found:
+                check_identity(*found, self._identity)
+            log.info(*(("going on from %s", found[0]) if found else ("starting afresh",)))
+        others = [path for path in earlier if not (found and self._is_this_run(path))]
+        if others and options.resume != "auto" and not options.overwrite:
+            kind, way = ("a", "--resume auto goes on with it, ") if not found else ("another", "")
+            raise GmmpipeError(
+                f"{folder}: holds {kind} run already ({others[0].name}); {way}--overwrite replaces "
+                "it, another --output_dir keeps it"
+            )
+        return found[1] if found else None, bool(others) and options.overwrite
+
+    def _begin(self, state: TrainState) -> None:
+        """Write what a run has from its first moment."""
+        write_atomic(self.path / OPTIONS_FILE, self._options.to_yaml().encode())
+        path, metrics = self.path / METRICS_FILE, state.metrics_file()
+        if state.step >= self._options.max_steps and not _holds(path, metrics):
+            log.warning("warning: %s is not what the run wrote: made again", path)
+        write_atomic(path, metrics)
+
+    def _checkpoints(self) -> list[Path]:
+        """Of the runs in the folder, and their ends."""
+        found = [*self.path.glob(MODEL_FILE), *self.path.glob("jepa_ckpt_*.pt")]
+        return [path for path in found if path.name == MODEL_FILE or CHECKPOINT.match(path.name)]
+
+    def _files(self) -> list[Path]:
+        """All that a run may have written."""
+        return [*self._checkpoints(), self.path / METRICS_FILE, self.path / OPTIONS_FILE]
+
+    def _is_this_run(self, path: Path) -> bool:
+        """Whether a checkpoint in the folder is of this very run; a damaged one is nobody's."""
+        try:
+            return bool(read_run(path)["resume"]["identity"] == self._identity)
+        except CheckpointError as error:
+            log.warning("warning: passed over: %s", error)
+            return True
+
+    def _find(
+        self, resume: str, earlier: list[Path], state: TrainState
+    ) -> tuple[Path, dict[str, Any]] | None:
+        if resume != "auto":
+            content = read_run(Path(resume))
+            check_identity(Path(resume), content, self._identity)
+            state.check(Path(resume), content)
+            return Path(resume), content
+        best: tuple[Path, dict[str, Any]] | None = None
+        for path in earlier:
+            try:
+                content = read_run(path)
+                if content["resume"]["identity"] == self._identity:
+                    state.check(path, content)
+            except CheckpointError as error:
+                log.warning("warning: passed over: %s", error)
+                continue
+            if best is None or content["step"] > best[1]["step"]:
+                best = (path, content)
+        return best
+
+    def holds_model(self) -> bool:
+        """Whether the finished run's file is there, whole, and not an older one."""
+        return self._world.on_first_rank(self._holds_model)
+
+    def _holds_model(self) -> bool:
+        try:
+            return bool(read_run(self.path / MODEL_FILE)["step"] >= self._options.max_steps)
+        except CheckpointError:
+            return False
+
+    def save(self, state: TrainState, finished: bool = False) -> None:
+        """Write a checkpoint, or the finished run's file, which holds the same.
+
+        The first of a run that replaces another is what the other goes for.
+        """
+        path = self.path / (MODEL_FILE if finished else state.checkpoint_name())
+        self._world.on_first_rank(lambda: self._save(state, path))
+        self.replacing = False
+        log.info("wrote %s", path)
+
+    def _save(self, state: TrainState, path: Path) -> None:
+        content = state.to_dict(self._identity)
+        if not self.replacing:
+            write_model(path, content)
+            return
+        write_model(next_path(path), content)
+        replace_run(self.path, self._files())
+        self._begin(state)
+
+    def keep(self, state: TrainState) -> None:
+        """Leave a checkpoint by this rank alone, as another is gone, unless there is one as far."""
+        path = self.path / state.checkpoint_name()
+        if state.step and not self.replacing and not path.exists():
+            write_model(path, state.to_dict(self._identity))
+            log.info("wrote %s; --resume auto goes on from there", path)
+
+    def write_metrics(self, state: TrainState) -> None:
+        """Write ``metrics.tsv`` anew, whole or not at all: no step is ever there twice."""
+        if not self.replacing:
+            path = self.path / METRICS_FILE
+            self._world.on_first_rank(lambda: write_atomic(path, state.metrics_file()))
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content

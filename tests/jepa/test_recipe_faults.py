@@ -1,0 +1,109 @@
+"""What may befall a run of the JEPA recipe: its loader processes, its ranks, its torchrun."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recipe import (
+    SCRIPT,
+    arguments,
+    assert_same_run,
+    children_of,
+    is_alive,
+    small_shared_memory,
+    train_here,
+    wait_until,
+)
+
+from conftest import run, torchrun
+
+pytest_plugins = ["recipe_fixtures"]
+
+
+def test_batches_larger_than_shared_memory_come_through_a_pipe(
+    uninterrupted, store, gmm_path, tmp_path
+) -> None:
+    """Docker's /dev/shm on a smaller scale: some batches fit into it, and most do not."""
+    out = tmp_path / "out"
+    command = [*small_shared_memory("2m"), sys.executable, SCRIPT]
+    done = run([*command, *arguments(store, gmm_path, out, num_workers=2)])
+    assert done.stderr.count("--shm-size") == 1
+    assert_same_run(uninterrupted, out)
+
+
+def output_of(tmp_path: Path) -> str:
+    return (tmp_path / "output-0.txt").read_text()
+
+
+def wait_for_end(process: Any) -> int:
+    return int(process.wait(timeout=120))
+
+
+def test_a_killed_loader_process_ends_the_run_at_a_whole_step(
+    uninterrupted, store, gmm_path, tmp_path, start
+) -> None:
+    out = tmp_path / "out"
+    process = start(*arguments(store, gmm_path, out, num_workers=1))
+    wait_until((out / "jepa_ckpt_25.pt").exists, process)
+    for loader in children_of(process.pid):
+        os.kill(loader, signal.SIGKILL)
+    assert wait_for_end(process) == 1
+    (line,) = [text for text in output_of(tmp_path).splitlines() if "error" in text]
+    assert "a loader process died" in line
+    assert "/dev/shm" in line
+    assert "Traceback" not in output_of(tmp_path)
+    train_here(store, gmm_path, out, resume="auto")
+    assert_same_run(uninterrupted, out)
+
+
+def test_a_run_whose_loader_hangs_still_stops_when_told(
+    uninterrupted, store, gmm_path, tmp_path, start
+) -> None:
+    out = tmp_path / "out"
+    process = start(*arguments(store, gmm_path, out, num_workers=1))
+    wait_until((out / "jepa_ckpt_25.pt").exists, process)
+    loaders = children_of(process.pid)
+    for loader in loaders:
+        os.kill(loader, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert wait_for_end(process) == 143
+    assert not any(map(is_alive, loaders))
+    train_here(store, gmm_path, out, resume="auto")
+    assert_same_run(uninterrupted, out)
+
+
+def last_step(folder: Path) -> int:
+    return max((int(p.stem.split("_")[-1]) for p in folder.glob("jepa_ckpt_*.pt")), default=0)
+
+
+def test_two_ranks_go_on_after_one_was_killed_and_after_their_torchrun_was(
+    store, gmm_path, tmp_path, start
+) -> None:
+    two = tuple(torchrun(2))
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    options = arguments(store, gmm_path, out, resume="auto", num_workers=1)
+
+    process = start(*options, command=two)
+    wait_until((out / "jepa_ckpt_25.pt").exists, process)
+    os.kill(max(children_of(process.pid)), signal.SIGKILL)
+    assert wait_for_end(process) == 1
+    assert 25 <= last_step(out) < 120
+    assert not list(out.glob(".*"))
+
+    process, kept = start(*options, command=two), last_step(out)
+    wait_until(lambda: last_step(out) > kept, process)
+    ranks = children_of(process.pid)
+    process.kill()
+    deadline = time.monotonic() + 120
+    while any(map(is_alive, ranks)):
+        assert time.monotonic() < deadline, "the orphans did not end"
+        time.sleep(0.05)
+    assert last_step(out) < 120
+    assert not list(out.glob(".*"))
+
+    run([*two, SCRIPT, *options])
+    run([*two, SCRIPT, *arguments(store, gmm_path, whole)])
+    assert_same_run(whole, out)
