@@ -9,6 +9,7 @@ from pipelines.soak.case import CASES
 from pipelines.soak.child import Ended, run
 from pipelines.soak.stage import Stage
 from pipelines.soak.verdict import Outcome, held, refused
+
 MAX_BYTES = 1 << 29
 """A reader may take half a gigabyte; each of these files asks for much more."""
 
