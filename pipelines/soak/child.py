@@ -12,7 +12,6 @@ import resource
 import select
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,12 +81,17 @@ class Child:
     ) -> None:
         self._max_bytes = max_bytes + _resident_bytes(os.getpid())
         self._deadline = time.monotonic() + max_seconds
-        self._files = [tempfile.TemporaryFile() for _ in range(3)]
+        pipes = [os.pipe() for _ in range(3)]  # not files: their size may be limited
+        self._read = {end: bytearray() for end, _ in pipes}
+        self._open = set(self._read)
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _live([file.fileno() for file in self._files], job)
+            _live([end for _, end in pipes], job)
+        for readable, writable in pipes:
+            os.close(writable)
+            os.set_blocking(readable, False)
         self._pidfd = os.pidfd_open(self.pid)
         _running.add(self.pid)
 
@@ -105,7 +109,8 @@ class Child:
     def end(self) -> Ended:
         """Wait for its end, and see to it that it comes."""
         excess = ""
-        while not self.wait(0.02):
+        while not self.wait(0.0):
+            self._drain(select.select([self._pidfd, *self._open], [], [], 0.02)[0])
             if time.monotonic() > self._deadline:
                 excess = "hangs"
             elif _resident_bytes(self.pid) > self._max_bytes:
@@ -114,13 +119,22 @@ class Child:
                 self.kill()
         _, status = os.waitpid(self.pid, 0)
         _running.discard(self.pid)
-        os.close(self._pidfd)
-        stdout, stderr, result = map(_content, self._files)
+        self._drain(list(self._read))
+        for descriptor in (self._pidfd, *self._read):
+            os.close(descriptor)
+        stdout, stderr, result = map(bytes, self._read.values())
         value = pickle.loads(result) if result else None
         code = os.waitstatus_to_exitcode(status)
         return Ended(
             code, stdout.decode(errors="replace"), stderr.decode(errors="replace"), value, excess
         )
+
+    def _drain(self, ready: Sequence[int]) -> None:
+        for descriptor in self._open & set(ready):
+            with suppress(BlockingIOError):
+                while data := os.read(descriptor, 1 << 16):
+                    self._read[descriptor] += data
+                self._open.discard(descriptor)
 
 
 def run(job: Job, max_seconds: float = MAX_SECONDS, max_bytes: int = MAX_BYTES) -> Ended:
@@ -223,9 +237,3 @@ def _resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError):
         return 0  # it has just ended
-
-
-def _content(file: Any) -> bytes:
-    with file:
-        file.seek(0)
-        return bytes(file.read())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipelines.soak.child import kill_all
 from pipelines.soak.trials import TRIALS, open_stage, try_one
-from pipelines.soak.verdict import WRONG, Outcome, Table
+from pipelines.soak.verdict import WRONG, Table
 
 ROUND = {
     "corruption": 12,
@@ -50,7 +50,7 @@ def main() -> int:
     try:
         open_stage(folder / "stage")
         if options.trial is not None:
-            outcome = _tried(options.only, options.seed, options.trial)
+            outcome = try_one(options.only, f"{options.seed} {options.trial}")
             print(f"{outcome.verdict}: {outcome.words}")
             return int(outcome.verdict == WRONG)
         _soak(table, options.seed, options.minutes, [options.only] if options.only else [])
@@ -73,7 +73,7 @@ def _soak(table: Table, seed: int, minutes: float, only: list[str]) -> None:
     for name in cycle(turns):
         if time.monotonic() > end:
             return
-        outcome = _tried(name, seed, trials[name])
+        outcome = try_one(name, f"{seed} {trials[name]}")
         table.add(name, outcome)
         if outcome.verdict == WRONG:
             again = f"--seed {seed} --only {name!r} --trial {trials[name]}"
@@ -87,13 +87,6 @@ def _soak(table: Table, seed: int, minutes: float, only: list[str]) -> None:
                 f"{sum(trials.values())} tried, {table.wrong} wrong, {left:.0f} minutes to go",
                 file=sys.stderr,
             )
-
-
-def _tried(name: str, seed: int, trial: int) -> Outcome:
-    try:
-        return try_one(name, f"{seed} {trial}")
-    except Exception as error:  # the trial itself broke: nobody knows what it would have found
-        return Outcome(WRONG, f"the trial broke: {type(error).__name__}: {str(error)[:1500]}")
 
 
 if __name__ == "__main__":

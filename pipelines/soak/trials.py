@@ -1,6 +1,7 @@
 """The classes of faults by name, each a function of a seed: the same fault every time."""
 
 import random
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pipelines.soak.hostile import lie
 from pipelines.soak.numerics import fit_edge
 from pipelines.soak.pairs import at_once
 from pipelines.soak.stage import Stage
-from pipelines.soak.verdict import Outcome
+from pipelines.soak.verdict import WRONG, Outcome
 
 TRIALS: dict[str, Callable[..., Outcome]] = {
     "corruption": corrupt,
@@ -34,7 +35,11 @@ def open_stage(folder: Path) -> None:
 
 def try_one(name: str, seed: object, *given: object) -> Outcome:
     """One trial; what is not `given` is drawn from `seed`. Wrong, too, where the trial breaks."""
-    return TRIALS[name](_stages[0], random.Random(f"{seed} {name}"), *given)
+    try:
+        return TRIALS[name](_stages[0], random.Random(f"{seed} {name}"), *given)
+    except Exception as error:  # nobody knows what it would have found
+        broken = "".join(traceback.format_exception(error, limit=-4))
+        return Outcome(WRONG, f"the trial broke: {broken[-3000:]}")
 
 
 def visible_operations(work: str) -> list[int]:
