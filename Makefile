@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORPUS ?= pipelines/demo/corpus
 
-.PHONY: demo test test-processors lint format docs bench clean
+MINUTES ?= 30
+SEED ?= 0
+
+.PHONY: demo test test-processors lint format docs bench soak clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo/run.py
@@ -29,6 +32,9 @@ docs: .venv/.installed-docs
 
 bench: .venv/.installed-test
 	$(BIN)/python pipelines/benchmark/quality.py --data_dir $(CORPUS)
+
+soak: .venv/.installed-test
+	$(BIN)/python -m pipelines.soak.run --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf .venv out site
