@@ -2,8 +2,8 @@
 
 Each process that writes leaves a file ``.claim-{host}-{pid}-{random}`` in the folder and keeps a
 lock on it (flock) for as long as it lives. Processes that make the same thing work together;
-another one is refused. The lock of a dead process is free, so its claim needs nobody's help. A fork
-of it, as a DataLoader makes them, gives up what it inherits, and cannot keep the lock of a dead one.
+another one is refused. The lock of a dead process is free, so its claim needs nobody's help. Its
+forks, such as a DataLoader's processes, give up what they inherit of it.
 """
 
 import errno
