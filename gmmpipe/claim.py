@@ -67,6 +67,14 @@ class Claim:
         """Whether no other living process has a claim on the folder."""
         return not _others(self._folder, self._path)
 
+    def tidy(self) -> None:
+        """Remove what killed processes left half-written, where no other one could be writing."""
+        with _one_at_a_time(self._folder):
+            leftovers = temporaries(self._folder)  # before the look at who could be writing them
+            if self.is_alone():
+                for leftover in leftovers:
+                    remove(leftover)
+
 
 @contextmanager
 def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False) -> Iterator[Claim]:
@@ -115,11 +123,8 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
     try:
         yield claim
     finally:
-        with suppress(OSError), _one_at_a_time(folder):
-            leftovers = temporaries(folder)  # before the look at who could be writing them
-            if claim.is_alone():
-                for leftover in leftovers:
-                    remove(leftover)
+        with suppress(OSError):
+            claim.tidy()
         _withdraw(descriptor, path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from gmmpipe.claim import CLAIM_PREFIX, claim_folder
 from gmmpipe.errors import ClaimError
-from gmmpipe.files import canonical_json, temporary_path
+from gmmpipe.files import TEMPORARY_PREFIX, canonical_json, temporary_path
 
 HOLD = """
 import sys
@@ -60,6 +60,17 @@ def test_processes_of_one_identity_work_together(tmp_path):
     with Holding(tmp_path, "one"), claim_folder(tmp_path, "one", "a job") as claim:
         assert not claim.is_alone()
     assert claims(tmp_path) == []
+
+
+def test_what_another_may_be_writing_is_left_until_nobody_is_there(tmp_path):
+    half = tmp_path / f"{TEMPORARY_PREFIX}half"
+    half.touch()
+    with claim_folder(tmp_path, "one", "a job") as claim:
+        with Holding(tmp_path, "one"):
+            claim.tidy()
+            assert half.exists()
+        claim.tidy()
+        assert not half.exists()
 
 
 @pytest.mark.parametrize(("identity", "alone"), [("two", False), ("one", True)])

@@ -9,7 +9,7 @@ from typing import Any
 from gmmpipe.claim import Claim, claim_folder
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
-from gmmpipe.files import canonical_json, remove_temporaries, write_atomic
+from gmmpipe.files import canonical_json, write_atomic
 from gmmpipe.fit.checkpoint import (
     FitState,
     check_identity,
@@ -78,10 +78,10 @@ class FitFolder:
         if options.overwrite:
             with self._claim(alone=True):
                 pass  # nobody is at work on what is to be deleted
-        if self._claims.enter_context(self._claim()).is_alone():
-            if kept := finish_replacing(folder):
-                log.info("%s has replaced an earlier fit", kept)
-            remove_temporaries(folder)
+        claim = self._claims.enter_context(self._claim())
+        claim.tidy()
+        if claim.is_alone() and (kept := finish_replacing(folder)):
+            log.info("%s has replaced an earlier fit", kept)
         earlier = models_in(folder)
         for path in [*earlier, folder / METRICS_FILE, folder / OPTIONS_FILE]:
             if path.is_dir():
