@@ -7,6 +7,7 @@ The second form repeats one, which the first names where it is wrong. Exit statu
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -46,6 +47,8 @@ def main() -> int:
         parser.error("--trial needs --only")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="gmmpipe-soak-"))
+    # What is killed leaves temporary folders of its own.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     table = Table()
     try:
         open_stage(folder / "stage")
