@@ -69,11 +69,7 @@ class Claim:
 
     def tidy(self) -> None:
         """Remove what killed processes left half-written, where no other one could be writing."""
-        with _one_at_a_time(self._folder):
-            leftovers = temporaries(self._folder)  # before the look at who could be writing them
-            if self.is_alone():
-                for leftover in leftovers:
-                    remove(leftover)
+        _tidy(self._folder, self._path)
 
 
 @contextmanager
@@ -128,6 +124,20 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         _withdraw(descriptor, path)
 
 
+def tidy_finished(folder: Path) -> None:
+    """Remove what killed processes left in a finished folder, if it may be written to."""
+    with suppress(OSError):
+        _tidy(folder, None)
+
+
+def _tidy(folder: Path, mine: Path | None) -> None:
+    with _one_at_a_time(folder):
+        leftovers = temporaries(folder)  # before the look at who could be writing them
+        if not _others(folder, mine):
+            for leftover in leftovers:
+                remove(leftover)
+
+
 def _withdraw(descriptor: int, path: Path) -> None:
     with suppress(OSError):
         path.unlink()
@@ -149,7 +159,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
+def _others(folder: Path, mine: Path | None) -> list[tuple[Path, Holder | None]]:
     """The claims of other living processes; those of dead ones are removed.
 
     A claim that cannot be read is taken for a living process's, with None for who it is.
@@ -166,8 +176,8 @@ def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
             locked = _try_lock(descriptor)
             holder = _read(descriptor)
             if _is_dead(locked, holder):
-                log.warning("warning: %s: a process that was killed has left it: removed", path)
                 path.unlink(missing_ok=True)
+                log.warning("warning: %s: a process that was killed has left it: removed", path)
             else:
                 living.append((path, holder))
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from gmmpipe.claim import CLAIM_PREFIX, claim_folder
+from gmmpipe.claim import CLAIM_PREFIX, claim_folder, tidy_finished
 from gmmpipe.errors import ClaimError
 from gmmpipe.files import TEMPORARY_PREFIX, canonical_json, temporary_path
 
@@ -71,6 +71,17 @@ def test_what_another_may_be_writing_is_left_until_nobody_is_there(tmp_path):
             assert half.exists()
         claim.tidy()
         assert not half.exists()
+
+
+def test_a_finished_folder_is_tidied_without_a_claim_where_that_is_allowed(tmp_path):
+    (tmp_path / f"{TEMPORARY_PREFIX}half").touch()
+    with Holding(tmp_path, "one") as holding:
+        tidy_finished(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+        holding.kill()
+    tidy_finished(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    tidy_finished(tmp_path / "not there")
 
 
 @pytest.mark.parametrize(("identity", "alone"), [("two", False), ("one", True)])
