@@ -79,6 +79,10 @@ class Claim:
         """Whether no other living process has a claim on the folder."""
         return not _others(self._folder, self._path)
 
+    def tidy(self) -> None:
+        """Remove what killed processes left half-written, where no other one could be writing."""
+        _tidy(self._folder, self._path)
+
 
 @contextmanager
 def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False) -> Iterator[Claim]:
@@ -130,11 +134,28 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
     finally:
         if os.getpid() == me.pid:  # else this is a fork, and the claim is not its own
             with suppress(OSError), _one_at_a_time(folder):
-                leftovers = temporaries(folder)  # before the look at who could be writing them
-                if claim.is_alone():
-                    for leftover in leftovers:
-                        remove(leftover)
+                with suppress(OSError):
+                    _remove_leftovers(folder, path)
+                path.unlink()  # under the lock: of two that leave at once, one is the last
             _withdraw(descriptor, path)
+
+
+def tidy_finished(folder: Path) -> None:
+    """Remove what killed processes left in a finished folder, if it may be written to."""
+    with suppress(OSError):
+        _tidy(folder, None)
+
+
+def _tidy(folder: Path, mine: Path | None) -> None:
+    with _one_at_a_time(folder):
+        _remove_leftovers(folder, mine)
+
+
+def _remove_leftovers(folder: Path, mine: Path | None) -> None:
+    leftovers = temporaries(folder)  # before the look at who could be writing them
+    if not _others(folder, mine):
+        for leftover in leftovers:
+            remove(leftover)
 
 
 def _withdraw(descriptor: int, path: Path) -> None:
@@ -166,7 +187,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         _close(descriptor)
 
 
-def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
+def _others(folder: Path, mine: Path | None) -> list[tuple[Path, Holder | None]]:
     """The claims of other living processes; those of dead ones are removed.
 
     A claim that cannot be read is taken for a living process's, with None for who it is.
@@ -183,8 +204,8 @@ def _others(folder: Path, mine: Path) -> list[tuple[Path, Holder | None]]:
             locked = _try_lock(descriptor)
             holder = _read(descriptor)
             if _is_dead(locked, holder):
-                log.warning("warning: %s: a process that was killed has left it: removed", path)
                 path.unlink(missing_ok=True)
+                log.warning("warning: %s: a process that was killed has left it: removed", path)
             else:
                 living.append((path, holder))
         finally:

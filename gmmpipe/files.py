@@ -143,12 +143,6 @@ def temporaries(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{TEMPORARY_PREFIX}*"))
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what killed processes left half-written in `folder`."""
-    for leftover in temporaries(folder):
-        remove(leftover)
-
-
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all that is in it, if it is there.
 

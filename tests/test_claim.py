@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from gmmpipe.claim import CLAIM_PREFIX, claim_folder
+from gmmpipe.claim import CLAIM_PREFIX, claim_folder, tidy_finished
 from gmmpipe.errors import ClaimError
-from gmmpipe.files import canonical_json, temporary_path
+from gmmpipe.files import TEMPORARY_PREFIX, canonical_json, temporary_path
 
 HOLD = """
 import sys
@@ -61,6 +61,28 @@ def test_processes_of_one_identity_work_together(tmp_path):
     with Holding(tmp_path, "one"), claim_folder(tmp_path, "one", "a job") as claim:
         assert not claim.is_alone()
     assert claims(tmp_path) == []
+
+
+def test_what_another_may_be_writing_is_left_until_nobody_is_there(tmp_path):
+    half = tmp_path / f"{TEMPORARY_PREFIX}half"
+    half.touch()
+    with claim_folder(tmp_path, "one", "a job") as claim:
+        with Holding(tmp_path, "one"):
+            claim.tidy()
+            assert half.exists()
+        claim.tidy()
+        assert not half.exists()
+
+
+def test_a_finished_folder_is_tidied_without_a_claim_where_that_is_allowed(tmp_path):
+    (tmp_path / f"{TEMPORARY_PREFIX}half").touch()
+    with Holding(tmp_path, "one") as holding:
+        tidy_finished(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+        holding.kill()
+    tidy_finished(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    tidy_finished(tmp_path / "not there")
 
 
 @pytest.mark.parametrize(("identity", "alone"), [("two", False), ("one", True)])

@@ -11,10 +11,10 @@ import pytest
 
 from conftest import ROOT
 from gmmpipe.files import (
-    TEMPORARY_PREFIX,
     atomic_file,
     canonical_json,
-    remove_temporaries,
+    remove,
+    temporaries,
     temporary_path,
     write_atomic,
 )
@@ -61,8 +61,8 @@ def test_a_killed_writer_leaves_the_old_file_and_a_temporary_that_can_be_removed
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
-    assert len(list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))) == 1
-    remove_temporaries(tmp_path)
+    (left,) = temporaries(tmp_path)
+    remove(left)
     assert os.listdir(tmp_path) == ["data"]
 
 

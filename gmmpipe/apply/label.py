@@ -13,7 +13,7 @@ import torch
 from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
-from gmmpipe.claim import claim_folder, identity_of
+from gmmpipe.claim import claim_folder, identity_of, tidy_finished
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.files import remove
@@ -157,6 +157,7 @@ class _Job:
         swapped = finish_swap(self.folder, _COMMAND)
         there = _made_with(self.folder) if swapped or not self.overwrite else None
         if there == self.plan and self._is_finished():
+            tidy_finished(self.folder)
             return None  # without a claim: the folder may be read-only
         identity = identity_of(self.plan.to_json())
         claims.enter_context(claim_folder(self.folder, identity, _COMMAND, alone=self.overwrite))

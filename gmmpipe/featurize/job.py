@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gmmpipe.claim import claim_folder, identity_of
+from gmmpipe.claim import claim_folder, identity_of, tidy_finished
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurize.executors import run_dask, run_local
 from gmmpipe.featurize.manifest import Manifest
@@ -110,6 +110,7 @@ class _Job:
         if not (folder / STORE_FILE).exists() or any((folder / n).exists() for n in leftovers):
             return None
         self._refuse_other_store(folder)
+        tidy_finished(folder)
         return self._finished(StoreInfo.read(folder / STORE_FILE))
 
     def _finished(self, info: StoreInfo) -> StoreInfo:

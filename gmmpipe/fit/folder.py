@@ -8,7 +8,7 @@ from typing import Any
 from gmmpipe.claim import Claim
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
-from gmmpipe.files import remove_temporaries, write_atomic
+from gmmpipe.files import write_atomic
 from gmmpipe.fit.checkpoint import (
     MODEL_FILE,
     FitState,
@@ -73,9 +73,9 @@ class FitFolder:
             load_writer()  # or say now that it is missing
         claim = self._claims.enter_context(self._claim(options.overwrite))
         refuse_folders(self._files())
+        claim.tidy()
         if claim.is_alone():
             replace_run(folder, self._files())
-            remove_temporaries(folder)
         earlier = models_in(folder)
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:

@@ -26,9 +26,9 @@ MAX_BYTES = 1 << 30
 """What a process may take beyond what it was forked with; the stores here are of a few MB."""
 _CRASHED = 70
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 Job = Callable[[], Any]
-_running: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ class Child:
             os.close(writable)
             os.set_blocking(readable, False)
         self._pidfd = os.pidfd_open(self.pid)
-        _running.add(self.pid)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether it has ended, within so many seconds at most."""
@@ -118,13 +117,12 @@ class Child:
             if excess:
                 self.kill()
         _, status = os.waitpid(self.pid, 0)
-        _running.discard(self.pid)
         self._drain(list(self._read))
         for descriptor in (self._pidfd, *self._read):
             os.close(descriptor)
         stdout, stderr, result = map(bytes, self._read.values())
-        value = pickle.loads(result) if result else None
         code = os.waitstatus_to_exitcode(status)
+        value = pickle.loads(result) if result and not code else None
         return Ended(
             code, stdout.decode(errors="replace"), stderr.decode(errors="replace"), value, excess
         )
@@ -142,12 +140,27 @@ def run(job: Job, max_seconds: float = MAX_SECONDS, max_bytes: int = MAX_BYTES) 
     return Child(job, max_seconds, max_bytes).end()
 
 
+def adopt_orphans() -> None:
+    """Become the parent of whatever outlives its own one, as the ranks of a killed torchrun do."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def kill_all() -> None:
-    """End every child that has not been waited for, with its own children."""
-    for pid in _running:
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-    _running.clear()
+    """End whatever is left of all children, which would write into the next trial's folder."""
+    while left := _children(os.getpid()):  # theirs become this process's as they end
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _children(pid: int) -> set[int]:
+    """The processes whose parent it is."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.add(int(status.parent.name))
+    return found
 
 
 def command(*arguments: object) -> Job:

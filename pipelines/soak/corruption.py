@@ -72,12 +72,7 @@ def corrupt(stage: Stage, rng: random.Random, target: str = "", damage: str = ""
         shutil.copytree(stage.folder / there.folder, folder)
         before = file_bytes(folder)
         path = folder / rng.choice([name for name in before if name not in _UNREAD])
-        readers = [
-            r
-            for r in there.readers
-            if r not in OF_MODELS or (path.suffix == ".pt" and damage != "swap")
-        ]
-        reader = rng.choice(readers)
+        reader = rng.choice([r for r in there.readers if _may_judge(r, damage, path)])
         expected = _undamaged(stage, there, reader, path, out)
         names = DAMAGES[damage](folder, path, rng)
         words = (
@@ -105,6 +100,13 @@ def corrupt(stage: Stage, rng: random.Random, target: str = "", damage: str = ""
             words += ", verify"
             return refused(words, fault) if there.whole else held(words, fault)
         return held(words, "")
+
+
+def _may_judge(reader: str, damage: str, path: Path) -> bool:
+    """Whether a reader has to do with such a damage."""
+    if reader in OF_MODELS:  # it takes any model, and no model is wrong usage
+        return path.suffix == ".pt" and damage not in ("swap", "delete", "folder")
+    return reader != "repair" or damage != "extra shard"  # whose that is, nobody says: it stays
 
 
 def _names_of(folder: Path, path: Path, names: list[str]) -> list[str]:

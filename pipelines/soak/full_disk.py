@@ -46,16 +46,17 @@ def fill(stage: Stage, rng: random.Random, name: str = "", way: str = "") -> Out
             )
         room = rng.randrange(1 << 12, max(size, 1 << 13))
         words = f"{name}: a disk of {room >> 10} KiB"
-        if not _mounted(disk, room):
-            return Outcome(SKIPPED, words)
         try:
+            if not _mounted(disk, room):
+                return Outcome(SKIPPED, words)
             verdict = _judge(words, run(job), out, whole)
             if verdict.verdict == "wrong":
                 return verdict
             subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
             return _go_on(stage, name, out, words, whole)
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+        finally:  # also where it is interrupted
+            if disk.is_mount():
+                subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def _judge(words: str, ended: Any, out: Path, whole: dict[str, bytes]) -> Outcome:

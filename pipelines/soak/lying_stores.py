@@ -145,7 +145,7 @@ def zarr_array_of_a_quadrillion_frames(stage: Stage, scratch: Path) -> tuple[Pat
     document = json.loads(path.read_bytes())
     document["shape"] = [10**15]
     path.write_text(json.dumps(document))
-    return folder / "shard-000000.zarr", utterances(stage, folder, path, scratch)
+    return folder / "shard-000000.zarr", command("verify", folder)
 
 
 @case

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.soak.child import command, library, run
 from pipelines.soak.stage import Stage
-from pipelines.soak.verdict import Outcome, held
+from pipelines.soak.verdict import Outcome, held, refused
 
 RATE = 16000
 Samples = NDArray[np.float64]
@@ -57,7 +57,7 @@ def fit_edge(stage: Stage, rng: random.Random, audio: str = "", size: str = "") 
         "optimizer": rng.choice(["adam", "em"]),
         "init": rng.choice(["kmeans", "kmeans++", "random"]),
         "var_floor": rng.choice([0.1, 0.1, 1e-3, 1e-6]),
-        "lr": rng.choice([1e-2, 1e-2, 1.0, 1e3, 1e38]),
+        "lr": rng.choice([1e-2, 1e-2, 1.0, 1e3, 1e30]),
         "seed": rng.randrange(1000),
     }
     words = f"{audio}, {size}, {options}"
@@ -74,12 +74,8 @@ def fit_edge(stage: Stage, rng: random.Random, audio: str = "", size: str = "") 
         arguments = stage.fit(scratch / "fit", store=store, **{**sizes, **steps, **options})
         ended = run(command(*arguments))
         if ended.status != 0:
-            return held(
-                words,
-                ""
-                if options["lr"] > 1 and not ended.fault()
-                else f"{ended.excess} {ended.stderr[-500:]}",
-            )
+            fault = ended.fault() if options["lr"] > 1 else f"{ended.excess} {ended.stderr[-500:]}"
+            return refused(words, fault)
         judged = run(library(lambda: _fault_of_fit(scratch / "fit", store, options["var_floor"])))
         if judged.status != 0 or judged.value:
             return held(words, judged.value or judged.stderr[-500:])

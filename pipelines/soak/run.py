@@ -7,6 +7,7 @@ The second form repeats one, which the first names where it is wrong. Exit statu
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -44,8 +45,11 @@ def main() -> int:
     options = parser.parse_args()
     if options.trial is not None and not options.only:
         parser.error("--trial needs --only")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also where a shell ignores SIGINT, behind &
+        signal.signal(signum, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="gmmpipe-soak-"))
+    # What is killed leaves temporary folders of its own.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     table = Table()
     try:
         open_stage(folder / "stage")

@@ -11,7 +11,7 @@ from typing import Any
 
 import soundfile
 
-from pipelines.soak.child import command, run
+from pipelines.soak.child import adopt_orphans, command, kill_all, run
 from pipelines.soak.operations import killed_after
 
 CORPUS = Path(__file__).resolve().parent.parent / "demo" / "corpus"
@@ -36,6 +36,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         import_all()
+        adopt_orphans()
         self.folder = folder
         self.corpus = folder / "corpus"
         self.trial = folder / "trial"
@@ -118,6 +119,7 @@ class Stage:
         try:
             yield folder
         finally:
+            kill_all()
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():  # pragma: no cover
                 raise RuntimeError(f"{folder} cannot be removed")
