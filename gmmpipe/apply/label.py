@@ -16,7 +16,6 @@ from gmmpipe.apply.rounds import in_rounds
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.files import remove
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.progress import Progress
 from gmmpipe.store.feature_store import FeatureStore
@@ -35,7 +34,9 @@ from gmmpipe.store.label_schema import (
     find_label_plan,
 )
 from gmmpipe.store.replace import (
-    NEXT_FOLDER,
+    begin,
+    drop_begun,
+    drop_begun_alone,
     finish_swap,
     own_files,
     put_in_place,
@@ -158,24 +159,21 @@ class _Job:
         there = _made_with(self.folder) if swapped or not self.overwrite else None
         if there == self.plan and self._is_finished():
             tidy_finished(self.folder)
+            drop_begun_alone(self.folder, _planned, _COMMAND)
             return None  # without a claim: the folder may be read-only
         identity = identity_of(self.plan.to_json())
         claims.enter_context(claim_folder(self.folder, identity, _COMMAND, alone=self.overwrite))
         if not self.overwrite:
             return self._prepare_in(self.folder)
         refuse_strangers(self.folder, self._own_files(), self._shard_names(), "labels")
-        made = self.folder / NEXT_FOLDER
-        with suppress(StoreError):
-            if find_label_plan(made) == self.plan:
-                return self._prepare_in(made)
-        remove(made)  # begun with other options, or damaged
-        return self._prepare_in(made)
+        return begin(self.folder, self._prepare_in, _planned)
 
     def publish(self, folder: Path) -> LabelInfo:
         """Publish the labels made in `folder`; those in the hidden one replace the old."""
         info = finalize_labels(folder, len(self.store.shards), self.plan)
         if folder != self.folder:
             put_in_place(self.folder, self._own_files())
+        drop_begun(self.folder, _planned)
         return info
 
     def _is_finished(self) -> bool:
@@ -210,9 +208,16 @@ class _Job:
         total, suffix = len(self.store.shards), SHARD_SUFFIXES["tar"]
         if (folder / STORE_FILE).exists():
             tidy(folder)
+            drop_begun(folder, _planned)
             return None if folder == self.folder else (folder, [])
         remove_damaged(folder, range(total), suffix, LabelSidecar.read)
         return folder, missing_shards(folder, total, suffix)
+
+
+def _planned(folder: Path) -> LabelPlan | None:
+    with suppress(StoreError):
+        return find_label_plan(folder)
+    return None
 
 
 def _made_with(folder: Path) -> LabelPlan | None:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,16 +13,17 @@ from gmmpipe.featurize.manifest import Manifest
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
 from gmmpipe.featurize.resume import (
+    finished_rows,
     fruitless_shards,
     manifests_beside,
     obtain_plan,
+    planned_shards,
     refuse_other_store,
     refuse_other_windows,
     renew_plan,
     shards_with_rejects,
 )
 from gmmpipe.featurize.summary import report
-from gmmpipe.files import remove
 from gmmpipe.progress import Progress
 from gmmpipe.store.finalize import (
     finalize,
@@ -36,6 +36,9 @@ from gmmpipe.store.finalize import (
 from gmmpipe.store.ledger import Reject, Tally
 from gmmpipe.store.replace import (
     NEXT_FOLDER,
+    begin,
+    drop_begun,
+    drop_begun_alone,
     finish_swap,
     own_files,
     put_in_place,
@@ -124,6 +127,7 @@ class _Job:
             return None
         self._refuse_other_store(folder)
         tidy_finished(folder)
+        drop_begun_alone(folder, planned_shards, _COMMAND)
         return self._finished(StoreInfo.read(folder / STORE_FILE))
 
     def _finished(self, info: StoreInfo) -> StoreInfo:
@@ -167,23 +171,19 @@ class _Job:
 
     def replace(self, folder: Path) -> StoreInfo | None:
         """Make the store in a hidden folder, and only then put it in the old one's place."""
-        planned: list[str] = []
-        with suppress(FileNotFoundError, StoreError):
-            planned = Plan.load_shard_names(folder / PLAN_FILE)
-        own, made = own_files(folder, "features", planned), folder / NEXT_FOLDER
-        try:
-            self._refuse_other_store(made)
-        except StoreError:  # begun with other options, or damaged
-            remove(made)
-        made.mkdir(exist_ok=True)
-        try:
+        own, made = own_files(folder, "features", planned_shards(folder)), folder / NEXT_FOLDER
+
+        def prepare(made: Path) -> Plan | StoreInfo:
             self.renew_plan(made)
-            plan = obtain_plan(made, self.manifests, self.options, self.wanted)
+            return obtain_plan(made, self.manifests, self.options, self.wanted)
+
+        try:
+            plan = begin(folder, prepare, planned_shards)
             refuse_strangers(folder, own, plan.shard_names, "features")
             info = self.make(made, again=True)
         except GmmpipeError as error:
-            if not any(sidecar.row.utterances for sidecar in _sidecars(made)):
-                remove(made)  # nothing was usable
+            if not any(row.utterances for row in finished_rows(made)):
+                drop_begun(folder, planned_shards)  # nothing was usable
             kept = "; the old store is kept" if (folder / STORE_FILE).exists() else ""
             raise StoreError(f"{error}{kept}") from error
         put_in_place(folder, own)
@@ -200,6 +200,7 @@ class _Job:
         plan = obtain_plan(folder, self.manifests, options, self.wanted)
         if isinstance(plan, StoreInfo):
             tidy(folder)
+            drop_begun(folder, planned_shards)
             return self._finished(plan)
         old_rejects = self._make_missing_shards(plan, folder, again)
         missing = missing_shards(folder, plan.num_shards, SHARD_SUFFIXES[plan.options.format])
@@ -225,6 +226,7 @@ class _Job:
             )
         except StoreError as error:
             raise StoreError(f"{error}; {earlier}" if earlier else str(error)) from error
+        drop_begun(folder, planned_shards)
         report(info, options)
         if earlier:
             log.info("%s", earlier)
@@ -280,7 +282,3 @@ def _run(
     if options.executor == "dask":
         return run_dask(tasks, options.dask_scheduler, num_workers)
     return run_local(tasks, num_workers)
-
-
-def _sidecars(folder: Path) -> Iterator[Sidecar]:
-    return (Sidecar.read(path) for path in sorted(folder.glob("shard-*.json")))

@@ -182,8 +182,10 @@ def _open_archive(path: Path) -> Iterator[ZipFile]:
         *(RecursionError, NotImplementedError, RuntimeError, struct.error, BadZipFile, StoreError),
     ) as error:
         reason = " ".join(str(error).split())[:200]
+        known = any(path.parent.glob("shard-*"))
+        advice = "use --overwrite" if known else "move it away, or use another --output_dir"
         raise StoreError(
-            f"{path}: not a plan of this store: {type(error).__name__}: {reason}; use --overwrite"
+            f"{path}: not a plan of this store: {type(error).__name__}: {reason}; {advice}"
         ) from error
 
 

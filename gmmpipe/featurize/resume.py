@@ -18,6 +18,7 @@ from gmmpipe.store.schema import (
     REOPENED_FILE,
     STORE_FILE,
     PlanOptions,
+    ShardRow,
     Sidecar,
     StoreInfo,
     is_shard_name,
@@ -88,13 +89,25 @@ def fruitless_shards(folder: Path) -> list[str] | None:
     if any((folder / name).exists() for name in (STORE_FILE, REOPENED_FILE)):
         return None
     shards = []
+    for row in finished_rows(folder):
+        if row.utterances:
+            return None
+        shards.append(row.name)
+    return shards
+
+
+def finished_rows(folder: Path) -> Iterator[ShardRow]:
+    """What the sidecars say that are not damaged."""
     for path in sorted(folder.glob("shard-*.json")):
         with suppress(StoreError):
-            row = Sidecar.read(path).row
-            if row.utterances:
-                return None
-            shards.append(row.name)
-    return shards
+            yield Sidecar.read(path).row
+
+
+def planned_shards(folder: Path) -> list[str] | None:
+    """The shards that a published plan names; None where there is none, or a damaged one."""
+    with suppress(FileNotFoundError, StoreError):
+        return Plan.load_shard_names(folder / PLAN_FILE)
+    return None
 
 
 def renew_plan(

@@ -6,13 +6,14 @@ whoever comes after a kill finishes it. Only files that the old store's document
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gmmpipe.claim import claim_folder
-from gmmpipe.errors import StoreError
-from gmmpipe.files import remove, sync
+from gmmpipe.errors import ClaimError, StoreError
+from gmmpipe.files import remove, sync, temporaries
 from gmmpipe.store.documents import FORMAT_VERSION, read_document, write_document
 from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
@@ -33,15 +34,17 @@ _DOCUMENTS = {
     "features": (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE),
     "labels": (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE),
 }
+_T = TypeVar("_T")
 
 
-def own_files(folder: Path, kind: str, planned: Iterable[str] = ()) -> set[str]:
+def own_files(folder: Path, kind: str, planned: Iterable[str] | None) -> set[str]:
     """The names of the files of the store in `folder`, finished or not; none without a store.
 
     Args:
         folder: what may hold a store.
         kind: ``features`` or ``labels``: what it must be of.
-        planned: the shards that its plan names, where it is unfinished.
+        planned: the shards that its plan names, where it is unfinished; None where it has no plan,
+            or one that cannot be read, which alone is not taken for a store's.
 
     Raises:
         StoreError: it is of another kind, or a document that would say more is damaged.
@@ -50,10 +53,12 @@ def own_files(folder: Path, kind: str, planned: Iterable[str] = ()) -> set[str]:
         found = kind_of(folder)
         if found is None:
             return set()
-        shards = {*planned, *_named_by_sidecars(folder)}
-        for name in (STORE_FILE, REOPENED_FILE):
-            if (folder / name).exists():
-                shards |= {row["name"] for row in read_document(folder / name)["shards"]}
+        shards = {*(planned or ()), *_named_by_sidecars(folder)}
+        documents = [name for name in (STORE_FILE, REOPENED_FILE) if (folder / name).exists()]
+        for name in documents:
+            shards |= {row["name"] for row in read_document(folder / name)["shards"]}
+        if planned is None and not shards and not documents:
+            return set()
         if not all(isinstance(name, str) and is_shard_name(name) for name in shards):
             raise StoreError(f"{folder / STORE_FILE}: names what is no shard")
     except (StoreError, KeyError, TypeError) as error:
@@ -73,13 +78,72 @@ def refuse_strangers(folder: Path, own: set[str], shards: Iterable[str], kind: s
         StoreError: it would.
     """
     names = list(shards)
-    results = [name for name in (STORE_FILE, REJECTS_FILE) if name in _DOCUMENTS[kind]]
+    results = [n for n in (STORE_FILE, REJECTS_FILE, PLAN_FILE) if n in _DOCUMENTS[kind]]
     for name in [*names, *map(_sidecar_of, names), *results]:
         if name not in own and os.path.lexists(folder / name):
             raise StoreError(
                 f"{folder / name}: in the new store's way, and no document of an old one names it; "
                 "move it away, or use another --output_dir"
             )
+
+
+def begin(
+    folder: Path, prepare: Callable[[Path], _T], planned: Callable[[Path], object | None]
+) -> _T:
+    """Prepare the hidden folder in `folder` for a new store, or go on with what was begun there.
+
+    What was begun with other options, or is damaged, goes.
+
+    Args:
+        folder: the output folder.
+        prepare: what to do in the hidden one; raises StoreError where that cannot be gone on with.
+        planned: None of a folder that holds no plan which can be read.
+
+    Raises:
+        StoreError: something else is in its place; or as `prepare`.
+    """
+    made = folder / NEXT_FOLDER
+    if os.path.lexists(made) and not _is_begun(made, planned):
+        raise StoreError(
+            f"{made}: in the new store's way, and nothing says that --overwrite began it; move it "
+            "away, or use another --output_dir"
+        )
+    made.mkdir(exist_ok=True)
+    try:
+        return prepare(made)
+    except StoreError:
+        remove(made)
+        made.mkdir()
+        return prepare(made)
+
+
+def drop_begun(folder: Path, planned: Callable[[Path], object | None]) -> None:
+    """Remove what an `--overwrite` began in `folder` and nobody goes on with; see `begin`."""
+    if _is_begun(folder / NEXT_FOLDER, planned):
+        remove(folder / NEXT_FOLDER)
+
+
+def drop_begun_alone(folder: Path, planned: Callable[[Path], object | None], what: str) -> None:
+    """Do so in a finished store, if it may be written to and nobody is at work there."""
+    if _is_begun(folder / NEXT_FOLDER, planned):
+        with suppress(OSError, ClaimError), claim_folder(folder, "", what, alone=True):
+            drop_begun(folder, planned)
+
+
+def _is_begun(made: Path, planned: Callable[[Path], object | None]) -> bool:
+    """Whether a hidden folder is empty, or holds a store of ours, or part of one, and only that."""
+    if made.is_symlink() or not made.is_dir():
+        return False
+    names = {path.name for path in made.iterdir()} - {path.name for path in temporaries(made)}
+    shards = {n for n in names if is_shard_name(n) or is_shard_name(f"{Path(n).stem}.tar")}
+    if names - shards - {name for documents in _DOCUMENTS.values() for name in documents}:
+        return False
+    if not names or shards or planned(made) is not None:
+        return True
+    try:
+        return PLAN_FILE not in names and kind_of(made) is not None
+    except StoreError:
+        return False
 
 
 def put_in_place(folder: Path, own: set[str]) -> None:
@@ -106,7 +170,8 @@ def finish_swap(folder: Path, what: str) -> bool:
     if not (folder / SWAP_FILE).exists():
         return False
     with claim_folder(folder, "", what, alone=True):
-        _swap(folder)
+        if (folder / SWAP_FILE).exists():  # still: another process may have finished it meanwhile
+            _swap(folder)
     log.info("%s: the replacement of the old store, once interrupted, is finished", folder)
     return True
 

@@ -232,6 +232,25 @@ def test_shards_without_a_plan_need_overwrite_and_what_nothing_names_is_left_alo
     label_here(store, fitted, labelled_copy, overwrite=True)
 
 
+def test_what_an_overwrite_began_goes_or_is_made_anew(
+    store, fitted, labelled, labelled_copy, tmp_path
+) -> None:
+    made = labelled_copy / ".next"
+    label_here(store, fitted, made, top_k=2)
+    label_here(store, fitted, labelled_copy, top_k=4, temperature=20.0)
+    assert not made.exists()
+    label_here(store, fitted, made, top_k=2)
+    (made / "store.json").write_text("{}")
+    label_here(store, fitted, labelled_copy, top_k=2, overwrite=True)
+    fresh = label_here(store, fitted, tmp_path / "fresh", top_k=2)
+    assert file_bytes(labelled_copy) == file_bytes(fresh)
+    made.mkdir()
+    (made / "build.json").write_text("mine")
+    with pytest.raises(StoreError, match="in the new store's way"):
+        label_here(store, fitted, labelled_copy, top_k=4, overwrite=True)
+    assert (made / "build.json").exists()
+
+
 def test_labels_with_wrong_totals_are_repaired(store, fitted, labelled, labelled_copy) -> None:
     path = labelled_copy / "store.json"
     edit_document(path, lambda values: values["totals"].update(left_out_mass=0.5))

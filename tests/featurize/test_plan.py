@@ -88,7 +88,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path) -> None:
     save_plan(FeaturizeOptions(str(CORPUS), tmp_path))
     path = tmp_path / "plan.npz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StoreError, match=r"plan\.npz: not a plan.*--overwrite"):
+    with pytest.raises(StoreError, match=r"plan\.npz: not a plan.*move it away"):
         Plan.load(path, [])
 
 
@@ -184,14 +184,14 @@ def test_a_plan_that_lies_is_named(lie: str, plan_arrays: dict[str, Any], tmp_pa
     arrays = dict(plan_arrays)
     change(arrays)
     np.savez(tmp_path / "plan.npz", **arrays)
-    assert_refused(tmp_path / "plan.npz", f"not a plan of this store: .*{words}.*use --overwrite")
+    assert_refused(tmp_path / "plan.npz", f"not a plan of this store: .*{words}.*move it away")
 
 
 def test_a_zip_bomb_is_no_plan(plan_arrays: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "plan.npz"
     np.savez_compressed(path, **{**plan_arrays, "order": np.zeros(1 << 22, dtype=np.int64)})
     assert path.stat().st_size < 1 << 17
-    assert_refused(path, "is compressed.*use --overwrite")
+    assert_refused(path, "is compressed.*move it away")
 
 
 @pytest.mark.parametrize("claim", [1 << 40, -8, 57], ids=["huge", "negative", "one too many"])
@@ -206,7 +206,7 @@ def test_a_size_that_the_file_does_not_have_is_not_believed(
             header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             archive.writestr(f"{name}.npy", member.getvalue() + array.tobytes())
-    assert_refused(path, "byte_offset of .* bytes.*use --overwrite")
+    assert_refused(path, "byte_offset of .* bytes.*move it away")
 
 
 def test_a_directory_of_sizes_that_lies_is_not_believed(
@@ -218,7 +218,7 @@ def test_a_directory_of_sizes_that_lies_is_not_believed(
     entry = content.index(b"PK\x01\x02")  # of the first member, the identity
     struct.pack_into("<II", content, entry + 20, 1 << 31, 1 << 31)
     path.write_bytes(content)
-    assert_refused(path, "identity of .* bytes in a file of.*use --overwrite")
+    assert_refused(path, "identity of .* bytes in a file of.*move it away")
 
 
 def test_every_flipped_byte_of_a_plan_is_noticed_or_does_no_harm(

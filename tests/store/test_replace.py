@@ -1,12 +1,17 @@
 """`--overwrite` puts a whole store in the old one's place, whatever kills it, and nothing else."""
 
+import fcntl
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +23,7 @@ from gmmpipe.featurize.job import featurize
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.worker import make_shard
 from gmmpipe.store.documents import read_document, write_document
-from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE
+from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE, finish_swap
 
 STRANGERS = {"shard-1.flac": b"audio", "shard-000123.tar": b"?", "plan.json": b"{}"}
 
@@ -193,3 +198,76 @@ def test_labels_are_not_replaced_by_features(
     with pytest.raises(GmmpipeError, match="holds a store of labels"):
         featurize(options)
     assert file_bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["plan.npz", ".next/build.json", ".next/plan.npz"])
+def test_files_under_the_names_of_ours_stay(
+    name: str, overwrite: bool, few: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    np.savez(path.with_suffix(".npz"), mine=np.arange(3))
+    path.with_suffix(".npz").rename(path)
+    (tmp_path / "out" / "rejects.jsonl").write_text("mine")
+    before = file_bytes(tmp_path / "out")
+    options = FeaturizeOptions(str(few), tmp_path / "out", base_path=CORPUS, overwrite=overwrite)
+    with pytest.raises(StoreError, match="use another --output_dir") as refused:
+        featurize(options)
+    assert "use --overwrite" not in str(refused.value)
+    assert file_bytes(tmp_path / "out") == before
+
+
+def begun(few: Path, out: Path, **options: Any) -> FeaturizeOptions:
+    """A store that was killed while it was to replace the one in `out`: all but finished."""
+    chosen = FeaturizeOptions(str(few), out, base_path=CORPUS, num_workers=1, **options)
+    plan = save_plan(replace(chosen, output_dir=out / NEXT_FOLDER))
+    for number in range(plan.num_shards):
+        make_shard(plan.task(number, out / NEXT_FOLDER, CORPUS))
+    return replace(chosen, overwrite=True)
+
+
+def test_a_damaged_plan_of_the_new_store_is_made_anew(few: Path, tmp_path: Path) -> None:
+    out = make_store(few, tmp_path / "out", base_path=CORPUS)
+    options = begun(few, out, seed=1)
+    plan = out / NEXT_FOLDER / "plan.npz"
+    plan.write_bytes(plan.read_bytes()[:-100])
+    featurize(options)
+    fresh = make_store(few, tmp_path / "fresh", base_path=CORPUS, seed=1)
+    assert file_bytes(out) == file_bytes(fresh)
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_what_an_overwrite_began_goes_when_the_store_is_finished(
+    state: str, few: Path, tmp_path: Path
+) -> None:
+    out = make_store(few, tmp_path / "out", base_path=CORPUS)
+    fresh = file_bytes(out)
+    begun(few, out, seed=1)
+    if state == "unfinished":
+        (out / "store.json").unlink()
+        save_plan(FeaturizeOptions(str(few), out, base_path=CORPUS))
+    featurize(FeaturizeOptions(str(few), out, base_path=CORPUS))
+    assert file_bytes(out) == fresh
+    assert not (out / NEXT_FOLDER).exists()
+
+
+def test_a_foreign_folder_of_that_name_stays_in_a_finished_store(few: Path, tmp_path: Path) -> None:
+    out = make_store(few, tmp_path / "out", base_path=CORPUS)
+    (out / NEXT_FOLDER).mkdir()
+    (out / NEXT_FOLDER / "build.json").write_text("mine")
+    featurize(FeaturizeOptions(str(few), out, base_path=CORPUS))
+    assert (out / NEXT_FOLDER / "build.json").exists()
+
+
+def test_a_swap_that_another_process_finishes_meanwhile_is_finished(tmp_path: Path) -> None:
+    (tmp_path / SWAP_FILE).touch()
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as whoever comes or goes holds it
+    with ThreadPoolExecutor(1) as pool:
+        finishing = pool.submit(finish_swap, tmp_path, "gmmpipe test")
+        while not re.search(rf"-> FLOCK .* {os.getpid()} ", Path("/proc/locks").read_text()):
+            assert not finishing.done()
+        (tmp_path / SWAP_FILE).unlink()
+        os.close(descriptor)
+        assert finishing.result()
