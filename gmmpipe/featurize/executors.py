@@ -92,7 +92,8 @@ def run_dask(
             )
             client = Client(address)
         except OSError as error:
-            raise GmmpipeError(f"{scheduler}: no Dask scheduler answers: {error}") from error
+            where = scheduler or "a local cluster"
+            raise GmmpipeError(f"{where}: no Dask scheduler answers: {error}") from error
         stack.callback(_close, client)
         stack.enter_context(_watched(client))
         for result in _results(client, iter(tasks)):

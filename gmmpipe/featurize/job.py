@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
@@ -89,7 +90,8 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
         if options.retry_rejected:
             job.renew_plan(folder)
             job.drop_rejected(folder)
-        return job.make(folder, again=claim.is_alone())
+        # A slice's shards are its own, whoever else is at work.
+        return job.make(folder, again=bool(options.num_tasks) or claim.is_alone())
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class _Job:
             tidy(folder)
             drop_begun(folder, planned_shards)
             return self._finished(plan)
-        old_rejects = self._make_missing_shards(plan, folder, again)
+        made, old_rejects = self._make_missing_shards(plan, folder, again)
         missing = missing_shards(folder, plan.num_shards, SHARD_SUFFIXES[plan.options.format])
         if missing:
             log.info(
@@ -222,7 +224,7 @@ class _Job:
                 plan.features,
                 plan.options,
                 options.max_reject_fraction,
-                self._describe,
+                partial(self._describe, plan, made == plan.num_shards),
             )
         except StoreError as error:
             raise StoreError(f"{error}; {earlier}" if earlier else str(error)) from error
@@ -232,8 +234,12 @@ class _Job:
             log.info("%s", earlier)
         return info
 
-    def _make_missing_shards(self, plan: Plan, folder: Path, again: bool) -> int:
-        """Make this run's shards; returns how many rejects are in those that were there already."""
+    def _make_missing_shards(self, plan: Plan, folder: Path, again: bool) -> tuple[int, int]:
+        """Make this run's shards.
+
+        Returns:
+            How many it made, and how many rejects are in those that were there already.
+        """
         options, suffix = self.options, SHARD_SUFFIXES[plan.options.format]
         index, count = options.task_index or 0, options.num_tasks or 1
         own = range(index, plan.num_shards, count)
@@ -266,13 +272,18 @@ class _Job:
         with Progress("featurize", "shards", total=total, start=kept) as progress:
             for tally in _run(tasks, num_workers, options) if missing else ():
                 progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
-        return sum(rejects for _, _, rejects in there)
+        return len(missing), sum(rejects for _, _, rejects in there)
 
-    def _describe(self, reject: Reject) -> str:
-        """A reject in words, with the path that was tried, which no file of the store holds."""
-        folders = {manifest.name: manifest.path.parent for manifest in self.manifests}
-        start = self.options.base_path or folders.get(reject.manifest, Path())
-        tried = f"; tried {os.path.join(start.absolute(), reject.path)}" if reject.path else ""
+    def _describe(self, plan: Plan, tried_here: bool, reject: Reject) -> str:
+        """A reject in words, with the path that was tried, which no file of the store holds.
+
+        Another run may have tried another path, so only what this run tried is named.
+        """
+        manifest = plan.table.manifest(self.manifests, reject.ordinal)
+        start = (self.options.base_path or manifest.path.parent).absolute()
+        tried = ""
+        if tried_here and reject.path:
+            tried = f"; tried {os.path.join(start, reject.path)}"
         return f"{reject.manifest} line {reject.line}: {reject.reason}: {reject.detail}{tried}"
 
 

@@ -143,6 +143,10 @@ class LineTable:
         if options.long_audio == "split" and self.windows_sha256 != options.windows_sha256:
             raise ValueError("other windows than it says")
 
+    def manifest(self, manifests: Sequence[Manifest], ordinal: int) -> Manifest:
+        """The manifest that holds line `ordinal` over all of them; names may be alike."""
+        return manifests[int(np.searchsorted(self.first_ordinal, ordinal)) - 1]
+
     def line(self, manifests: Sequence[Manifest], at: int) -> ManifestLine:
         """The planned line number `at`."""
         index, number = int(self.manifest_index[at]), int(self.line_number[at])

@@ -15,8 +15,10 @@ import soundfile
 from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, read_speech, save_plan
 from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
-from gmmpipe.featurize.job import featurize
+from gmmpipe.featurize.job import _Job, featurize
+from gmmpipe.featurize.manifest import find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurize.plan import digest_manifests
 from gmmpipe.featurize.worker import make_shard
 from gmmpipe.files import canonical_json
 
@@ -104,6 +106,42 @@ def test_where_nothing_was_usable_the_right_base_path_tries_again(
     featurize(replace(options, base_path=CORPUS))
     whole = make_store(few, tmp_path / "whole", base_path=CORPUS, utterances_per_shard=4)
     assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def identity(options: FeaturizeOptions) -> str:
+    manifests = find_manifests(options.data_dir)
+    return _Job(manifests, options, options.plan_options(*digest_manifests(manifests))).identity
+
+
+def test_a_slice_tries_its_own_shards_again_beside_another(few: Path, tmp_path: Path) -> None:
+    options = unfinished(few, tmp_path / "out", tmp_path / "wrong", num_tasks=2, task_index=0)
+    with (
+        claim_folder(tmp_path / "out", identity(options), "slice 0"),
+        pytest.raises(StoreError, match="4 of 6 lines were rejected"),  # those of slice 0
+    ):
+        featurize(replace(options, base_path=CORPUS, task_index=1))
+    featurize(replace(options, base_path=CORPUS, task_index=0))
+    whole = make_store(few, tmp_path / "whole", base_path=CORPUS, utterances_per_shard=4)
+    assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def test_only_a_path_that_this_run_tried_is_named(few: Path, tmp_path: Path) -> None:
+    options = unfinished(few, tmp_path / "out", tmp_path / "wrong", num_tasks=2, task_index=1)
+    with pytest.raises(StoreError, match="no usable audio") as refused:
+        featurize(replace(options, base_path=tmp_path / "also wrong"))
+    assert "tried " not in str(refused.value)
+
+
+def test_the_path_of_the_right_one_of_two_manifests_of_one_name_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.jsonl").write_text('\n{"path": "none.wav"}\n' * 2)
+    data_dir = f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    options = FeaturizeOptions(
+        data_dir, tmp_path / "out", num_workers=1, shuffle=False, utterances_per_shard=9
+    )
+    with pytest.raises(StoreError, match=f"line 2: .*; tried {tmp_path / 'a' / 'none.wav'}$"):
+        featurize(options)
 
 
 def long_lines(folder: Path) -> Path:
