@@ -21,6 +21,7 @@ END_FIELDS = ("end", "end_time")
 AGREEMENT_SECONDS = 0.02
 """Two spellings of one time that were rounded to hundredths may be so far apart."""
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -91,17 +92,20 @@ def id_of(values: dict[str, Any]) -> str | None:
 
 
 def channel_of(value: object) -> int | None:
-    """The number of a channel, or None where the field is empty.
+    """The number of a channel, or None where the field is no number nor the text of one.
 
     Raises:
-        AudioError: bad_json: it is no integer from 0.
+        AudioError: bad_json: it is a number, but no integer from 0.
     """
-    if value is None or value == "":
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+    text = str(value).strip()
+    if not _NUMBER.fullmatch(text):
+        return None  # some corpora mean a broadcaster by it
+    number = float(text)
+    if number < 0 or not number.is_integer():
         raise AudioError("bad_json", f"the channel is {text[:40]}, not an integer from 0")
-    return int(text)
+    return int(number)
 
 
 def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
