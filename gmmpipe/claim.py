@@ -2,7 +2,8 @@
 
 Each process that writes leaves a file ``.claim-{host}-{pid}-{random}`` in the folder and keeps a
 lock on it (flock) for as long as it lives. Processes that make the same thing work together;
-another one is refused. The lock of a dead process is free, so its claim needs nobody's help.
+another one is refused. The lock of a dead process is free, so its claim needs nobody's help. Its
+forks, such as a DataLoader's processes, give up what they inherit of it.
 """
 
 import errno
@@ -28,6 +29,17 @@ CLAIM_PREFIX = ".claim-"
 _MOST_BYTES = 1 << 16
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR)
 """What a file system answers that knows no flock; NFS knows none of a folder."""
+_locked: set[int] = set()
+"""Descriptors of this process that a lock may hang on."""
+
+
+def _give_up_inherited() -> None:
+    for descriptor in _locked:
+        os.close(descriptor)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_give_up_inherited)
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,7 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         unfinished = temporary_path(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(unfinished, flags, 0o666)
+        _locked.add(descriptor)
         try:
             _try_lock(descriptor)
             os.write(descriptor, canonical_json(asdict(me)).encode() + b"\n")
@@ -119,9 +132,12 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
     try:
         yield claim
     finally:
-        with suppress(OSError):
-            claim.tidy()
-        _withdraw(descriptor, path)
+        if os.getpid() == me.pid:  # else this is a fork, and the claim is not its own
+            with suppress(OSError), _one_at_a_time(folder):
+                with suppress(OSError):
+                    _remove_leftovers(folder, path)
+                path.unlink()  # under the lock: of two that leave at once, one is the last
+            _withdraw(descriptor, path)
 
 
 def tidy_finished(folder: Path) -> None:
@@ -132,22 +148,34 @@ def tidy_finished(folder: Path) -> None:
 
 def _tidy(folder: Path, mine: Path | None) -> None:
     with _one_at_a_time(folder):
-        leftovers = temporaries(folder)  # before the look at who could be writing them
-        if not _others(folder, mine):
-            for leftover in leftovers:
-                remove(leftover)
+        _remove_leftovers(folder, mine)
+
+
+def _remove_leftovers(folder: Path, mine: Path | None) -> None:
+    leftovers = temporaries(folder)  # before the look at who could be writing them
+    if not _others(folder, mine):
+        for leftover in leftovers:
+            remove(leftover)
 
 
 def _withdraw(descriptor: int, path: Path) -> None:
     with suppress(OSError):
         path.unlink()
-    os.close(descriptor)
+    _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    """Close a descriptor, unless a fork has done so."""
+    if descriptor in _locked:
+        _locked.remove(descriptor)
+        os.close(descriptor)
 
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Where the file system knows locks, processes come and go one after another."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    _locked.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -156,7 +184,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
                 raise
         yield
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _others(folder: Path, mine: Path | None) -> list[tuple[Path, Holder | None]]:

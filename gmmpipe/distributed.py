@@ -176,6 +176,7 @@ def open_world(
     device: str,
     exchange_timeout: float = EXCHANGE_TIMEOUT,
     join_timeout: float = JOIN_TIMEOUT,
+    meeting_timeout: float = MEETING_TIMEOUT,
 ) -> Iterator[World]:
     """Join the ranks that torchrun started, if it did, for the length of the block.
 
@@ -185,6 +186,7 @@ def open_world(
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
         exchange_timeout: seconds to wait for the others in the exchange of a step.
         join_timeout: seconds to wait for the others to join.
+        meeting_timeout: seconds to wait for the others in every other exchange.
 
     Raises:
         OptionError: there is no such device here, or the environment is not torchrun's.
@@ -203,7 +205,7 @@ def open_world(
         yield World(rank, size, here, exchange_timeout)
         return
     try:
-        joining = in_background(lambda: _join(rank, size, here.type, join_timeout))
+        joining = in_background(lambda: _join(rank, size, here.type, join_timeout, meeting_timeout))
         while not joining.done():
             wait([joining], _POLL_SECONDS)
             if is_orphaned():
@@ -232,7 +234,9 @@ def _choose_device(device: str) -> torch.device:
     return here
 
 
-def _join(rank: int, size: int, device_type: str, timeout: float) -> RollCall:
+def _join(
+    rank: int, size: int, device_type: str, timeout: float, meeting_timeout: float
+) -> RollCall:
     """Meet the other ranks and connect to them. No signal handler runs in a thread that does."""
     # Else a failed collective of NCCL ends the process, before a checkpoint could be written.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
@@ -266,7 +270,7 @@ def _join(rank: int, size: int, device_type: str, timeout: float) -> RollCall:
         store=words,
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=MEETING_TIMEOUT),
+        timeout=timedelta(seconds=meeting_timeout),
     )
     return roll
 

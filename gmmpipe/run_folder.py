@@ -5,14 +5,40 @@ written whole under a hidden name, then the old run's files are deleted, then it
 Whoever finds such a hidden file, because that was cut short, finishes it.
 """
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from gmmpipe.claim import Claim, claim_folder, identity_of
 from gmmpipe.errors import GmmpipeError
 from gmmpipe.files import sync
 
+log = logging.getLogger(__name__)
 NEXT_PREFIX = ".next-"
+
+
+@contextmanager
+def claim_run(folder: Path, decides: Any, what: str, *, overwrite: bool = False) -> Iterator[Claim]:
+    """Claim `folder` for a run for the length of the block; the same run twice works together.
+
+    Args:
+        folder: of the run.
+        decides: plain values that decide its files.
+        what: the run in words, for whoever is refused.
+        overwrite: whether another run's files are to be deleted: nobody may be at work on those.
+
+    Raises:
+        ClaimError: another process has the folder; it is named.
+    """
+    identity = identity_of(decides)
+    if overwrite:
+        with claim_folder(folder, identity, what, alone=True):
+            pass
+    with claim_folder(folder, identity, what) as claim:
+        yield claim
 
 
 def next_path(path: Path) -> Path:
@@ -23,6 +49,8 @@ def next_path(path: Path) -> Path:
 def replace_run(folder: Path, old_files: Iterable[Path]) -> None:
     """Delete an old run's files if a new run's first checkpoint waits in `folder`; then name that.
 
+    Ranks that lost each other may have left several, each of a step: all of them get their names.
+
     Args:
         folder: of both runs.
         old_files: what the old run has written; such as are there go.
@@ -32,9 +60,11 @@ def replace_run(folder: Path, old_files: Iterable[Path]) -> None:
         return
     for path in old_files:
         path.unlink(missing_ok=True)
-    sync(folder)
+    sync(folder)  # a new name may not reach the disk before the old files are gone
     for path in waiting:
-        os.replace(path, path.with_name(path.name.removeprefix(NEXT_PREFIX)))
+        named = path.with_name(path.name.removeprefix(NEXT_PREFIX))
+        os.replace(path, named)
+        log.info("%s has replaced an earlier run", named)
     sync(folder)
 
 

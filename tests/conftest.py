@@ -190,7 +190,7 @@ def fit_arguments(store: object, output_dir: Path, **changes: Any) -> list[str]:
     return ["fit", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
 
 
-def fit_here(store: object, output_dir: Path, **changes: Any) -> Any:
+def fit_here(store: object, output_dir: Path, world: Any = None, **changes: Any) -> Any:
     """Do what `gmmpipe fit` does, within this process; options as for `fit_arguments`."""
     import torch
 
@@ -199,7 +199,7 @@ def fit_here(store: object, output_dir: Path, **changes: Any) -> Any:
     from gmmpipe.fit.trainer import fit
 
     chosen = {"data_dir": str(store), "output_dir": output_dir, **SMALL_FIT, **changes}
-    return fit(FitOptions(**chosen), World(0, 1, torch.device("cpu")))
+    return fit(FitOptions(**chosen), world or World(0, 1, torch.device("cpu")))
 
 
 def same_bits(first: Any, second: Any) -> bool:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,28 @@ def test_a_killed_holder_needs_nobodys_help(tmp_path):
         with claim_folder(tmp_path, "two", "a job", alone=True) as claim:
             assert claim.is_alone()
     assert claims(tmp_path) == []
+
+
+def test_a_fork_of_a_killed_holder_holds_nothing(tmp_path):
+    """As a loader process, which sees only after a while that nobody wants its batches."""
+    script = HOLD.replace("sys.stdin.read()", "import os; os.fork(); sys.stdin.read()")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path), "one"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    ) as holder:  # fmt: skip
+        assert holder.stdout.readline() == "held\n"
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
+        while not children.read_text():
+            time.sleep(0.01)
+        with pytest.raises(ClaimError), claim_folder(tmp_path, "two", "a job"):
+            pass
+        holder.kill()
+        holder.wait()
+        with claim_folder(tmp_path, "two", "a job", alone=True) as claim:
+            holder.stdin.close()
+            assert holder.stdout.read() == ""  # the fork has ended, by its own will
+            assert claim.is_alone()
+            assert len(claims(tmp_path)) == 1, "it withdraws nobody's claim"
 
 
 def test_the_claim_of_another_host_stands_until_a_person_deletes_it(tmp_path):

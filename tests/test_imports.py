@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "claim": {"errors", "files"},
-    "run_folder": {"errors", "files"},
+    "run_folder": {"errors", "files", "claim"},
     "randomness": set(),
     "progress": set(),
     "signals": {"errors"},

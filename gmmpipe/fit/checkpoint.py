@@ -1,6 +1,7 @@
 """A fit's state, its files, and where to go on from."""
 
 import logging
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from operator import index
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features import FeatureConfig
-from gmmpipe.fit.replacement import models_in
 from gmmpipe.fit.resume_state import check_state
 from gmmpipe.fit.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -21,6 +21,8 @@ from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
 
 log = logging.getLogger(__name__)
+MODEL_FILE = "gmm.pt"
+_CHECKPOINT_NAME = re.compile(r"gmm_ckpt_\d+(\.\d+)?M(-s\d+)?\.pt")
 
 
 @dataclass
@@ -132,6 +134,12 @@ class FitState:
         """``gmm_ckpt_{frames in millions}M.pt``, with ``-s{step}`` inside an update."""
         millions = format(Decimal(self.frames).scaleb(-6).normalize(), "f")
         return f"gmm_ckpt_{millions}M{f'-s{self.step}' if self.step else ''}.pt"
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The finished model and the checkpoints of a folder, by their names."""
+    model = [folder / MODEL_FILE] if (folder / MODEL_FILE).exists() else []
+    return model + sorted(p for p in folder.glob("*.pt") if _CHECKPOINT_NAME.fullmatch(p.name))
 
 
 def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]] | None:

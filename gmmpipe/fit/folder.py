@@ -1,35 +1,31 @@
 """The output folder of a fit: what is written there, and when a fit may begin in it."""
 
-import hashlib
 import logging
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from gmmpipe.claim import Claim, claim_folder
+from gmmpipe.claim import Claim
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
-from gmmpipe.files import canonical_json, write_atomic
+from gmmpipe.files import write_atomic
 from gmmpipe.fit.checkpoint import (
+    MODEL_FILE,
     FitState,
     check_identity,
     find_checkpoint,
+    models_in,
     position,
     read_checkpoint,
 )
-from gmmpipe.fit.event_files import EventFiles, load_writer
+from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.replacement import (
-    MODEL_FILE,
-    OPTIONS_FILE,
-    finish_replacing,
-    hidden_path,
-    models_in,
-)
 from gmmpipe.fit.update_metrics import METRICS_FILE, holds_metrics, write_metrics
+from gmmpipe.run_folder import claim_run, next_path, refuse_folders, replace_run
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
+OPTIONS_FILE = "options.yaml"
 
 
 class FitFolder:
@@ -75,17 +71,12 @@ class FitFolder:
         self._store.check_files()
         if options.tensorboard:
             load_writer()  # or say now that it is missing
-        if options.overwrite:
-            with self._claim(alone=True):
-                pass  # nobody is at work on what is to be deleted
-        claim = self._claims.enter_context(self._claim())
+        claim = self._claims.enter_context(self._claim(options.overwrite))
+        refuse_folders(self._files())
         claim.tidy()
-        if claim.is_alone() and (kept := finish_replacing(folder)):
-            log.info("%s has replaced an earlier fit", kept)
+        if claim.is_alone():
+            replace_run(folder, self._files())
         earlier = models_in(folder)
-        for path in [*earlier, folder / METRICS_FILE, folder / OPTIONS_FILE]:
-            if path.is_dir():
-                raise GmmpipeError(f"{path}: is a folder, where a fit's file belongs; move it away")
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
             check_identity(*found, self._identity)
@@ -104,13 +95,16 @@ class FitFolder:
             )
         return found[1] if found else None, options.overwrite and bool(earlier)
 
-    def _claim(self, alone: bool = False) -> AbstractContextManager[Claim]:
-        """What decides the files is this fit's; the same fit twice works together."""
+    def _files(self) -> list[Path]:
+        """All that a fit may have written."""
+        others = [self.path / METRICS_FILE, self.path / OPTIONS_FILE]
+        return [*models_in(self.path), *others, *self.path.glob(EVENT_FILES)]
+
+    def _claim(self, overwrite: bool = False) -> AbstractContextManager[Claim]:
         options = self._options
         decides = [self._identity, options.target_frames, options.eval_data_dir]
-        digest = hashlib.sha256(canonical_json(decides).encode()).hexdigest()
         what = f"gmmpipe fit, K {options.K}, seed {options.seed}"
-        return claim_folder(self.path, digest, what, alone=alone)
+        return claim_run(self.path, decides, what, overwrite=overwrite)
 
     def _holds_another(self, earlier: list[Path]) -> bool:
         """Whether some of these files are of another fit, or none can be read."""
@@ -162,10 +156,10 @@ class FitFolder:
         log.info("wrote %s", path)
 
     def _write(self, state: FitState, path: Path) -> None:
-        unnamed = hidden_path(path) if self._replacing else path
+        unnamed = next_path(path) if self._replacing else path
         state.save(unnamed, self._identity, self._store.features)
         if self._replacing:
-            finish_replacing(self.path)
+            replace_run(self.path, self._files())
             self._begin(state)
 
     def keep(self, state: FitState) -> Path | None:
@@ -187,7 +181,7 @@ class FitFolder:
     def _keep(self, state: FitState) -> Path | None:
         path = self.path / state.checkpoint_name()
         if self._replacing:
-            path = hidden_path(path)  # it is named by whoever is alone next
+            path = next_path(path)  # it is named by whoever is alone next
         elif found := find_checkpoint("auto", self.path):
             if found[1]["resume"]["identity"] != self._identity:
                 return None

@@ -11,12 +11,11 @@ import torch
 
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, RankGoneError, Stopped
-from gmmpipe.fit.checkpoint import FitState
+from gmmpipe.fit.checkpoint import MODEL_FILE, FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.held_out import HeldOut
 from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.replacement import MODEL_FILE
 from gmmpipe.fit.schedule import Update, crosses_multiple
 from gmmpipe.fit.start import seed_state
 from gmmpipe.fit.step import Stepper

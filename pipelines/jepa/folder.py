@@ -1,6 +1,5 @@
 """The output folder of a run: checkpoints, metrics, and the finished encoder."""
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -8,18 +7,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from gmmpipe.claim import claim_folder
+from gmmpipe.claim import Claim
 from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError
-from gmmpipe.files import canonical_json, write_atomic
+from gmmpipe.files import write_atomic
 from gmmpipe.fit.checkpoint import check_identity
 from gmmpipe.mixture.model_file import write_model
-from gmmpipe.run_folder import next_path, refuse_folders, replace_run
+from gmmpipe.run_folder import claim_run, next_path, refuse_folders, replace_run
 from pipelines.jepa.checkpoint import TrainState, read_run
 from pipelines.jepa.options import JEPAOptions
 
 log = logging.getLogger("gmmpipe.pipelines.jepa")
-FIXED_FILES = MODEL_FILE, METRICS_FILE, OPTIONS_FILE = "jepa.pt", "metrics.tsv", "options.yaml"
+MODEL_FILE, METRICS_FILE, OPTIONS_FILE = "jepa.pt", "metrics.tsv", "options.yaml"
 CHECKPOINT = re.compile(r"jepa_ckpt_\d+\.pt$")
 
 
@@ -36,6 +35,7 @@ class RunFolder:
         self.path = options.output_dir
         self.replacing = False
         self._options, self._identity, self._world = options, identity, world
+        self._claim: Claim | None = None
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -44,14 +44,12 @@ class RunFolder:
         Raises:
             ClaimError: another run does so already.
         """
-        # A run that deletes another's files is beside nobody, not even its like.
-        alone = self._options.overwrite
-        decisive = canonical_json({**self._identity, "overwrite": alone})
-        digest = hashlib.sha256(decisive.encode()).hexdigest()
+        overwrite = self._options.overwrite
         with ExitStack() as held:
 
             def claim() -> None:
-                held.enter_context(claim_folder(self.path, digest, "train.py", alone=alone))
+                claimed = claim_run(self.path, self._identity, "train.py", overwrite=overwrite)
+                self._claim = held.enter_context(claimed)
 
             self._world.on_first_rank(claim)
             yield
@@ -72,9 +70,11 @@ class RunFolder:
 
     def _prepare(self, state: TrainState) -> tuple[dict[str, Any] | None, bool]:
         folder, options = self.path, self._options
-        replace_run(folder, self._files())
+        assert self._claim, "the folder is claimed before it is made ready"
+        refuse_folders(self._files())
+        if self._claim.is_alone():
+            replace_run(folder, self._files())
         earlier = self._checkpoints()
-        refuse_folders([*earlier, *(folder / name for name in FIXED_FILES)])
         found = None
         if options.resume:
             found = self._find(options.resume, earlier, state)

@@ -54,6 +54,12 @@ def option(name: str, default: Any, kind: Any, text: str) -> Any:
 @option("save_every", 200, COUNT, "Steps from one checkpoint to the next.")
 @option("seed", 0, int, "Of the parameters, the order, the masks and the evaluation sample.")
 @option("num_workers", 1, click.IntRange(min=0), "Loader processes per rank.")
+@option(
+    "exchange_timeout",
+    120.0,
+    click.FloatRange(min=1, max=1800),
+    "Seconds that a rank waits for the others; then it leaves a checkpoint, and stops.",
+)
 @option("device", "auto", click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is one.")
 @option("resume", "none", str, "A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.")
 @click.option(
@@ -62,7 +68,7 @@ def option(name: str, default: Any, kind: Any, text: str) -> Any:
     help="Replace the run in --output_dir, once a step is done.",
 )
 @job_options
-def main(debug: bool, **options: Any) -> None:
+def main(debug: bool, exchange_timeout: float, **options: Any) -> None:
     """Train a JEPA anchored by a frozen mixture; alone, or on all ranks of torchrun."""
     if options["resume"] == "none":
         options["resume"] = None
@@ -72,7 +78,8 @@ def main(debug: bool, **options: Any) -> None:
         from pipelines.jepa.options import JEPAOptions
         from pipelines.jepa.trainer import Trainer
 
-        with open_world(options["device"]) as world:
+        # Ranks do all alike, so it is the limit of each exchange, not only of those within a step.
+        with open_world(options["device"], meeting_timeout=exchange_timeout) as world:
             Trainer(JEPAOptions(**options), world).run()
 
     run_job(job, debug)

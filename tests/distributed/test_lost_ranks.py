@@ -8,15 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from ranks import do_on_ranks, environment_of, free_port
 
-from conftest import ROOT, assert_same_fit, file_bytes, fit_arguments, one_thread, torchrun
+from conftest import (
+    ROOT,
+    assert_same_fit,
+    file_bytes,
+    fit_arguments,
+    fit_here,
+    one_thread,
+    torchrun,
+)
 
 # Two updates of about a second: time enough to be in the midst of one.
-SIZES = {"n_sgd_steps": 1200, "exchange_timeout": 3}
+PATIENT = {"n_sgd_steps": 1200}
+SIZES = {**PATIENT, "exchange_timeout": 3}
 FIT = [sys.executable, "-m", "gmmpipe"]
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -27,13 +36,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started = []
 
     def begin(command: list[str], rank: int, size: int, port: int) -> subprocess.Popen[str]:
-        environment = {
-            **one_thread(),
-            "WORLD_SIZE": str(size),
-            "RANK": str(rank),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
+        environment = {**one_thread(), **environment_of(rank, size, port)}
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=pipe)
         started.append(process)
@@ -43,12 +46,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(happened: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
@@ -167,9 +164,25 @@ def run_ranks(start: Start, size: int, arguments: list[str]) -> list[subprocess.
 
 
 def wait_for_second_update(folder: Path, ranks: list[subprocess.Popen[str]]) -> None:
-    """Return when the ranks are in its steps, which follow a checkpoint."""
+    """Return when the ranks are in its steps, which follow a checkpoint, and take a second.
+
+    They have worked since it, by the processor's clock: on a busy machine that may take long.
+    """
     wait_until((folder / "gmm_ckpt_0.004M.pt").exists, *ranks)
-    time.sleep(0.2)
+    before = [ticks_of(rank.pid) for rank in ranks]
+    wait_until(
+        lambda: all(
+            ticks_of(rank.pid) > then + os.sysconf("SC_CLK_TCK") // 10
+            for rank, then in zip(ranks, before, strict=True)
+        ),
+        *ranks,
+    )
+
+
+def ticks_of(pid: int) -> int:
+    """The processor time that a process has used."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
 
 
 def inodes(folder: Path) -> dict[str, int]:
@@ -203,9 +216,8 @@ def test_a_rank_that_does_not_answer_is_named_and_the_last_whole_step_kept(
     assert inodes(out) == there
 
     if size == 2:
-        for folder, more in ((out, {"resume": "auto"}), (whole, {})):
-            again = run_ranks(start, size, fit_arguments(store, folder, **SIZES, **more))
-            assert [end_of(rank)[0] for rank in again] == [0, 0]
+        do_on_ranks(2, lambda world: fit_here(store, out, world, **PATIENT, resume="auto"))
+        do_on_ranks(2, lambda world: fit_here(store, whole, world, **PATIENT))
         assert_same_fit(whole, out)
 
 
@@ -219,11 +231,7 @@ def test_a_rank_that_wakes_after_another_fit_began_there_writes_nothing(
     ranks[0].kill()
     for path in out.iterdir():
         path.unlink()
-    other: dict[str, Any] = {**SIZES, "K": 8, "n_sgd_steps": 40}
-    alone = subprocess.run(
-        [*FIT, *fit_arguments(store, out, **other)], cwd=ROOT, env=one_thread(), check=True
-    )
-    assert alone.returncode == 0
+    fit_here(store, out, K=8)
     before = file_bytes(out)
     ranks[1].send_signal(signal.SIGCONT)
     status, printed = end_of(ranks[1])

@@ -1,5 +1,6 @@
 """A fit that is killed or stopped anywhere, and gone on with, is the fit that never was."""
 
+import os
 import random
 import shutil
 import signal
@@ -189,3 +190,18 @@ def test_a_stopped_torchrun_keeps_the_step_and_goes_on_on_two_ranks_or_one(
     there, here = (torch.load(model, weights_only=True) for model in models)
     heavy = there["weights"] > 1e-4
     assert (there["means"] - here["means"])[heavy].abs().max() < 1e-2
+
+
+def test_torchrun_starts_the_ranks_anew_where_one_is_killed(
+    on_two_ranks, store, tmp_path, start: Start
+) -> None:
+    """They meet where the dead ones met, whose words may still be there."""
+    out = tmp_path / "out"
+    command = torchrun(2, "--max-restarts=1", "-m", "gmmpipe")
+    process = start([*command, *fit_arguments(store, out, **SIZES_ON_TWO, resume="auto")])
+    wait_until(lambda: num_rows(out) == 1, process)
+    time.sleep(0.1)
+    os.kill(int(children(process.pid)[0].name), signal.SIGKILL)
+    assert process.wait(200) == 0
+    assert "going on from" in (tmp_path / "output-0.txt").read_text()
+    assert_same_fit(on_two_ranks, out)

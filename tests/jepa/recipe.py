@@ -37,10 +37,13 @@ def arguments(store: object, gmm: object, out: Path, **changes: Any) -> list[str
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def train_here(store: object, gmm: Path, out: Path, **changes: Any) -> Path:
+def train_here(
+    store: object, gmm: Path, out: Path, world: World | None = None, **changes: Any
+) -> Path:
     """What train.py does, in this process."""
     options = {**SMALL, **changes}
-    Trainer(JEPAOptions(str(store), gmm, out, **options), World(0, 1, torch.device("cpu"))).run()
+    world = world or World(0, 1, torch.device("cpu"))
+    Trainer(JEPAOptions(str(store), gmm, out, **options), world).run()
     return out
 
 

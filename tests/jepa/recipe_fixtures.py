@@ -19,17 +19,17 @@ def uninterrupted(store: Path, gmm_path: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts train.py in the background, or `command` with its path added; output-N.txt has what
-    the N-th prints. What is left of them at the end is killed."""
+    """Starts train.py in the background, or `command` with its path added, with `more` in its
+    environment; output-N.txt has what the N-th prints. What is left at the end is killed."""
     started: list[Process] = []
 
     def begin(
-        *options: str, command: tuple[str, ...] = (sys.executable,)
+        *options: str, command: tuple[str, ...] = (sys.executable,), **more: str
     ) -> subprocess.Popen[bytes]:
         with open(tmp_path / f"output-{len(started)}.txt", "wb") as output:
             streams = {"stdout": output, "stderr": subprocess.STDOUT}
-            line = [*command, SCRIPT, *options]
-            started.append(subprocess.Popen(line, cwd=ROOT, env=one_thread(), **streams))
+            line, environment = [*command, SCRIPT, *options], {**one_thread(), **more}
+            started.append(subprocess.Popen(line, cwd=ROOT, env=environment, **streams))
         return started[-1]
 
     yield begin

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ranks import do_on_ranks, environment_of, free_port
 from recipe import (
     SCRIPT,
     arguments,
@@ -34,8 +35,8 @@ def test_batches_larger_than_shared_memory_come_through_a_pipe(
     assert_same_run(uninterrupted, out)
 
 
-def output_of(tmp_path: Path) -> str:
-    return (tmp_path / "output-0.txt").read_text()
+def output_of(tmp_path: Path, number: int = 0) -> str:
+    return (tmp_path / f"output-{number}.txt").read_text()
 
 
 def wait_for_end(process: Any) -> int:
@@ -79,31 +80,33 @@ def last_step(folder: Path) -> int:
     return max((int(p.stem.split("_")[-1]) for p in folder.glob("jepa_ckpt_*.pt")), default=0)
 
 
-def test_two_ranks_go_on_after_one_was_killed_and_after_their_torchrun_was(
+def test_two_ranks_go_on_after_one_was_cut_off_and_after_their_torchrun_was_killed(
     store, gmm_path, tmp_path, start
 ) -> None:
-    two = tuple(torchrun(2))
     out, whole = tmp_path / "out", tmp_path / "whole"
     options = arguments(store, gmm_path, out, resume="auto", num_workers=1)
 
-    process = start(*options, command=two)
-    wait_until((out / "jepa_ckpt_25.pt").exists, process)
-    os.kill(max(children_of(process.pid)), signal.SIGKILL)
-    assert wait_for_end(process) == 1
+    port, limit = free_port(), ("--exchange_timeout", "8")
+    ranks = [start(*options, *limit, **environment_of(rank, 2, port)) for rank in range(2)]
+    wait_until((out / "jepa_ckpt_25.pt").exists, ranks[0])
+    ranks[1].send_signal(signal.SIGSTOP)  # as silent as one whose machine is cut off
+    assert wait_for_end(ranks[0]) == 1
+    assert "error: rank 1 is gone" in output_of(tmp_path)
+    ranks[1].kill()
     assert 25 <= last_step(out) < 120
     assert not list(out.glob(".*"))
 
-    process, kept = start(*options, command=two), last_step(out)
+    process, kept = start(*options, command=tuple(torchrun(2))), last_step(out)
     wait_until(lambda: last_step(out) > kept, process)
-    ranks = children_of(process.pid)
+    orphans = children_of(process.pid)
     process.kill()
     deadline = time.monotonic() + 120
-    while any(map(is_alive, ranks)):
+    while any(map(is_alive, orphans)):
         assert time.monotonic() < deadline, "the orphans did not end"
         time.sleep(0.05)
     assert last_step(out) < 120
     assert not list(out.glob(".*"))
 
-    run([*two, SCRIPT, *options])
-    run([*two, SCRIPT, *arguments(store, gmm_path, whole)])
+    do_on_ranks(2, lambda world: train_here(store, gmm_path, out, world, resume="auto"))
+    do_on_ranks(2, lambda world: train_here(store, gmm_path, whole, world))
     assert_same_run(whole, out)
