@@ -1,7 +1,7 @@
 """How far sufficient statistics in float32 may be from those of the Gaussian formula in float64.
 
 Measured on frames of speech, errors are at most a tenth of the bound; products of 10 bits (TF32)
-exceed it by 8 or more, of 7 bits (bfloat16) by 60, and frames 100 from a centre of 0 by 2.
+exceed it 8 times or more, of 7 bits (bfloat16) 60 times, and frames 100 from their centre 2 times.
 """
 
 import math

@@ -81,7 +81,7 @@ def test_products_of_ten_bits_would_be_noticed(seed, spread, frames, monkeypatch
 
 def test_frames_that_are_not_centred_would_be_noticed(seed, spread, frames) -> None:
     means, *others = make_model(frames, seed, spread)
-    far, moved = frames + 100, (means + 100, *others)
+    far, moved = frames + 300, (means + 300, *others)
     expected, bound = expected_and_bound(far, moved, far.mean(0))
     counts = StatisticsKernel(K, torch.zeros(D))(far, *moved).counts
     assert ((counts.double() - expected[:, -1]).abs() / bound[:, -1]).max() > 1
