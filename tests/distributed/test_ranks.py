@@ -151,3 +151,23 @@ def process_of_rank(rank: int, parent: int) -> int:
         if b"RANK=%d" % rank in environment:
             return int(pid)
     raise AssertionError("torchrun has no such child")
+
+
+TWICE = """
+from gmmpipe.distributed import open_world
+from gmmpipe.errors import StoreError
+
+for number in range(2):
+    try:
+        with open_world("cpu") as world:
+            assert world.any(world.rank == number)
+            raise StoreError("on all ranks")
+    except StoreError:
+        print("met", flush=True)
+"""
+
+
+def test_ranks_can_meet_again_after_an_error(tmp_path) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(TWICE)
+    assert run([*torchrun(2, str(script))]).stdout.count("met") == 4
