@@ -114,6 +114,8 @@ def _names_of(folder: Path, path: Path, names: list[str]) -> list[str]:
     shards = {
         part.split(".")[0] for part in path.relative_to(folder).parts if part.startswith("shard-")
     }
+    if not path.exists() and path.name in ("store.json", "plan.npz", "plan.json"):
+        names = [*names, "holds shards but no plan"]  # nothing else says whose they are
     return [*names, *shards, *(name.split(".")[0] for name in names if name.startswith("shard-"))]
 
 
