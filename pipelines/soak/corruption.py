@@ -90,6 +90,8 @@ def corrupt(stage: Stage, rng: random.Random, target: str = "", damage: str = ""
         same = ended.value == value and (silent or ended.stdout == stdout)
         if there.whole and file_bytes(folder) == file_bytes(stage.folder / there.whole):
             return held(words, "")
+        if reader == "inspect" and '"finished": false' in ended.stdout and there.finished:
+            return refused(words, "")  # without a store.json, that is what it is
         if not same:
             return Outcome(
                 WRONG, f"{words}: other values, and nothing said: {ended.stderr.strip()[-300:]}"
