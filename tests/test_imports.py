@@ -12,6 +12,7 @@ PACKAGE = Path(gmmpipe.__file__).parent
 BASE = {
     "errors",
     "files",
+    "holder",
     "claim",
     "run_folder",
     "features",
@@ -27,7 +28,8 @@ BASE = {
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
-    "claim": {"errors", "files"},
+    "holder": set(),
+    "claim": {"errors", "files", "holder"},
     "run_folder": {"errors", "files", "claim"},
     "randomness": set(),
     "progress": set(),

@@ -384,7 +384,7 @@ def test_a_finished_fit_that_is_resumed_into_another_folder_is_whole_there(
 
 
 def test_half_written_files_of_a_killed_fit_are_swept_away(copy, store) -> None:
-    leftover = copy / ".tmp-host-1-abcd-gmm.pt"
+    leftover = copy / ".tmp-host-1-0123abcd-gmm.pt"
     leftover.write_bytes(b"half")
     fit_here(store, copy, resume="auto")
     assert not leftover.exists()
