@@ -57,7 +57,11 @@ class Claim:
 
     def is_alone(self) -> bool:
         """Whether no other living process has a claim on the folder."""
-        return not _others(self._folder, self._path)
+        return not self.others()
+
+    def others(self) -> list[Path]:
+        """The claims of other processes that live, or that are on another host and may."""
+        return [path for path, _ in _others(self._folder, self._path)]
 
     def tidy(self) -> None:
         """Remove what killed processes left half-written, where no other one could be writing."""

@@ -29,10 +29,6 @@ MEETING_TIMEOUT = 1800.0
 """Seconds that a rank waits for the others between steps, where they may have much to do."""
 EXCHANGE_TIMEOUT = 120.0
 """Seconds that a rank waits for the others within a step, unless told otherwise."""
-ROLL_CALL_SECONDS = 8.0
-"""How long the ranks that are left wait for each other's word, to know which one is gone."""
-
-_STORE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -174,6 +170,7 @@ class RepeatedSum:
 @contextmanager
 def open_world(
     device: str,
+    *,
     exchange_timeout: float = EXCHANGE_TIMEOUT,
     join_timeout: float = JOIN_TIMEOUT,
     meeting_timeout: float = MEETING_TIMEOUT,
@@ -216,6 +213,9 @@ def open_world(
         except RankGoneError as error:
             with stop_signals(lambda signum, frame: None):  # torchrun's, for the same reason
                 raise RankGoneError(f"{roll.who_is_gone()}: {error}") from error
+        except Exception:
+            dist.destroy_process_group()  # else this process could not join others again
+            raise
         dist.destroy_process_group()
     except Exception as error:
         _leave_word(error)

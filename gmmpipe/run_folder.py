@@ -7,7 +7,7 @@ Whoever finds such a hidden file, because that was cut short, finishes it.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from gmmpipe.files import sync
 
 log = logging.getLogger(__name__)
 NEXT_PREFIX = ".next-"
+Stamp = tuple[str, int, int]
+"""A file's name, size, and time of its last change in ns."""
 
 
 @contextmanager
@@ -46,22 +48,58 @@ def next_path(path: Path) -> Path:
     return path.with_name(f"{NEXT_PREFIX}{path.name}")
 
 
-def replace_run(folder: Path, old_files: Iterable[Path]) -> None:
+def stamps_of(paths: Iterable[Path]) -> list[Stamp]:
+    """What tells whether files are still those that they were."""
+    states = [(path.name, path.stat()) for path in paths]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
+def waiting_in(folder: Path, is_model: Callable[[str], bool]) -> list[Path]:
+    """First checkpoints of new runs that wait in `folder` under their hidden names.
+
+    Args:
+        folder: of both runs.
+        is_model: whether a file of that name is a checkpoint of this kind of run: what anybody
+            else has named so is left alone.
+    """
+    found = sorted(folder.glob(f"{NEXT_PREFIX}*"))
+    return [path for path in found if is_model(path.name.removeprefix(NEXT_PREFIX))]
+
+
+def replace_run(
+    folder: Path, old_files: Iterable[Path], is_model: Callable[[str], bool], claim: Claim
+) -> None:
     """Delete an old run's files if a new run's first checkpoint waits in `folder`; then name that.
 
     Ranks that lost each other may have left several, each of a step: all of them get their names.
+    Where another process may be at work in the folder, nothing is done.
 
     Args:
         folder: of both runs.
         old_files: what the old run has written; such as are there go.
+        is_model: as of `waiting_in`.
+        claim: this process's, on the folder.
     """
-    waiting = sorted(folder.glob(f"{NEXT_PREFIX}*"))
+    waiting = waiting_in(folder, is_model)
     if not waiting:
         return
+    if others := claim.others():
+        log.warning(
+            "warning: %s replaces the run in its folder only once nobody else is at work there; "
+            "if nobody is, delete %s",
+            waiting[0],
+            ", ".join(map(str, others)),
+        )
+        return
+    name_next(folder, old_files, is_model)
+
+
+def name_next(folder: Path, old_files: Iterable[Path], is_model: Callable[[str], bool]) -> None:
+    """Do what `replace_run` does, for a run that has its first checkpoint now."""
     for path in old_files:
         path.unlink(missing_ok=True)
     sync(folder)  # a new name may not reach the disk before the old files are gone
-    for path in waiting:
+    for path in waiting_in(folder, is_model):
         named = path.with_name(path.name.removeprefix(NEXT_PREFIX))
         os.replace(path, named)
         log.info("%s has replaced an earlier run", named)

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gmmpipe.cli.common import CommaList, FrameCount, Strides, job_options, run_job
 
 log = logging.getLogger("gmmpipe")
-LONGEST_FEATURIZING = timedelta(days=30)  # ranks that have done their share wait for the others
+LONGEST_FEATURIZING = 30 * 86400.0
+"""Seconds: ranks that have done their share wait for the others."""
 
 
 @click.command(context_settings={"token_normalize_func": lambda token: token.replace("-", "_")})
@@ -81,7 +81,7 @@ def main(debug: bool, **options: Any) -> None:
             max_seconds=options.pop("max_seconds"),
             features=FeatureConfig(**{name: options.pop(name) for name in names}),
         )
-        with open_world("auto", LONGEST_FEATURIZING) as world:
+        with open_world("auto", meeting_timeout=LONGEST_FEATURIZING) as world:
             make_features(wanted, world)
             fit(FitOptions(data_dir=str(store), **options), world)
 

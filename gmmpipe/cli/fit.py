@@ -141,7 +141,7 @@ def command(debug: bool, **options: Any) -> None:
         from gmmpipe.fit.options import FitOptions
         from gmmpipe.fit.trainer import fit
 
-        with open_world(options["device"], options["exchange_timeout"]) as world:
+        with open_world(options["device"], exchange_timeout=options["exchange_timeout"]) as world:
             fit(FitOptions(**options), world)
 
     run_job(job, debug)

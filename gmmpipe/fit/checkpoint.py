@@ -22,7 +22,7 @@ from gmmpipe.mixture.parameters import Parameters
 
 log = logging.getLogger(__name__)
 MODEL_FILE = "gmm.pt"
-_CHECKPOINT_NAME = re.compile(r"gmm_ckpt_\d+(\.\d+)?M(-s\d+)?\.pt")
+_CHECKPOINT_NAME = re.compile(r"gmm_ckpt_(\d+(?:\.\d+)?)M(?:-s(\d+))?\.pt")
 
 
 @dataclass
@@ -136,10 +136,24 @@ class FitState:
         return f"gmm_ckpt_{millions}M{f'-s{self.step}' if self.step else ''}.pt"
 
 
+def is_model(name: str) -> bool:
+    """Whether a file of that name is a fit's finished model, or a checkpoint of one."""
+    return name == MODEL_FILE or _CHECKPOINT_NAME.fullmatch(name) is not None
+
+
 def models_in(folder: Path) -> list[Path]:
-    """The finished model and the checkpoints of a folder, by their names."""
-    model = [folder / MODEL_FILE] if (folder / MODEL_FILE).exists() else []
-    return model + sorted(p for p in folder.glob("*.pt") if _CHECKPOINT_NAME.fullmatch(p.name))
+    """The finished model and the checkpoints of a folder, by their names, the furthest first.
+
+    A name does not say how far the finished model is: it comes before all others.
+    """
+    found = [path for path in folder.glob("*.pt") if is_model(path.name)]
+    return sorted(found, key=_named_position, reverse=True)
+
+
+def _named_position(path: Path) -> tuple[Decimal, int]:
+    """How far a checkpoint is, as its name says: millions of frames, and steps."""
+    named = _CHECKPOINT_NAME.fullmatch(path.name)
+    return (Decimal(named[1]), int(named[2] or 0)) if named else (Decimal("inf"), 0)
 
 
 def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -162,6 +176,8 @@ def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]
             continue
         if best is None or position(content) > position(best[1]):
             best = (path, content)
+        if path.name != MODEL_FILE:
+            break  # those that follow are less far
     return best
 
 
@@ -170,8 +186,10 @@ def position(content: dict[str, Any]) -> tuple[int, int]:
     return index(content["frames"]), index(content["resume"]["step"])
 
 
-def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Refuse to go on with another fit.
+def check_identity(
+    path: Path, content: dict[str, Any], identity: dict[str, Any], what: str = "fit"
+) -> None:
+    """Refuse to go on with another fit, or with another of `what`.
 
     Raises:
         CheckpointError: naming every option that differs.
@@ -183,7 +201,7 @@ def check_identity(path: Path, content: dict[str, Any], identity: dict[str, Any]
         if there.get(name) != here
     ]
     if differences:
-        raise CheckpointError(f"{path}: another fit: {'; '.join(differences)}")
+        raise CheckpointError(f"{path}: another {what}: {'; '.join(differences)}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

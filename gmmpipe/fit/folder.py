@@ -14,6 +14,7 @@ from gmmpipe.fit.checkpoint import (
     FitState,
     check_identity,
     find_checkpoint,
+    is_model,
     models_in,
     position,
     read_checkpoint,
@@ -21,7 +22,16 @@ from gmmpipe.fit.checkpoint import (
 from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.update_metrics import METRICS_FILE, holds_metrics, write_metrics
-from gmmpipe.run_folder import claim_run, next_path, refuse_folders, replace_run
+from gmmpipe.run_folder import (
+    Stamp,
+    claim_run,
+    name_next,
+    next_path,
+    refuse_folders,
+    replace_run,
+    stamps_of,
+    waiting_in,
+)
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -47,7 +57,7 @@ class FitFolder:
         self._world = world
         self.path = options.output_dir
         self._claims = ExitStack()
-        self._replacing = False
+        self._replaced: list[Stamp] = []  # models of an earlier fit, until this one replaces them
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -63,10 +73,10 @@ class FitFolder:
             GmmpipeError: the folder holds a fit, and nothing says what is to become of it; or
                 tensorboard is wanted and not installed.
         """
-        content, self._replacing = self._world.on_first_rank(self._prepare)
+        content, self._replaced = self._world.on_first_rank(self._prepare)
         return content
 
-    def _prepare(self) -> tuple[dict[str, Any] | None, bool]:
+    def _prepare(self) -> tuple[dict[str, Any] | None, list[Stamp]]:
         folder, options = self.path, self._options
         self._store.check_files()
         if options.tensorboard:
@@ -74,8 +84,7 @@ class FitFolder:
         claim = self._claims.enter_context(self._claim(options.overwrite))
         refuse_folders(self._files())
         claim.tidy()
-        if claim.is_alone():
-            replace_run(folder, self._files())
+        replace_run(folder, self._files(), is_model, claim)
         earlier = models_in(folder)
         found = find_checkpoint(options.resume, folder) if options.resume else None
         if found:
@@ -93,7 +102,7 @@ class FitFolder:
                 f"{folder}: holds a fit already ({earlier[0].name}); --resume auto goes on with "
                 "it, --overwrite starts afresh"
             )
-        return found[1] if found else None, options.overwrite and bool(earlier)
+        return found[1] if found else None, stamps_of(earlier) if options.overwrite else []
 
     def _files(self) -> list[Path]:
         """All that a fit may have written."""
@@ -121,7 +130,7 @@ class FitFolder:
         Only when steps can begin: a fit that comes to none leaves the folder as it was. One that
         replaces another leaves that until it has a checkpoint.
         """
-        if not self._replacing:
+        if not self._replaced:
             self._world.on_first_rank(lambda: self._begin(state))
 
     def _begin(self, state: FitState) -> None:
@@ -152,14 +161,14 @@ class FitFolder:
     def _save(self, state: FitState, name: str) -> None:
         path = self.path / name
         self._world.on_first_rank(lambda: self._write(state, path))
-        self._replacing = False
+        self._replaced = []
         log.info("wrote %s", path)
 
     def _write(self, state: FitState, path: Path) -> None:
-        unnamed = next_path(path) if self._replacing else path
+        unnamed = next_path(path) if self._replaced else path
         state.save(unnamed, self._identity, self._store.features)
-        if self._replacing:
-            replace_run(self.path, self._files())
+        if self._replaced:
+            name_next(self.path, self._files(), is_model)
             self._begin(state)
 
     def keep(self, state: FitState) -> Path | None:
@@ -180,13 +189,23 @@ class FitFolder:
 
     def _keep(self, state: FitState) -> Path | None:
         path = self.path / state.checkpoint_name()
-        if self._replacing:
+        # A rank that was asleep may find that the earlier fit has been replaced by now.
+        replacing = bool(self._replaced) and stamps_of(models_in(self.path)) == self._replaced
+        if replacing:
             path = next_path(path)  # it is named by whoever is alone next
-        elif found := find_checkpoint("auto", self.path):
-            if found[1]["resume"]["identity"] != self._identity:
+            there = waiting_in(self.path, is_model)
+        else:
+            found = find_checkpoint("auto", self.path)
+            there = [found[0]] if found else []
+        for other in there:
+            try:
+                content = read_checkpoint(other)
+            except CheckpointError:
+                continue
+            if content["resume"]["identity"] != self._identity:
                 return None
-            if position(found[1]) >= (state.frames, state.step):
-                return found[0]
+            if position(content) >= (state.frames, state.step):
+                return other
         state.save(path, self._identity, self._store.features)
         return path
 
@@ -197,7 +216,7 @@ class FitFolder:
 
     def write_metrics(self, state: FitState) -> None:
         """Write ``metrics.tsv``; the first time in a fit that replaces another, a checkpoint."""
-        if self._replacing:
+        if self._replaced:
             self.save_checkpoint(state)
         else:
             self._world.on_first_rank(lambda: write_metrics(self.path, state.metrics))

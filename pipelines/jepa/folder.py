@@ -1,6 +1,7 @@
 """The output folder of a run: checkpoints, metrics, and the finished encoder."""
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,17 +10,22 @@ from typing import Any
 
 from gmmpipe.claim import Claim
 from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError
+from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
 from gmmpipe.fit.checkpoint import check_identity
 from gmmpipe.mixture.model_file import write_model
-from gmmpipe.run_folder import claim_run, next_path, refuse_folders, replace_run
+from gmmpipe.run_folder import claim_run, name_next, next_path, refuse_folders, replace_run
 from pipelines.jepa.checkpoint import TrainState, read_run
 from pipelines.jepa.options import JEPAOptions
 
 log = logging.getLogger("gmmpipe.pipelines.jepa")
 MODEL_FILE, METRICS_FILE, OPTIONS_FILE = "jepa.pt", "metrics.tsv", "options.yaml"
-CHECKPOINT = re.compile(r"jepa_ckpt_\d+\.pt$")
+CHECKPOINT = re.compile(r"jepa_ckpt_(\d+)\.pt")
+
+
+def is_model(name: str) -> bool:
+    """Whether a file of that name is a finished run's, or a checkpoint of one."""
+    return name == MODEL_FILE or CHECKPOINT.fullmatch(name) is not None
 
 
 class RunFolder:
@@ -72,14 +78,13 @@ class RunFolder:
         folder, options = self.path, self._options
         assert self._claim, "the folder is claimed before it is made ready"
         refuse_folders(self._files())
-        if self._claim.is_alone():
-            replace_run(folder, self._files())
+        replace_run(folder, self._files(), is_model, self._claim)
         earlier = self._checkpoints()
         found = None
         if options.resume:
             found = self._find(options.resume, earlier, state)
             if found:
-                check_identity(*found, self._identity)
+                check_identity(*found, self._identity, "run")
             log.info(*(("going on from %s", found[0]) if found else ("starting afresh",)))
         others = [path for path in earlier if not (found and self._is_this_run(path))]
         if others and options.resume != "auto" and not options.overwrite:
@@ -99,9 +104,9 @@ class RunFolder:
         write_atomic(path, metrics)
 
     def _checkpoints(self) -> list[Path]:
-        """Of the runs in the folder, and their ends."""
-        found = [*self.path.glob(MODEL_FILE), *self.path.glob("jepa_ckpt_*.pt")]
-        return [path for path in found if path.name == MODEL_FILE or CHECKPOINT.match(path.name)]
+        """Of the runs in the folder, and their ends, which come first; then the furthest."""
+        found = [path for path in self.path.glob("jepa*.pt") if is_model(path.name)]
+        return sorted(found, key=_named_step, reverse=True)
 
     def _files(self) -> list[Path]:
         """All that a run may have written."""
@@ -120,7 +125,7 @@ class RunFolder:
     ) -> tuple[Path, dict[str, Any]] | None:
         if resume != "auto":
             content = read_run(Path(resume))
-            check_identity(Path(resume), content, self._identity)
+            check_identity(Path(resume), content, self._identity, "run")
             state.check(Path(resume), content)
             return Path(resume), content
         best: tuple[Path, dict[str, Any]] | None = None
@@ -134,6 +139,8 @@ class RunFolder:
                 continue
             if best is None or content["step"] > best[1]["step"]:
                 best = (path, content)
+            if path.name != MODEL_FILE:
+                break  # those that follow are less far
         return best
 
     def holds_model(self) -> bool:
@@ -162,15 +169,38 @@ class RunFolder:
             write_model(path, content)
             return
         write_model(next_path(path), content)
-        replace_run(self.path, self._files())
+        name_next(self.path, self._files(), is_model)
         self._begin(state)
 
     def keep(self, state: TrainState) -> None:
-        """Leave a checkpoint by this rank alone, as another is gone, unless there is one as far."""
+        """Leave a checkpoint by this rank alone, as another is gone.
+
+        There is none of use where the folder holds one as far, or another run by now.
+        """
+        if not state.step or self.replacing:
+            return
+        try:
+            with claim_run(self.path, self._identity, "train.py"):
+                self._keep(state)
+        except ClaimError as error:
+            log.error("%s", error)
+
+    def _keep(self, state: TrainState) -> None:
         path = self.path / state.checkpoint_name()
-        if state.step and not self.replacing and not path.exists():
-            write_model(path, state.to_dict(self._identity))
-            log.info("wrote %s; --resume auto goes on from there", path)
+        for other in self._checkpoints():
+            try:
+                content = read_run(other)
+                if content["resume"]["identity"] != self._identity:
+                    return
+                state.check(other, content)
+            except CheckpointError:
+                continue
+            if content["step"] >= state.step:
+                return
+            if other.name != MODEL_FILE:
+                break  # those that follow are less far
+        write_model(path, state.to_dict(self._identity))
+        log.info("wrote %s; --resume auto goes on from there", path)
 
     def write_metrics(self, state: TrainState) -> None:
         """Write ``metrics.tsv`` anew, whole or not at all: no step is ever there twice."""
@@ -181,3 +211,8 @@ class RunFolder:
 
 def _holds(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
+
+
+def _named_step(path: Path) -> float:
+    named = CHECKPOINT.fullmatch(path.name)
+    return float(named[1]) if named else math.inf

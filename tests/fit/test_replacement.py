@@ -1,5 +1,6 @@
 """Who may write into a fit's folder, and what is left of the old fit when a new one replaces it."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -15,15 +16,20 @@ import torch
 
 from conftest import (
     ROOT,
+    SMALL_FIT,
     assert_same_fit,
     file_bytes,
     fit_arguments,
     fit_here,
     one_thread,
 )
-from gmmpipe.errors import ClaimError, GmmpipeError, Stopped
+from gmmpipe import FeatureStore
+from gmmpipe.distributed import World
+from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError, RankGoneError, Stopped
 from gmmpipe.fit.folder import FitFolder
+from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Schedule, Update
+from gmmpipe.fit.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +99,79 @@ def test_the_old_fit_stays_until_the_new_one_has_a_checkpoint(
     assert set(file_bytes(copy)) == {*names, *NOT_ITS_OWN}
     fit_here(store, copy, resume="auto")
     assert_same_fit(new, copy)
+
+
+@pytest.mark.parametrize("meanwhile", [None, {}, {"K": 8, "seed": 1}])
+def test_a_rank_that_wakes_while_it_replaces_a_fit_leaves_what_is_of_use(
+    meanwhile, copy, new, store, monkeypatch
+) -> None:
+    """Nothing, where the same command or another one has replaced that fit already."""
+    seen: dict[str, bytes] = {}
+    trainer = a_trainer(store, copy)
+    rate_at = Schedule.rate_at
+
+    def sleep(rules: Schedule, update: Update, at: int) -> float:
+        if at < 20:
+            return rate_at(rules, update, at)
+        monkeypatch.undo()
+        trainer.folder.close()  # as it is of the ranks that have no claim
+        if meanwhile is not None:
+            fit_here(store, copy, **meanwhile, overwrite=True)
+        seen.update(file_bytes(copy))
+        raise RankGoneError("rank 0 is gone")
+
+    monkeypatch.setattr(Schedule, "rate_at", sleep)
+    with pytest.raises(RankGoneError):
+        trainer.run()
+    left = file_bytes(copy)
+    if meanwhile is None:
+        assert left.keys() - seen.keys() == {".next-gmm_ckpt_0M-s20.pt"}
+        fit_here(store, copy, resume="auto")
+        assert_same_fit(new, copy)
+    else:
+        assert left == seen
+
+
+def a_trainer(store: Path, folder: Path) -> Trainer:
+    """Of the new fit, which is to replace the one that is there."""
+    options = FitOptions(str(store), folder, **SMALL_FIT, overwrite=True)
+    return Trainer(options, FeatureStore.open(store), None, World(0, 1, torch.device("cpu")))
+
+
+def test_a_hidden_file_of_something_else_replaces_nothing(copy, store) -> None:
+    for name in (".next-notes.pt", ".next-jepa.pt", ".next-gmm_ckpt_best.pt"):
+        (copy / name).write_text("mine")
+    before = file_bytes(copy)
+    fit_here(store, copy, K=8, resume="auto")
+    assert file_bytes(copy) == before
+
+
+def test_a_claim_that_keeps_a_replacement_from_its_end_is_named(copy, new, store, caplog) -> None:
+    """It is of the same command on another machine, which may live."""
+    shutil.copy(new / "gmm_ckpt_0.004M.pt", copy / ".next-gmm_ckpt_0.004M.pt")
+    claim = copy / ".claim-elsewhere"
+    with a_trainer(store, copy).folder._claim():
+        (mine,) = copy.glob(".claim-*")
+        holder = {**json.loads(mine.read_text()), "host": "elsewhere"}
+    claim.write_text(json.dumps(holder))
+    with pytest.raises(CheckpointError, match="another fit"):
+        fit_here(store, copy, resume="auto")
+    assert f"if nobody is, delete {claim}" in caplog.text
+    claim.unlink()
+    fit_here(store, copy, resume="auto")
+    assert_same_fit(new, copy)
+
+
+def test_of_checkpoints_only_the_furthest_ones_are_read(new, store, tmp_path, caplog) -> None:
+    folder = Path(shutil.copytree(new, tmp_path / "copy"))
+    (folder / "gmm_ckpt_0.004M.pt").write_text("damaged")
+    fit_here(store, folder, resume="auto")
+    assert "passed over" not in caplog.text
+    (folder / "gmm.pt").unlink()
+    (folder / "gmm_ckpt_0.0081M.pt").write_text("damaged")
+    fit_here(store, folder, resume="auto")
+    assert caplog.text.count("passed over") == 1
+    assert_same_fit(new, folder)
 
 
 def overwrite_and_die(at: int, store: Path, folder: Path) -> None:

@@ -222,3 +222,29 @@ def test_a_second_run_in_a_folder_that_is_in_use_is_refused_and_named(
     with first.folder.claimed(), pytest.raises(ClaimError, match=f"process {os.getpid()} on"):
         train_here(store, gmm_path, out, **changes)
     assert not list(out.iterdir())
+
+
+def test_a_rank_that_wakes_keeps_only_what_is_of_use(short_run, store, gmm_path, tmp_path) -> None:
+    """Not beside another run, nor what its own has already; as rank 0 it would be refused."""
+    out = tmp_path / "out"
+    world = World(0, 1, torch.device("cpu"))
+    awake = Trainer(JEPAOptions(str(store), gmm_path, out, **{**SMALL, **NEW}), world)
+    awake.run()
+    awake.state.step -= 1  # a step that no file has
+    before = file_bytes(out)
+    awake.folder.keep(awake.state)
+    assert file_bytes(out) == before
+
+    (out / "jepa.pt").unlink()
+    awake.folder.keep(awake.state)
+    (kept,) = set(file_bytes(out)) - set(before)
+    assert kept == "jepa_ckpt_3.pt"
+
+    shutil.rmtree(out)
+    shutil.copytree(short_run, out)
+    (out / "jepa.pt").unlink()
+    before = file_bytes(out)
+    awake.folder.keep(awake.state)
+    assert file_bytes(out) == before
+    with pytest.raises(CheckpointError, match="another run: seed is 0 there and 1 here"):
+        train_here(store, gmm_path, out, **NEW, resume="auto")
