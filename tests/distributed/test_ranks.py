@@ -75,7 +75,8 @@ def test_the_first_rank_alone_speaks_and_counts_the_frames_of_all(size, fits) ->
 REPEATED_SUM = """
 import sys, time
 import torch
-from gmmpipe.distributed import RepeatedSum, open_world
+from gmmpipe.distributed import open_world
+from gmmpipe.repeated_sum import RepeatedSum
 
 with open_world("cpu") as world:
     tensor = torch.empty(200_000)
@@ -144,7 +145,7 @@ def test_a_rank_that_is_killed_takes_the_others_down_and_the_last_step_is_kept(
         assert time.monotonic() - killed < 30
     finally:
         process.kill()
-    assert len([*out.glob("gmm_ckpt_0M-s*.pt")]) == 1
+    assert len([*out.glob("gmm_ckpt_0M*.pt")]) == 1  # of no step, if none was done by then
     assert "error: rank 1 is gone" in printed.read_text()
     cause = root_cause(printed.read_text())
     assert "rank      : 1" in cause
