@@ -6,29 +6,31 @@ another one is refused. The lock of a dead process is free, so its claim needs n
 forks, such as a DataLoader's processes, give up what they inherit of it.
 """
 
-import errno
 import fcntl
 import hashlib
-import json
 import logging
 import os
-import secrets
-import socket
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gmmpipe.errors import ClaimError
-from gmmpipe.files import canonical_json, remove, temporaries, temporary_path
+from gmmpipe.files import (
+    OWNER_PATTERN,
+    canonical_json,
+    owner_name,
+    remove,
+    temporaries,
+    temporary_path,
+)
+from gmmpipe.holder import NO_LOCKS, Holder, is_dead, read_holder, try_lock
 
 log = logging.getLogger(__name__)
 CLAIM_PREFIX = ".claim-"
-_MOST_BYTES = 1 << 16
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR)
-"""What a file system answers that knows no flock; NFS knows none of a folder."""
+_CLAIM = re.compile(rf"{re.escape(CLAIM_PREFIX)}{OWNER_PATTERN}")
 _locked: set[int] = set()
 """Descriptors of this process that a lock may hang on."""
 
@@ -40,28 +42,6 @@ def _give_up_inherited() -> None:
 
 
 os.register_at_fork(after_in_child=_give_up_inherited)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """What a claim file says of the process that wrote it.
-
-    Args:
-        host, pid: where it runs.
-        started: when the system says that it started (clock ticks since boot): a later process may
-            get the same number.
-        since: when it claimed the folder, in UTC.
-        what: its command in words.
-        identity: digest of what decides its result. Processes of one identity work together; one
-            that must be alone has "", and works with nobody.
-    """
-
-    host: str
-    pid: int
-    started: int
-    since: str
-    what: str
-    identity: str
 
 
 def identity_of(value: Any) -> str:
@@ -104,16 +84,8 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         ClaimError: another process has the folder; it is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    me = Holder(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started=_start_of(os.getpid()) or 0,
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-        what=what,
-        identity="" if alone else identity,
-    )
-    host = "".join(c if c.isalnum() else "-" for c in me.host)[:40]
-    path = folder / f"{CLAIM_PREFIX}{host}-{me.pid}-{secrets.token_hex(4)}"
+    me = Holder.this_process(what, "" if alone else identity)
+    path = folder / f"{CLAIM_PREFIX}{owner_name()}"
     with _one_at_a_time(folder):
         # The file first, then the look at the others: two that start at once never both go on,
         # even where the file system knows no locks.
@@ -122,7 +94,7 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
         descriptor = os.open(unfinished, flags, 0o666)
         _locked.add(descriptor)
         try:
-            _try_lock(descriptor)
+            try_lock(descriptor)
             os.write(descriptor, canonical_json(asdict(me)).encode() + b"\n")
             unfinished.rename(path)  # the lock stays with it
             for other_path, other in _others(folder, path):
@@ -184,7 +156,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
         yield
     finally:
@@ -198,16 +170,16 @@ def _others(folder: Path, mine: Path | None) -> list[tuple[Path, Holder | None]]
     """
     living = []
     for path in sorted(folder.glob(f"{CLAIM_PREFIX}*")):
-        if path == mine:
+        if path == mine or not _CLAIM.fullmatch(path.name):
             continue
         try:
             descriptor = _open_claim(path)
-        except FileNotFoundError:
-            continue  # it has left meanwhile
+        except (FileNotFoundError, IsADirectoryError):
+            continue  # it has left meanwhile, or is none
         try:
-            locked = _try_lock(descriptor)
-            holder = _read(descriptor)
-            if _is_dead(locked, holder):
+            locked = try_lock(descriptor)
+            holder = read_holder(descriptor)
+            if is_dead(locked, holder):
                 path.unlink(missing_ok=True)
                 log.warning("warning: %s: a process that was killed has left it: removed", path)
             else:
@@ -225,61 +197,6 @@ def _open_claim(path: Path) -> int:
         return os.open(path, os.O_RDONLY | flags)
 
 
-def _is_dead(locked: bool | None, holder: Holder | None) -> bool:
-    """Whether a claim's process is gone for certain.
-
-    Args:
-        locked: whether its lock could be taken; None where the file system knows no locks.
-        holder: what the claim says.
-    """
-    if locked is False:
-        return False
-    if holder is None:
-        return locked is True
-    if holder.host != socket.gethostname():
-        return False  # locks may not reach from host to host, and it cannot be asked
-    return locked is True or _start_of(holder.pid) != (holder.started or None)
-
-
-def _try_lock(descriptor: int) -> bool | None:
-    """Lock a file without waiting: whether it worked; None where the file system knows no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return True
-
-
-def _read(descriptor: int) -> Holder | None:
-    try:
-        return Holder(**json.loads(os.read(descriptor, _MOST_BYTES)))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _start_of(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot; None where there is none.
-
-    Where the system has no ``/proc``, 0 of any process that is there.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name before it, in parentheses, may hold blanks (proc_pid_stat(5)).
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return 0
-        except (OSError, OverflowError):
-            return None
-        return 0
-
-
 def _refusal(folder: Path, path: Path, holder: Holder | None) -> ClaimError:
     if holder is None:
         return ClaimError(f"{folder}: in use, as {path} says, which cannot be read")
@@ -287,6 +204,6 @@ def _refusal(folder: Path, path: Path, holder: Holder | None) -> ClaimError:
         f"{folder}: in use by process {holder.pid} on {holder.host} since {holder.since} "
         f"({holder.what}); wait for it, or use another --output_dir"
     )
-    if holder.host != socket.gethostname():
+    if holder.is_elsewhere:
         message += f". If nothing runs there any more, delete {path}"
     return ClaimError(message)

@@ -1,4 +1,4 @@
-"""Ranks: how they meet, and what they exchange; with `gmmpipe.repeated_sum`, all of torch's."""
+"""Ranks: how they meet, and what they exchange. A step's exchange is in `gmmpipe.repeated_sum`."""
 
 import itertools
 import json

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -15,6 +16,9 @@ from typing import Any, BinaryIO
 from gmmpipe.errors import GmmpipeError
 
 TEMPORARY_PREFIX = ".tmp-"
+OWNER_PATTERN = r"[\w-]*-[0-9]+-[0-9a-f]{8}"
+"""What `owner_name` looks like. A file of the user's that merely begins as ours do is not ours."""
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}{OWNER_PATTERN}-.+", re.DOTALL)
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
 )
@@ -30,11 +34,15 @@ def canonical_json(value: Any) -> str:
     return _CANONICAL.encode(value)
 
 
-def temporary_path(path: Path) -> Path:
-    """A name beside `path` that no other process uses (host, process id and a random part)."""
+def owner_name() -> str:
+    """A part of a file name that no other process uses: host, process id and a random part."""
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
-    unique = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f"{TEMPORARY_PREFIX}{unique}-{path.name}")
+    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside `path` that no other process uses."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{owner_name()}-{path.name}")
 
 
 @contextmanager
@@ -140,7 +148,8 @@ def sync(path: Path) -> None:
 
 def temporaries(folder: Path) -> list[Path]:
     """What is half-written in `folder`, by a process that lives or by one that was killed."""
-    return sorted(folder.glob(f"{TEMPORARY_PREFIX}*"))
+    found = folder.glob(f"{TEMPORARY_PREFIX}*")
+    return sorted(path for path in found if _TEMPORARY.fullmatch(path.name))
 
 
 def remove(path: Path) -> None:
@@ -149,9 +158,7 @@ def remove(path: Path) -> None:
     A folder is renamed first, so that nobody ever finds half of it under its name.
     """
     if path.is_dir():
-        doomed = (
-            path if path.name.startswith(TEMPORARY_PREFIX) else path.rename(temporary_path(path))
-        )
+        doomed = path if _TEMPORARY.fullmatch(path.name) else path.rename(temporary_path(path))
         shutil.rmtree(doomed, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

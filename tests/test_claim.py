@@ -1,8 +1,10 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from conftest import ROOT
 from gmmpipe.claim import CLAIM_PREFIX, claim_folder, tidy_finished
 from gmmpipe.errors import ClaimError
-from gmmpipe.files import TEMPORARY_PREFIX, canonical_json, temporary_path
+from gmmpipe.files import canonical_json, temporary_path
+from gmmpipe.holder import Holder, is_dead
 
 HOLD = """
 import sys
@@ -64,7 +67,7 @@ def test_processes_of_one_identity_work_together(tmp_path):
 
 
 def test_what_another_may_be_writing_is_left_until_nobody_is_there(tmp_path):
-    half = tmp_path / f"{TEMPORARY_PREFIX}half"
+    half = temporary_path(tmp_path / "half")
     half.touch()
     with claim_folder(tmp_path, "one", "a job") as claim:
         with Holding(tmp_path, "one"):
@@ -75,7 +78,7 @@ def test_what_another_may_be_writing_is_left_until_nobody_is_there(tmp_path):
 
 
 def test_a_finished_folder_is_tidied_without_a_claim_where_that_is_allowed(tmp_path):
-    (tmp_path / f"{TEMPORARY_PREFIX}half").touch()
+    temporary_path(tmp_path / "half").touch()
     with Holding(tmp_path, "one") as holding:
         tidy_finished(tmp_path)
         assert len(list(tmp_path.iterdir())) == 2
@@ -158,6 +161,66 @@ def test_the_claim_of_another_host_stands_until_a_person_deletes_it(tmp_path):
     path.unlink()
     with claim_folder(tmp_path, "two", "a job"):
         pass
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """Change what a claim says; its lock stays."""
+    path.write_text(canonical_json({**json.loads(path.read_text()), **changes}))
+
+
+def test_of_another_container_on_the_same_kernel_the_lock_tells(tmp_path):
+    with Holding(tmp_path, "one") as holding:
+        (path,) = claims(tmp_path)
+        rewrite(path, host="another-container", pid=7)
+        with pytest.raises(ClaimError, match="another-container"), claim_folder(tmp_path, "2", ""):
+            pass
+        holding.kill()
+        with claim_folder(tmp_path, "two", "a job", alone=True):
+            assert path not in claims(tmp_path)
+
+
+@pytest.mark.parametrize("boot", ["", "0ac1e4c5-0000-0000-0000-000000000000"])
+def test_without_the_same_kernel_another_host_is_not_known_to_be_dead(tmp_path, boot):
+    with Holding(tmp_path, "one") as holding:
+        rewrite(claims(tmp_path)[0], host="elsewhere", boot=boot)
+        holding.kill()
+    with pytest.raises(ClaimError, match="on elsewhere"), claim_folder(tmp_path, "two", "a job"):
+        pass
+
+
+def test_a_claim_of_another_version_is_read(tmp_path):
+    with Holding(tmp_path, "one"):
+        (path,) = claims(tmp_path)
+        values = json.loads(path.read_text())
+        del values["boot"]
+        path.write_text(canonical_json({**values, "queue": "night"}))
+        with claim_folder(tmp_path, "one", "a job"):
+            pass
+        with pytest.raises(ClaimError, match="gmmpipe test"), claim_folder(tmp_path, "two", ""):
+            pass
+        rewrite(path, pid="many")
+        with pytest.raises(ClaimError, match="cannot be read"), claim_folder(tmp_path, "one", ""):
+            pass
+
+
+def test_where_nothing_can_be_locked_a_process_is_looked_for(tmp_path):
+    with Holding(tmp_path, "one") as holding:
+        holder = Holder(**json.loads(claims(tmp_path)[0].read_text()))
+        unknown, later = replace(holder, started=0), replace(holder, started=holder.started - 1)
+        assert [is_dead(None, h) for h in (holder, unknown, later)] == [False, False, True]
+        holding.kill()
+        assert [is_dead(None, h) for h in (holder, unknown, later)] == [True, True, True]
+
+
+def test_what_merely_begins_like_ours_is_left_alone(tmp_path):
+    (tmp_path / ".claim-notes").mkdir()
+    (tmp_path / ".claim-host-1-0123abcd").mkdir()
+    for name in (".claim-of-mine", ".tmp-notes", ".tmp-host-1-2-notes"):
+        (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    with claim_folder(tmp_path, "one", "a job", alone=True) as claim:
+        assert claim.is_alone()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_last_one_out_removes_what_killed_ones_left_half_written(tmp_path):

@@ -71,11 +71,13 @@ def _describe_labels(folder: Path) -> dict[str, Any]:
 
     from gmmpipe.errors import StoreError
     from gmmpipe.store.label_schema import LabelInfo, LabelSidecar, find_label_plan
-    from gmmpipe.store.schema import STORE_FILE
+    from gmmpipe.store.schema import LABEL_PLAN_FILE, STORE_FILE
 
     plan = find_label_plan(folder)
     if plan is None:
-        raise StoreError(f"{folder}: holds shards of labels, and nothing that says whose")
+        raise StoreError(
+            f"{folder}: holds shards of labels, but no {STORE_FILE} or {LABEL_PLAN_FILE}"
+        )
     finished = (folder / STORE_FILE).exists()
     if finished:
         info = LabelInfo.read(folder / STORE_FILE)

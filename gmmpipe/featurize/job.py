@@ -8,17 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
-from gmmpipe.errors import GmmpipeError, StoreError
+from gmmpipe.errors import ClaimError, GmmpipeError, StoreError
 from gmmpipe.featurize.executors import run_dask, run_local
 from gmmpipe.featurize.manifest import Manifest
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
 from gmmpipe.featurize.resume import (
+    fruitless_shards,
     manifests_beside,
     obtain_plan,
     refuse_other_store,
     refuse_other_windows,
+    renew_plan,
+    shards_with_rejects,
 )
+from gmmpipe.featurize.summary import report
 from gmmpipe.files import remove
 from gmmpipe.progress import Progress
 from gmmpipe.store.finalize import (
@@ -39,7 +43,6 @@ from gmmpipe.store.replace import (
 )
 from gmmpipe.store.schema import (
     PLAN_FILE,
-    REJECTS_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
     STORE_FILE,
@@ -49,7 +52,6 @@ from gmmpipe.store.schema import (
 )
 
 log = logging.getLogger(__name__)
-CROP_WARNING_FRACTION = 0.05
 _COMMAND = "gmmpipe featurize"
 _RETRY = "--retry_rejected tries them again"
 
@@ -69,14 +71,20 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     job = _Job(manifests, options, options.plan_options(*digest_manifests(manifests)))
     if not options.retry_rejected and (swapped or not options.overwrite):
         # Without a claim: the folder may be read-only.
-        with suppress(*[StoreError] * options.overwrite):
+        try:
             if info := job.find_finished(folder):
                 return info
+        except StoreError:
+            if not options.overwrite:
+                raise
     alone = options.retry_rejected or options.overwrite
+    if not alone and job.splits:
+        job.renew_plan_alone(folder)
     with claim_folder(folder, job.identity, _COMMAND, alone=alone) as claim:
         if options.overwrite:
             return job.replace(folder)
         if options.retry_rejected:
+            job.renew_plan(folder)
             job.drop_rejected(folder)
         return job.make(folder, again=claim.is_alone())
 
@@ -100,6 +108,11 @@ class _Job:
         """Jobs of one identity make the same store."""
         return identity_of(["features", self.options.features.to_json(), asdict(self.wanted)])
 
+    @property
+    def splits(self) -> bool:
+        """Whether the plan depends on how long the audio is."""
+        return self.options.long_audio == "split"
+
     def find_finished(self, folder: Path) -> StoreInfo | None:
         """The store in `folder`, if it is finished and nothing is left to be tidied away.
 
@@ -122,6 +135,27 @@ class _Job:
     def _refuse_other_store(self, folder: Path) -> None:
         refuse_other_store(folder, self.options.features, self.wanted)
 
+    def renew_plan_alone(self, folder: Path) -> None:
+        """Renew the plan under a claim that is shared with nobody, who might go by the old one.
+
+        Raises:
+            ClaimError: another process is at work by it.
+        """
+        shards = fruitless_shards(folder)
+        if shards is None or (self.options.num_tasks and not shards):
+            return  # a plan alone is what the first of many slices leaves to the others
+        try:
+            with claim_folder(folder, "", _COMMAND, alone=True):
+                self.renew_plan(folder)
+        except ClaimError:
+            if shards:
+                raise
+
+    def renew_plan(self, folder: Path) -> None:
+        """Where a plan was made when nothing could be read, and tells no windows, make it anew."""
+        if self.splits:
+            renew_plan(folder, self.manifests, self.options, self.wanted)
+
     def drop_rejected(self, folder: Path) -> None:
         """Turn the store into an unfinished one that lacks the shards which hold rejects."""
         self._refuse_other_store(folder)
@@ -129,7 +163,7 @@ class _Job:
             features, base_path = self.options.features, self.options.base_path
             now = make_plan(self.manifests, features, self.wanted, base_path)
             refuse_other_windows(folder, now.options)
-        reopen(folder, _shards_with_rejects(folder))
+        reopen(folder, shards_with_rejects(folder))
 
     def replace(self, folder: Path) -> StoreInfo | None:
         """Make the store in a hidden folder, and only then put it in the old one's place."""
@@ -143,6 +177,7 @@ class _Job:
             remove(made)
         made.mkdir(exist_ok=True)
         try:
+            self.renew_plan(made)
             plan = obtain_plan(made, self.manifests, self.options, self.wanted)
             refuse_strangers(folder, own, plan.shard_names, "features")
             info = self.make(made, again=True)
@@ -190,7 +225,7 @@ class _Job:
             )
         except StoreError as error:
             raise StoreError(f"{error}; {earlier}" if earlier else str(error)) from error
-        _report(info, options)
+        report(info, options)
         if earlier:
             log.info("%s", earlier)
         return info
@@ -207,7 +242,8 @@ class _Job:
             there.append((sidecar.row.name, sidecar.row.utterances, len(sidecar.rejects)))
 
         remove_damaged(folder, own, suffix, look)
-        if again and there and not any(utterances for _, utterances, _ in there):
+        usable = any(utterances for _, utterances, _ in there)
+        if again and there and not usable and not self.splits:
             log.info("nothing was usable in %d shards of an earlier run: once again", len(there))
             remove_shards(folder, [name for name, _, _ in there])
             there.clear()
@@ -248,59 +284,3 @@ def _run(
 
 def _sidecars(folder: Path) -> Iterator[Sidecar]:
     return (Sidecar.read(path) for path in sorted(folder.glob("shard-*.json")))
-
-
-def _shards_with_rejects(folder: Path) -> list[str]:
-    return [sidecar.row.name for sidecar in _sidecars(folder) if sidecar.rejects]
-
-
-def _report(info: StoreInfo, options: FeaturizeOptions) -> None:
-    tally = info.tally
-    log.info(
-        "%s: %d utterances, %d frames in %d shards, %.1f MB",
-        options.output_dir,
-        tally.utterances,
-        tally.frames,
-        len(info.shards),
-        tally.bytes / 1e6,
-    )
-    log.info(
-        "hours: %s in, %s kept, %s cropped away, %s rejected",
-        *map(
-            _hours,
-            (tally.seconds_in, tally.seconds_kept, tally.seconds_cropped, tally.seconds_rejected),
-        ),
-    )
-    if tally.rejects:
-        log.info("rejects: %d of %d lines, see %s", tally.rejects, tally.lines, REJECTS_FILE)
-        for reason, count in sorted(tally.rejects_by_reason.items()):
-            log.info("  %-20s %d", reason, count)
-    if tally.seconds_cropped > CROP_WARNING_FRACTION * tally.seconds_in:
-        log.warning(
-            "warning: cropping to %s s lost %.0f %% of the audio; %s",
-            options.max_seconds,
-            100 * tally.seconds_cropped / tally.seconds_in,
-            "the manifest's durations are shorter than the files"
-            if options.long_audio == "split"
-            else "--long_audio split keeps it",
-        )
-    if tally.unstated:
-        log.warning(
-            "warning: %d files are longer than the duration in their manifest, by %s hours "
-            "together. Without an offset that is no segment: %s",
-            tally.unstated,
-            _hours(tally.seconds_unstated),
-            "what lies beyond its windows counts as cropped away"
-            if options.long_audio == "split"
-            else 'the whole file is meant (an "offset" of 0 makes it a segment)',
-        )
-    if tally.cancelled:
-        log.warning(
-            "warning: %d utterances lose more than 20 dB by the mean of their channels, which "
-            "cancel each other; a channel in their manifest lines picks one",
-            tally.cancelled,
-        )
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.4g}"

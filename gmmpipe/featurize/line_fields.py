@@ -20,7 +20,10 @@ START_FIELDS = ("offset", "start", "start_time", "begin_time")
 END_FIELDS = ("end", "end_time")
 AGREEMENT_SECONDS = 0.02
 """Two spellings of one time that were rounded to hundredths may be so far apart."""
+_ROUNDING_SECONDS = 1e-6
+"""And so much farther as binary fractions: 1.02 less 1 is more than 0.02."""
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -91,17 +94,20 @@ def id_of(values: dict[str, Any]) -> str | None:
 
 
 def channel_of(value: object) -> int | None:
-    """The number of a channel, or None where the field is empty.
+    """The number of a channel, or None where the field is no number nor the text of one.
 
     Raises:
-        AudioError: bad_json: it is no integer from 0.
+        AudioError: bad_json: it is a number, but no integer from 0.
     """
-    if value is None or value == "":
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
+    text = str(value).strip()
+    if not _NUMBER.fullmatch(text):
+        return None  # some corpora mean a broadcaster by it
+    number = float(text)
+    if number < 0 or not number.is_integer():
         raise AudioError("bad_json", f"the channel is {text[:40]}, not an integer from 0")
-    return int(text)
+    return int(number)
 
 
 def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
@@ -125,13 +131,13 @@ def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
         lengths.append((name, end - (start or 0.0)))
         if start is None:
             start = 0.0
-    for spellings in (starts, lengths):
+    for meaning, spellings in (("starts", starts), ("lengths", lengths)):
         for name, value in spellings[1:]:
-            if abs(value - spellings[0][1]) > AGREEMENT_SECONDS:
-                first = spellings[0][0]
+            first, other = spellings[0]
+            if abs(value - other) > AGREEMENT_SECONDS + _ROUNDING_SECONDS:
                 raise AudioError(
                     "bad_offset",
-                    f"{first} and {name} disagree: {values[first]} and {values[name]}",
+                    f"{first} and {name} disagree: {meaning} of {other:.10g} s and {value:.10g} s",
                 )
     return start, (lengths[0][1] if lengths else None)
 

@@ -1,7 +1,8 @@
 """Which bytes of a file libsndfile must be given for it to read all of the audio in it.
 
 It reads the first of several streams in a row, guesses how long an MP3 without a Xing header is,
-and believes a header that states no audio. Only formats in which that may be are looked at.
+or any in a WAV, and believes a header that states no audio. Only formats in which that may be are
+looked at.
 """
 
 import os
@@ -10,25 +11,38 @@ from functools import lru_cache
 
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize import mpeg, ogg
-from gmmpipe.featurize.unclosed import closed_header
+from gmmpipe.featurize.unclosed import STREAMED_LENGTHS, closed_header, data_span
 
 CHAINED_FORMATS = frozenset({"MP3", "OGG"})
 """Formats whose files may follow one another in one, libsndfile reading the first alone."""
 
 _MOST_LINKS = 1_000
+_HEADER_BYTES = 44
 
 
 @dataclass(frozen=True)
 class Link:
-    """One stream of a file: what stands in front of it, and where its bytes begin and end."""
+    """One stream of a file.
+
+    Args:
+        head: what stands in front of it.
+        ranges: where its bytes begin and end.
+        num_samples: how long it is, where libsndfile must be told.
+    """
 
     head: bytes
     ranges: tuple[tuple[int, int], ...]
+    num_samples: int | None = None
+
+
+def may_need_links(container: str, subtype: str, num_samples: int) -> bool:
+    """Whether libsndfile may read less of such a file than there is, or at wrong places."""
+    return container in CHAINED_FORMATS or subtype.startswith("MPEG") or not num_samples
 
 
 @lru_cache(maxsize=64)  # a long file is asked for each of its segments
 def find_links(
-    path: str, size: int, modified: int, container: str, num_samples: int
+    path: str, size: int, modified: int, container: str, subtype: str, num_samples: int
 ) -> tuple[Link, ...]:
     """The streams of a file in order, or none where libsndfile reads all of it as it is.
 
@@ -37,6 +51,7 @@ def find_links(
         size: its bytes.
         modified: when it changed last; with the size, whether it is still the same.
         container: libsndfile's name for it.
+        subtype: and for its encoding.
         num_samples: how long libsndfile takes it to be.
 
     Raises:
@@ -48,7 +63,9 @@ def find_links(
         raise AudioError("unreadable", error.strerror or "cannot be opened") from error
     try:
         if container == "MP3":
-            links = _mp3_links(mpeg.find_streams(descriptor, size), num_samples)
+            links = _mpeg_links(mpeg.find_streams(descriptor, 0, size), num_samples)
+        elif subtype.startswith("MPEG"):
+            links = _mpeg_links(mpeg.find_streams(descriptor, *_audio(descriptor, container, size)))
         elif container == "OGG":
             found = ogg.find_links(descriptor, size)
             links = [Link(b"", (span,)) for span in found] if len(found) > 1 else []
@@ -64,8 +81,29 @@ def find_links(
     return tuple(links)
 
 
-def _mp3_links(streams: list[mpeg.Stream], num_samples: int) -> list[Link]:
-    """Raises AudioError: undecodable or truncated."""
+def _audio(descriptor: int, container: str, size: int) -> tuple[int, int]:
+    """Where the audio of a file of so many bytes begins and ends, by its container.
+
+    Raises:
+        AudioError: undecodable or truncated.
+    """
+    span = data_span(descriptor, container, size)
+    if span is None:
+        raise AudioError(
+            "undecodable", f"MPEG audio in a {container} file, in no place that it names"
+        )
+    start, stated = span
+    if stated not in STREAMED_LENGTHS and start + stated > size + _HEADER_BYTES:
+        raise AudioError("truncated", f"{size - start} bytes of audio where {stated} are stated")
+    return start, min(start + stated, size) if stated else size
+
+
+def _mpeg_links(streams: list[mpeg.Stream], num_samples: int | None = None) -> list[Link]:
+    """What libsndfile must be given; none where it takes the bare file to be of `num_samples`.
+
+    Raises:
+        AudioError: undecodable or truncated.
+    """
     if not streams:
         raise AudioError("undecodable", "an MP3 whose frames do not state their lengths")
     for stream in streams:
@@ -73,7 +111,12 @@ def _mp3_links(streams: list[mpeg.Stream], num_samples: int) -> list[Link]:
         seconds = stream.kind.frame_samples / stream.kind.rate
         if (claim - stream.frames) * seconds > max(0.5, 0.05 * claim * seconds):
             raise AudioError("truncated", f"{stream.frames} frames where {claim} are stated")
-    if len(streams) == 1:
+    if streams[0].kind.layer < 3:
+        # Of these, which have no tags, the length is guessed by the bytes alone: so the frames
+        # stand there twice, and it is said where the first time ends.
+        (stream,) = streams
+        return [Link(b"", stream.ranges * 2, stream.frames * stream.kind.frame_samples)]
+    if len(streams) == 1 and num_samples is not None:
         (stream,) = streams
         stated = stream.stated_frames
         # A frame or two that damage took away are left to libsndfile.

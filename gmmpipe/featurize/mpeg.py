@@ -1,4 +1,4 @@
-"""MP3 by its frame headers: how long it really is, and whether it is several files in a row.
+"""MPEG audio by its frame headers: how long it really is, and whether it is several files in a row.
 
 libsndfile believes the Xing (Info, VBRI) frame in front, and guesses where there is none. So the
 headers are walked, some ten million a second being no more than a look at four bytes each.
@@ -15,8 +15,16 @@ from gmmpipe.errors import AudioError
 _CHUNK_BYTES = 1 << 20
 _MOST_RANGES = 1_000
 _LONGEST_JUNK_BYTES = 4 << 20
-_KBPS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
-_KBPS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
+_KBPS_1 = (
+    (0, *range(32, 449, 32), 0),
+    (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 0),
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+)
+"""Of the layers I, II and III of MPEG-1, by the first four bits of a frame's third byte."""
+_KBPS_2 = (
+    (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256, 0),
+    *[(0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)] * 2,
+)
 _RATES = (44100, 48000, 32000)
 _TAGS = (b"Xing", b"Info", b"VBRI")
 
@@ -38,9 +46,9 @@ class Kind:
     @classmethod
     def of(cls, header: bytes) -> "Kind | None":
         """The kind of a frame that begins with these four bytes, or None: it does not."""
-        if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # layer III
+        if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
             return None
-        if header[1] & 0x18 == 0x08 or header[2] & 0x0C == 0x0C:
+        if header[1] & 0x18 == 0x08 or not header[1] & 0x06 or header[2] & 0x0C == 0x0C:
             return None
         return cls(header[1] & 0xFE, header[2] & 0x0C, header[3] >= 0xC0)
 
@@ -48,6 +56,11 @@ class Kind:
     def is_mpeg1(self) -> bool:
         """Not the half rates of MPEG-2, nor the quarter rates of 2.5."""
         return self.second & 0x18 == 0x18
+
+    @property
+    def layer(self) -> int:
+        """1, 2 or 3: MP3."""
+        return 4 - (self.second >> 1 & 3)
 
     @property
     def rate(self) -> int:
@@ -58,7 +71,9 @@ class Kind:
     @property
     def frame_samples(self) -> int:
         """Samples of a frame."""
-        return 1152 if self.is_mpeg1 else 576
+        if self.layer == 1:
+            return 384
+        return 1152 if self.is_mpeg1 or self.layer == 2 else 576
 
     @property
     def tag_offset(self) -> int:
@@ -69,10 +84,11 @@ class Kind:
 @lru_cache(maxsize=64)
 def _lengths(kind: Kind) -> tuple[int, ...]:
     """Bytes of a frame by its third byte; 0 where that is of no frame of this kind."""
-    kbps = _KBPS_1 if kind.is_mpeg1 else _KBPS_2
-    scale = 125 * kind.frame_samples
+    kbps = (_KBPS_1 if kind.is_mpeg1 else _KBPS_2)[kind.layer - 1]
+    slot = 4 if kind.layer == 1 else 1
+    scale = 125 * kind.frame_samples // slot
     return tuple(
-        kbps[b >> 4] and kbps[b >> 4] * scale // kind.rate + (b >> 1 & 1)
+        kbps[b >> 4] and (kbps[b >> 4] * scale // kind.rate + (b >> 1 & 1)) * slot
         if b & 0x0C == kind.rate_bits
         else 0
         for b in range(256)
@@ -142,33 +158,33 @@ def _tag_and_silence(kind: Kind, frames: int) -> bytes:
     return tag.ljust(len(silence), b"\0") + silence
 
 
-def find_streams(descriptor: int, size: int) -> list[Stream]:
-    """The streams of a file of `size` bytes, in order; none if it has no frames.
+def find_streams(descriptor: int, start: int, stop: int) -> list[Stream]:
+    """The streams between two bytes of a file, in order; none if there are no frames.
 
     Raises:
         AudioError: undecodable: they are of unlike kinds, or there is more between the frames
             than any tag.
     """
     streams: list[Stream] = []
-    position, kind, ranges = 0, None, 0
-    while start := _next_frame(descriptor, position, size, kind):
-        position, kind = start
-        for stop, frames, tag in _run(descriptor, position, kind):
+    position, kind, ranges = start, None, 0
+    while found := _next_frame(descriptor, position, stop, kind):
+        position, kind = found
+        for end, frames, tag in _run(descriptor, position, stop, kind):
             ranges += 1
             if ranges > _MOST_RANGES:
                 raise AudioError("undecodable", "an MP3 whose frames do not follow one another")
             if tag or not streams:
-                streams.append(Stream(kind, ((position, stop),), frames, tag))
+                streams.append(Stream(kind, ((position, end),), frames, tag))
             else:
                 last = streams[-1]
                 streams[-1] = replace(
-                    last, ranges=(*last.ranges, (position, stop)), frames=last.frames + frames
+                    last, ranges=(*last.ranges, (position, end)), frames=last.frames + frames
                 )
-            position = stop
+            position = end
     return streams
 
 
-def _run(descriptor: int, start: int, kind: Kind) -> Iterator[tuple[int, int, bytes]]:
+def _run(descriptor: int, start: int, stop: int, kind: Kind) -> Iterator[tuple[int, int, bytes]]:
     """Frames that follow one another: where they end, how many, and the tag in front of them.
 
     A tag in their midst begins another stream.
@@ -176,8 +192,8 @@ def _run(descriptor: int, start: int, kind: Kind) -> Iterator[tuple[int, int, by
     lengths, second, mono = _lengths(kind), kind.second, kind.mono
     position, frames, tag = start, 0, b""
     while True:
-        data = os.pread(descriptor, _CHUNK_BYTES, position)
-        tags = _tag_frames(data, kind)
+        data = os.pread(descriptor, min(_CHUNK_BYTES, stop - position), position)
+        tags = _tag_frames(data, kind) if kind.layer == 3 else set()
         at, last = 0, len(data) - 4
         while at <= last:
             length = lengths[data[at + 2]]
@@ -216,7 +232,7 @@ def _tag_frames(data: bytes, kind: Kind) -> set[int]:
 
 
 def _next_frame(
-    descriptor: int, position: int, size: int, kind: Kind | None
+    descriptor: int, position: int, stop: int, kind: Kind | None
 ) -> tuple[int, Kind] | None:
     """The next place from which frames follow one another, and their kind; tags are passed over.
 
@@ -226,31 +242,31 @@ def _next_frame(
         AudioError: undecodable: they are of another kind than `kind`.
     """
     position = _skip_tags(descriptor, position)
-    last = min(size, position + _LONGEST_JUNK_BYTES)
+    last = min(stop, position + _LONGEST_JUNK_BYTES)
     while position < last:
         data = os.pread(descriptor, _CHUNK_BYTES, position)
         at = data.find(b"\xff")
         while at >= 0:
             found = Kind.of(data[at : at + 4])
-            if found and _follow(descriptor, position + at, size, found):
+            if found and _follow(descriptor, position + at, stop, found):
                 if kind and found != kind:
                     raise AudioError("undecodable", "several MP3 streams of unlike formats")
                 return position + at, found
             at = data.find(b"\xff", at + 1)
-        position += max(1, len(data) - 3) if len(data) == _CHUNK_BYTES else len(data) or size
+        position += max(1, len(data) - 3) if len(data) == _CHUNK_BYTES else len(data) or stop
     return None
 
 
-def _follow(descriptor: int, position: int, size: int, kind: Kind) -> bool:
+def _follow(descriptor: int, position: int, stop: int, kind: Kind) -> bool:
     """Whether three frames of a kind stand at `position`, or fewer and then the file's end."""
     for number in range(3):
-        if number and position >= size:
+        if number and position >= stop:
             return True
         header = os.pread(descriptor, 4, position)
         if Kind.of(header) != kind or not (length := _lengths(kind)[header[2]]):
             return False
         position += length
-        if not number and position > size:
+        if not number and position > stop:
             return False  # cut off
     return True
 

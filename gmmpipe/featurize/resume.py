@@ -1,5 +1,6 @@
 """What an earlier run left in the output folder: its plan, its store, or something else's files."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from gmmpipe.features import FeatureConfig
 from gmmpipe.featurize.manifest import Manifest, find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, make_plan
-from gmmpipe.store.finalize import finish_reopening
+from gmmpipe.store.finalize import finish_reopening, remove_shards
 from gmmpipe.store.replace import SWAP_FILE
 from gmmpipe.store.schema import (
     PLAN_FILE,
@@ -17,9 +18,12 @@ from gmmpipe.store.schema import (
     REOPENED_FILE,
     STORE_FILE,
     PlanOptions,
+    Sidecar,
     StoreInfo,
     is_shard_name,
 )
+
+log = logging.getLogger(__name__)
 
 
 def manifests_beside(folder: Path, data_dir: str) -> list[Manifest]:
@@ -72,6 +76,49 @@ def obtain_plan(
     refuse_other_windows(folder, plan.options)
     plan.save(folder / PLAN_FILE)
     return plan
+
+
+def fruitless_shards(folder: Path) -> list[str] | None:
+    """The finished shards of a planned store that holds no utterance; None of any other folder.
+
+    A damaged sidecar counts for none: its shard is made anew in any case.
+    """
+    if not (folder / PLAN_FILE).exists():
+        return None
+    if any((folder / name).exists() for name in (STORE_FILE, REOPENED_FILE)):
+        return None
+    shards = []
+    for path in sorted(folder.glob("shard-*.json")):
+        with suppress(StoreError):
+            row = Sidecar.read(path).row
+            if row.utterances:
+                return None
+            shards.append(row.name)
+    return shards
+
+
+def renew_plan(
+    folder: Path, manifests: Sequence[Manifest], options: FeaturizeOptions, wanted: PlanOptions
+) -> None:
+    """Where a planned store holds no utterance, plan it once again, by what can be read now.
+
+    Where long audio is split, what could not be read was planned as one window a line. Nobody else
+    may be at work there.
+    """
+    if (shards := fruitless_shards(folder)) is None:
+        return
+    refuse_other_store(folder, options.features, wanted)
+    log.info("nothing was usable in an earlier run: once again, from the plan on")
+    doomed = {*shards, *Plan.load_shard_names(folder / PLAN_FILE)}
+    # The plan first: whoever comes after a kill finds shards without use, and does this again.
+    make_plan(manifests, options.features, wanted, options.base_path).save(folder / PLAN_FILE)
+    remove_shards(folder, sorted(doomed))
+
+
+def shards_with_rejects(folder: Path) -> list[str]:
+    """The finished shards that hold rejects."""
+    sidecars = map(Sidecar.read, sorted(folder.glob("shard-*.json")))
+    return [sidecar.row.name for sidecar in sidecars if sidecar.rejects]
 
 
 def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:

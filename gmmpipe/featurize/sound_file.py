@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.links import CHAINED_FORMATS, Link, find_links
+from gmmpipe.featurize.links import Link, find_links, may_need_links
 from gmmpipe.featurize.spliced import SplicedFile
 
 BLOCK_SAMPLES = 1 << 20
@@ -27,9 +27,10 @@ _UNKNOWN_LENGTH = (1 << 63) - 1
 class OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """Read from the front to the end: soundfile then spares libsndfile a seek after every read."""
 
-    # Asked for several times a file, and looked up anew each time.
+    # Asked for several times a file, and looked up anew each time; and `frames` may be corrected.
     format = cached_property(soundfile.SoundFile.format.fget)
     subtype = cached_property(soundfile.SoundFile.subtype.fget)
+    frames = cached_property(soundfile.SoundFile.frames.fget)
 
     def seekable(self) -> bool:
         """Never, for soundfile's own `read`; `skip_to` asks libsndfile."""
@@ -129,7 +130,7 @@ class ChainedFile:
         if hasattr(self, "_file"):
             self.close()
         self._number = number
-        self._file = _open(_spliced(self._descriptor, self._links[number]))
+        self._file = _open_link(self._descriptor, self._links[number])
 
 
 AudioFile: TypeAlias = OneWayFile | ChainedFile
@@ -187,16 +188,17 @@ def open_audio(path: str) -> Iterator[AudioFile]:
 def _open_whole(descriptor: int, path: str) -> AudioFile:
     """The file as libsndfile reads it, or otherwise where that would not be all of it."""
     file = _open(descriptor)
-    if file.format not in CHAINED_FORMATS and file.frames:
+    if not may_need_links(file.format, file.subtype, file.frames):
         return file
     status = os.fstat(descriptor)
     try:
-        links = find_links(path, status.st_size, status.st_mtime_ns, file.format, file.frames)
+        known = (file.format, file.subtype, file.frames)
+        links = find_links(path, status.st_size, status.st_mtime_ns, *known)
         if not links:
             return file
         file.close()
         if len(links) == 1:
-            return _open(_spliced(descriptor, links[0]))
+            return _open_link(descriptor, links[0])
         return ChainedFile(descriptor, links)
     except BaseException:
         file.close()
@@ -211,8 +213,16 @@ def _open(source: int | SplicedFile) -> OneWayFile:
         raise AudioError("undecodable", error_text(error)) from error
 
 
-def _spliced(descriptor: int, link: Link) -> SplicedFile:
-    return SplicedFile(descriptor, link.ranges, link.head)
+def _open_link(descriptor: int, link: Link) -> OneWayFile:
+    file = _open(SplicedFile(descriptor, link.ranges, link.head))
+    if link.num_samples is not None:
+        if file.frames < link.num_samples:
+            file.close()
+            raise AudioError(
+                "undecodable", "an MPEG file of bit rates too unlike to tell its length"
+            )
+        file.frames = link.num_samples
+    return file
 
 
 def error_text(error: Exception) -> str:

@@ -5,15 +5,13 @@ import re
 
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize.sound_file import AudioFile, OneWayFile
+from gmmpipe.featurize.unclosed import STREAMED_LENGTHS
 
 _CLAMPED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"})
 """Containers of which libsndfile takes the file's size for the header's, and only logs that."""
 
 _SHORT_DATA = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
 _W64_DATA = re.compile(r"^\s*data\s*:\s*(\d+)", re.M)
-_STREAMED_LENGTHS = range(0x7FFF_0000, 0x1_0000_0000)
-"""Data lengths that writers to a pipe leave in a WAV header: not a promise."""
-
 _HEADER_BYTES = {"AIFF": 54, "AU": 28, "W64": 104, "RF64": 104}
 """How much a writer's header takes, 44 where nothing is said. Some count theirs as audio."""
 
@@ -29,7 +27,7 @@ def refuse_truncated(file: AudioFile) -> None:
     if file.format in _CLAMPED_FORMATS:
         stated, found = _stated_and_found(file)
         excess = stated - found
-        if stated not in _STREAMED_LENGTHS and excess > _HEADER_BYTES.get(file.format, 44):
+        if stated not in STREAMED_LENGTHS and excess > _HEADER_BYTES.get(file.format, 44):
             raise AudioError("truncated", f"{found} bytes of audio where {stated} are stated")
     elif file.format == "NIST":
         header = os.pread(file.name, 1024, 0)

@@ -5,6 +5,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+STREAMED_LENGTHS = range(0x7FFF_0000, 0x1_0000_0000)
+"""Data lengths that writers to a pipe leave in a WAV header: not a promise."""
+
 _MOST_CHUNKS = 1_000
 _LARGEST_SIZE = 0xFFFF_FFF0
 _LONGEST_HEADER_BYTES = 1 << 24
@@ -53,6 +56,16 @@ _CONTAINERS = {
     "AIFF": _Chunks(12, ">I", 2, b"SSND", 8),
     "CAF": _Chunks(8, ">q", 1, b"data", 4),
 }
+
+
+def data_span(descriptor: int, container: str, file_size: int) -> tuple[int, int] | None:
+    """Where a container's audio begins, and of how many bytes it says that it is."""
+    chunks = _CONTAINERS.get(container)
+    if chunks is not None:
+        for place, name, size in chunks.walk(descriptor, chunks.first, file_size):
+            if name == chunks.data:
+                return place + chunks.size_bytes + chunks.lead, max(0, size - chunks.lead)
+    return None
 
 
 def closed_header(descriptor: int, container: str, file_size: int) -> bytes | None:

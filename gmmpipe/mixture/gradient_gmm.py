@@ -135,7 +135,7 @@ class GradientGMM(nn.Module):
         raise ValueError(f"frames {tuple(x.shape)} are not [N, {self.dim}] or [B, {self.dim}, T]")
 
     def save(self, path: str | Path) -> None:
-        """Write the model file (SPEC of gmm.pt in docs/formats.md), whole or not at all."""
+        """Write the model file (gmm.pt in docs/formats.md), whole or not at all."""
         write_model(Path(path), self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:

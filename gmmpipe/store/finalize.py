@@ -36,13 +36,17 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
 
     Args:
         folder: the store, finished or not.
-        shards: their file names.
+        shards: their file names; ``rejects.jsonl`` and ``store.json`` may be among them.
+
+    Raises:
+        StoreError: another name is among them; nothing is removed.
     """
-    store, reopened = folder / STORE_FILE, folder / REOPENED_FILE
+    store, reopened, redo = folder / STORE_FILE, folder / REOPENED_FILE, sorted(shards)
+    _refuse_others(folder, redo)
     if not store.exists():
-        remove_shards(folder, shards)
+        remove_shards(folder, redo)
         return
-    write_document(reopened, {**read_document(store), "redo": sorted(shards)})
+    write_document(reopened, {**read_document(store), "redo": redo})
     finish_reopening(folder)
 
 
@@ -51,18 +55,24 @@ def finish_reopening(folder: Path) -> None:
     reopened = folder / REOPENED_FILE
     document = read_document(reopened)
     if redo := document.get("redo"):
-        if not all(str(name) == REJECTS_FILE or is_shard_name(str(name)) for name in redo):
-            raise StoreError(f"{reopened}: names what is no shard")
+        _refuse_others(reopened, redo)
         (folder / STORE_FILE).unlink(missing_ok=True)
         remove_shards(folder, redo)
         write_document(reopened, {**document, "redo": []})
 
 
+def _refuse_others(where: Path, names: Iterable[object]) -> None:
+    for name in map(str, names):
+        if name not in (STORE_FILE, REJECTS_FILE) and not is_shard_name(name):
+            raise StoreError(f"{where}: {name} is no shard")
+
+
 def remove_shards(folder: Path, shards: Iterable[str]) -> None:
-    """Remove shards by their file names, with their sidecars."""
+    """Remove shards by their file names, with their sidecars; other files without."""
     for name in shards:
         path = folder / name
-        path.with_suffix(".json").unlink(missing_ok=True)  # first: it is what says "complete"
+        if is_shard_name(name):
+            path.with_suffix(".json").unlink(missing_ok=True)  # first: it is what says "complete"
         remove(path)
 
 

@@ -90,6 +90,8 @@ def corrupt(stage: Stage, rng: random.Random, target: str = "", damage: str = ""
         same = ended.value == value and (silent or ended.stdout == stdout)
         if there.whole and file_bytes(folder) == file_bytes(stage.folder / there.whole):
             return held(words, "")
+        if reader == "inspect" and '"finished": false' in ended.stdout and there.finished:
+            return refused(words, "")  # without a store.json, that is what it is
         if not same:
             return Outcome(
                 WRONG, f"{words}: other values, and nothing said: {ended.stderr.strip()[-300:]}"
@@ -114,6 +116,8 @@ def _names_of(folder: Path, path: Path, names: list[str]) -> list[str]:
     shards = {
         part.split(".")[0] for part in path.relative_to(folder).parts if part.startswith("shard-")
     }
+    if not path.exists() and path.name in ("store.json", "plan.npz", "plan.json"):
+        names = [*names, "holds shards but no plan"]  # nothing else says whose they are
     return [*names, *shards, *(name.split(".")[0] for name in names if name.startswith("shard-"))]
 
 

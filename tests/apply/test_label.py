@@ -232,6 +232,15 @@ def test_shards_without_a_plan_need_overwrite_and_what_nothing_names_is_left_alo
     label_here(store, fitted, labelled_copy, overwrite=True)
 
 
+def test_labels_with_wrong_totals_are_repaired(store, fitted, labelled, labelled_copy) -> None:
+    path = labelled_copy / "store.json"
+    edit_document(path, lambda values: values["totals"].update(left_out_mass=0.5))
+    found = run_gmmpipe("verify", labelled_copy, "--repair", check=False)
+    assert "store.json: its totals are not what its sidecars come to" in found.stderr
+    label_here(store, fitted, labelled_copy, top_k=4, temperature=20.0)
+    assert file_bytes(labelled_copy) == file_bytes(labelled)
+
+
 def test_a_feature_store_is_never_overwritten(store, store_copy, fitted) -> None:
     for overwrite in (False, True):
         with pytest.raises(StoreError, match="holds a store of features"):

@@ -43,6 +43,10 @@ def test_a_label_store_finished_or_not(store: Path, fitted: Path, tmp_path: Path
     (out / "shard-000000.json").unlink()
     lines = run_gmmpipe("inspect", out).stdout.splitlines()
     assert {"kind: label store", "finished: False", "shards: 3", "K: 16"} <= set(lines)
+    (out / "plan.json").unlink()
+    done = run_gmmpipe("inspect", out, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {out}: holds shards of labels, but no store.json or plan.json\n"
 
 
 def test_a_model(store: Path, tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import do_on_ranks
 
 from conftest import ROOT, fit_arguments, fit_here, one_thread, root_cause, run, torchrun
 from gmmpipe import FeatureStore
+from gmmpipe.distributed import World
+from gmmpipe.repeated_sum import RepeatedSum
 
 # Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.
 SIZES = {
@@ -72,13 +75,7 @@ def test_the_first_rank_alone_speaks_and_counts_the_frames_of_all(size, fits) ->
     assert found == [("10001", "10001", "0")]
 
 
-REPEATED_SUM = """
-import sys, time
-import torch
-from gmmpipe.distributed import open_world
-from gmmpipe.repeated_sum import RepeatedSum
-
-with open_world("cpu") as world:
+def sum_repeatedly(world: World, folder: Path) -> None:
     tensor = torch.empty(200_000)
     repeated = RepeatedSum(world, tensor)
     sums = []
@@ -90,15 +87,12 @@ with open_world("cpu") as world:
         repeated.start()
         repeated.wait()
         sums.append(tensor.clone())
-    torch.save(torch.stack(sums), f"{sys.argv[1]}/{world.rank}.pt")
-"""
+    torch.save(torch.stack(sums), folder / f"{world.rank}.pt")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_repeated_sum_is_that_of_all_ranks_bit_for_bit_on_each(size, tmp_path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(REPEATED_SUM)
-    run([*torchrun(size, script), tmp_path])
+    do_on_ranks(size, lambda world: sum_repeatedly(world, tmp_path))
     seeds = [[10 * number + rank for rank in range(size)] for number in range(6)]
     draws = [
         [torch.rand(200_000, generator=torch.Generator().manual_seed(seed)) for seed in row]

@@ -109,7 +109,8 @@ def test_a_stop_signal_keeps_finished_shards_and_leaves_no_worker(
 ) -> None:
     folder = tmp_path / "stopped"
     process = start(manifest, folder)
-    before = file_bytes(folder)
+    finished = [p for json in sidecars(folder) for p in (json, json.with_suffix(".tar"))]
+    kept = {path.name: path.read_bytes() for path in finished}
     if whole_group:
         os.killpg(process.pid, signum)
     else:
@@ -117,7 +118,6 @@ def test_a_stop_signal_keeps_finished_shards_and_leaves_no_worker(
     assert process.wait() == status
     assert_all_end(process.pid)
     assert_unfinished_but_whole(folder)
-    kept = {name: data for name, data in before.items() if not name.startswith(".tmp-")}
     assert kept.items() <= file_bytes(folder).items()
     stderr = (tmp_path / "stderr.txt").read_text()
     assert f"stopped by {signum.name}" in stderr

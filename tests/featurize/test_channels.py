@@ -12,6 +12,8 @@ import torch
 
 from conftest import make_store, read_speech, run_gmmpipe
 from gmmpipe import FeatureStore
+from gmmpipe.errors import AudioError
+from gmmpipe.featurize.line_fields import channel_of
 from gmmpipe.store.ledger import Tally
 from gmmpipe.store.schema import pick
 
@@ -53,6 +55,31 @@ def test_a_channel_in_the_manifest_is_that_one_alone(
     assert not torch.equal(found["mean"].features, found["a"].features)
     assert found["b"].metadata["channel"] == 1
     assert totals(store)["cancelled"] == 0
+
+
+@pytest.mark.parametrize("channel", ["left", "TED talks", "", "1st", "nan", [1], {"a": 1}, True])
+def test_a_channel_that_is_no_number_is_carried_and_picks_none(
+    channel: object, stereo: np.ndarray, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    lines = [{"path": "both.wav", "id": "mean"}, {"path": "both.wav", "channel": channel}]
+    store = make_store(write_manifest(*lines), tmp_path / "out")
+    mean, found = sorted(FeatureStore.open(store).utterances(), key=lambda utt: utt.key != "mean")
+    assert torch.equal(found.features, mean.features)
+    assert found.metadata["channel"] == channel
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(1.0, 1), ("1.0", 1), (" 1 ", 1), ("0", 0), (-0.0, 0)]
+)
+def test_a_channel_is_a_whole_number_or_its_text(value: object, number: int) -> None:
+    assert channel_of(value) == number
+
+
+@pytest.mark.parametrize("value", [-1, "-1", 0.5, "1.5", "1e999", 10**400])
+def test_a_channel_that_is_another_number_is_a_reject(value: object) -> None:
+    with pytest.raises(AudioError, match="not an integer from 0") as error:
+        channel_of(value)
+    assert error.value.reason == "bad_json"
 
 
 def test_channels_that_cancel_are_counted_over_all_workers_and_warned_of(

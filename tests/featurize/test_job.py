@@ -104,7 +104,7 @@ def test_what_a_kill_after_store_json_leaves_is_tidied_by_the_next_run(
     featurize(options)
     whole = file_bytes(tmp_path / "out")
     shutil.copy(tmp_path / "plan.npz", tmp_path / "out" / "plan.npz")
-    (tmp_path / "out" / ".tmp-host-1-2-shard-000000.tar").write_bytes(b"half")
+    (tmp_path / "out" / ".tmp-host-1-0123abcd-shard-000000.tar").write_bytes(b"half")
     featurize(options)
     assert file_bytes(tmp_path / "out") == whole
 
@@ -142,7 +142,7 @@ def test_shards_without_a_plan_are_not_guessed_about(lines: WriteManifest, tmp_p
 def test_overwrite_leaves_nothing_of_the_old_store_and_all_else(tmp_path: Path) -> None:
     fresh = make_store(CORPUS, tmp_path / "fresh", utterances_per_shard=30)
     make_store(CORPUS, tmp_path / "out", utterances_per_shard=10, seed=5)
-    (tmp_path / "out" / ".tmp-host-1-2-shard-000000.tar").write_bytes(b"half")
+    (tmp_path / "out" / ".tmp-host-1-0123abcd-shard-000000.tar").write_bytes(b"half")
     strangers = {"shard-1.flac": b"audio", "shard-000009.zarr/data": b"?", "notes.txt": b"mine"}
     for name, content in strangers.items():
         (tmp_path / "out" / name).parent.mkdir(exist_ok=True)

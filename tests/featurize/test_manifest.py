@@ -176,6 +176,8 @@ def opened(store: Path) -> list[Any]:
         ({"start": 1.5, "end": -1}, (1.5, None)),
         ({"start": 1.234, "end": 5.678, "offset": 1.23, "duration": 4.45}, (1.23, 4.45)),
         ({"start": 1, "end": 2, "start_time": 1, "end_time": 2}, (1.0, 1.0)),
+        ({"offset": 1, "start": 1.02}, (1.0, None)),
+        ({"start": 36000.02, "start_time": 36000, "end": 36001, "duration": 1}, (36000.02, 1.0)),
     ],
     ids=str,
 )
@@ -190,10 +192,21 @@ def test_each_spelling_of_a_segment_means_its_times(
 @pytest.mark.parametrize(
     ("fields", "detail"),
     [
-        ({"offset": 1.0, "start": 2.5}, "offset and start disagree: 1.0 and 2.5"),
-        ({"start": 1, "begin_time": 2}, "start and begin_time disagree: 1 and 2"),
-        ({"start": 1, "end": 4, "duration": "2"}, "duration and end disagree: 2 and 4"),
-        ({"end": 4, "end_time": 5}, "end and end_time disagree: 4 and 5"),
+        ({"offset": 1.0, "start": 2.5}, "offset and start disagree: starts of 1 s and 2.5 s"),
+        ({"start": 1, "begin_time": 2}, "start and begin_time disagree: starts of 1 s and 2 s"),
+        (
+            {"start": 5, "end": 10, "duration": 10},
+            "duration and end disagree: lengths of 10 s and 5 s",
+        ),
+        (
+            {"start": 0.1, "end": 4.3, "duration": "2.25"},
+            "duration and end disagree: lengths of 2.25 s and 4.2 s",
+        ),
+        ({"end": 4, "end_time": 5}, "end and end_time disagree: lengths of 4 s and 5 s"),
+        (
+            {"start": 1, "begin_time": 1.03},
+            "start and begin_time disagree: starts of 1 s and 1.03 s",
+        ),
         ({"duration": "1_000"}, "the duration is not a number"),
         ({"duration": "nan"}, "the duration is not a number"),
         ({"start": "inf"}, "the start is beyond any file"),

@@ -140,8 +140,9 @@ CASES: dict[str, tuple[str, Callable[[Path], Line]]] = {
     "end before its start": ("bad_offset", lambda d: {**SECOND, "start": 1.0, "end": 0.5}),
     "start and offset": ("bad_offset", lambda d: {**SECOND, "start": 0.5, "offset": 1.0}),
     "end and duration": ("bad_offset", lambda d: {**SECOND, "end": 1.5, "duration": 1.0}),
-    "channel in words": ("bad_json", lambda d: {**SECOND, "channel": "left"}),
+    "part of a channel": ("bad_json", lambda d: {**SECOND, "channel": 0.5}),
     "negative channel": ("bad_json", lambda d: {**SECOND, "channel": -1}),
+    "negative channel as text": ("bad_json", lambda d: {**SECOND, "channel": "-1"}),
     "channel that is not there": ("bad_json", lambda d: {**SECOND, "channel": 1}),
     "id twice": ("duplicate_id", lambda d: {**SECOND, "id": "good"}),
 }

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
-from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, save_plan
+from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, read_speech, save_plan
 from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurize.job import featurize
@@ -103,6 +104,50 @@ def test_where_nothing_was_usable_the_right_base_path_tries_again(
     featurize(replace(options, base_path=CORPUS))
     whole = make_store(few, tmp_path / "whole", base_path=CORPUS, utterances_per_shard=4)
     assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def long_lines(folder: Path) -> Path:
+    """A manifest of relative paths whose files split into several windows each."""
+    folder.mkdir()
+    for number in range(3):
+        soundfile.write(folder / f"{number}.wav", read_speech(7.0 + number)[0], 16000)
+    path = folder.parent / "long.jsonl"
+    path.write_text("".join(f'{{"path": "{number}.wav"}}\n' for number in range(3)))
+    return path
+
+
+@pytest.mark.parametrize(("made", "overwrite"), [(True, False), (False, False), (True, True)])
+def test_windows_are_planned_again_with_the_right_base_path(
+    made: bool, overwrite: bool, tmp_path: Path
+) -> None:
+    manifest, split = long_lines(tmp_path / "right"), {"long_audio": "split", "max_seconds": 2.0}
+    options = unfinished(manifest, tmp_path / "out", tmp_path / "wrong", **split)
+    if not made:
+        for path in (tmp_path / "out").glob("shard-*"):
+            path.unlink()
+    if overwrite:  # killed in the middle
+        (tmp_path / "out").rename(tmp_path / ".next")
+        (tmp_path / "out").mkdir()
+        (tmp_path / ".next").rename(tmp_path / "out" / ".next")
+    featurize(replace(options, base_path=tmp_path / "right", overwrite=overwrite))
+    whole = make_store(
+        manifest, tmp_path / "w", base_path=tmp_path / "right", utterances_per_shard=4, **split
+    )
+    assert file_bytes(tmp_path / "out") == file_bytes(whole)
+
+
+def test_windows_are_not_planned_again_under_another_process(tmp_path: Path) -> None:
+    manifest = long_lines(tmp_path / "right")
+    options = unfinished(
+        manifest, tmp_path / "out", tmp_path / "wrong", long_audio="split", max_seconds=2.0
+    )
+    before = file_bytes(tmp_path / "out")
+    with (
+        claim_folder(tmp_path / "out", "", "another slice", alone=True),
+        pytest.raises(ClaimError, match="another slice"),
+    ):
+        featurize(replace(options, base_path=tmp_path / "right", task_index=0, num_tasks=2))
+    assert file_bytes(tmp_path / "out") == before
 
 
 def test_rejects_of_an_earlier_run_are_said_to_be(

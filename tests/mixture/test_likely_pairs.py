@@ -1,9 +1,14 @@
-"""Statistics of the likely pairs alone, against those of all pairs in float64."""
+"""Statistics of the likely pairs alone, against those of all pairs in float64.
+
+Sums of at most 256 terms and then of some 30 such sums err by 2e-5 at the very worst, and by 1e-6
+as a rule; one sum of 16,384 equal terms, by 1e-4.
+"""
 
 import math
 
 import pytest
 import torch
+from rounding import kernel_error
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -66,7 +71,7 @@ def largest_error_of_likely(joints: Tensor, expanded: Tensor) -> float:
 @pytest.mark.parametrize("count", [1, 7, 901, 8561])
 def test_sums_of_speech_are_those_of_all_pairs(count, frames, model) -> None:
     x = frames[:count]
-    assert largest_error_of_likely(log_joints(x, model), expand(x, frames.mean(0))) < 1e-6
+    assert largest_error_of_likely(log_joints(x, model), expand(x, frames.mean(0))) < 1e-5
 
 
 def test_long_sums_of_frames_that_are_all_alike_keep_their_digits(frames) -> None:
@@ -95,21 +100,15 @@ def test_each_likely_group_is_named_with_all_its_components(frames, model) -> No
     assert int((found.gaps > near).sum()) == int((gaps > near).sum()) > 50
 
 
-def kernel_error(frames: Tensor, model: Model, center: Tensor) -> float:
-    """Of all that the kernel does, in float32, against log joints that are exact."""
-    got = StatisticsKernel(K, center)(frames, *model)
-    return max(errors(got.moments, got.counts, log_joints(frames, model), expand(frames, center)))
-
-
 @pytest.mark.parametrize("count", [1, BLOCK_FRAMES + 1, 8561])
-def test_the_kernel_is_exact_to_a_few_roundings_of_log_joints(count, frames, model) -> None:
-    assert kernel_error(frames[:count], model, frames.mean(0)) < 1e-4
+def test_the_kernel_is_exact_to_roundings_of_log_joints(count, frames, model) -> None:
+    assert kernel_error(frames[:count], model, frames.mean(0)) < 1
 
 
 def test_frames_of_which_many_components_are_likely_lose_none(frames, model) -> None:
     flat = (model[0], model[1] + 5.0, model[2])
     assert find_likely_groups(log_joints(frames, flat), 0) is None
-    assert kernel_error(frames, flat, frames.mean(0)) < 1e-4
+    assert kernel_error(frames, flat, frames.mean(0)) < 1
 
 
 def test_blocks_of_either_sort_add_up(frames, model) -> None:
@@ -120,7 +119,7 @@ def test_blocks_of_either_sort_add_up(frames, model) -> None:
     first, *others = log_joints(x, mixed).split(BLOCK_FRAMES)
     assert find_likely_groups(first, 0)
     assert not any(find_likely_groups(other, 0) for other in others)
-    assert kernel_error(x, mixed, frames.mean(0)) < 1e-4
+    assert kernel_error(x, mixed, frames.mean(0)) < 1
 
 
 def test_the_same_frames_give_the_same_bits(frames, model) -> None:
@@ -156,7 +155,5 @@ def test_nan_does_not_go_unnoticed(frames: Tensor, model: Model) -> None:
 def test_many_groups_are_summed_a_part_at_a_time(
     frames: Tensor, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = StatisticsKernel(K, frames.mean(0))
-    whole = kernel(frames, *model).flat.clone()
     monkeypatch.setattr("gmmpipe.mixture.density.MAX_GROUPS", 1000)
-    torch.testing.assert_close(kernel(frames, *model).flat, whole, rtol=1e-5, atol=1e-3)
+    assert kernel_error(frames, model, frames.mean(0)) < 1

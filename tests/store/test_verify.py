@@ -10,6 +10,8 @@ from sealing import make_tiny
 
 from conftest import CORPUS, edit_document, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore
+from gmmpipe.errors import StoreError
+from gmmpipe.store.finalize import reopen
 from gmmpipe.store.verify import strangers, verify
 
 
@@ -97,6 +99,38 @@ def test_what_else_is_lost_is_found_and_repaired(loss: str, tmp_path: Path) -> N
     assert message in found.stderr
     assert not (folder / "store.json").exists()
     assert file_bytes(make_tiny("tar", folder)) == before
+
+
+def test_the_repair_of_a_ledger_leaves_what_has_nearly_its_name(tmp_path: Path) -> None:
+    folder = make_tiny("tar", tmp_path / "store")
+    (folder / "rejects.json").write_bytes(b"mine")
+    (folder / "rejects.jsonl").write_bytes(b"")
+    reopen(folder, ["rejects.jsonl"])
+    assert not (folder / "rejects.jsonl").exists()
+    assert (folder / "rejects.json").read_bytes() == b"mine"
+
+
+def test_wrong_totals_are_repaired(tmp_path: Path) -> None:
+    folder = make_tiny("tar", tmp_path / "store")
+    before = file_bytes(folder)
+
+    def change(document: dict[str, Any]) -> None:
+        document["totals"]["seconds_kept"] += 1.0
+
+    edit_document(folder / "store.json", change)
+    found = run_gmmpipe("verify", folder, "--repair", check=False)
+    assert found.returncode == 1
+    assert "store.json: its totals are not what its sidecars come to" in found.stderr
+    assert not (folder / "store.json").exists()
+    assert file_bytes(make_tiny("tar", folder)) == before
+
+
+def test_what_is_no_shard_reopens_nothing(tmp_path: Path) -> None:
+    folder = make_tiny("tar", tmp_path / "store")
+    before = file_bytes(folder)
+    with pytest.raises(StoreError, match="notes is no shard"):
+        reopen(folder, ["shard-000000.tar", "notes"])
+    assert file_bytes(folder) == before
 
 
 def test_a_row_that_is_gone_from_store_json_is_noticed(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""What `featurize` says in the end: hours in and out, rejects, and what deserves a warning."""
+
+import logging
+
+from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.store.schema import REJECTS_FILE, StoreInfo
+
+log = logging.getLogger(__name__)
+CROP_WARNING_FRACTION = 0.05
+
+
+def report(info: StoreInfo, options: FeaturizeOptions) -> None:
+    """Log the sums of a finished store, and warn of audio that was lost."""
+    tally = info.tally
+    log.info(
+        "%s: %d utterances, %d frames in %d shards, %.1f MB",
+        options.output_dir,
+        tally.utterances,
+        tally.frames,
+        len(info.shards),
+        tally.bytes / 1e6,
+    )
+    log.info(
+        "hours: %s in, %s kept, %s cropped away, %s rejected",
+        *map(
+            _hours,
+            (tally.seconds_in, tally.seconds_kept, tally.seconds_cropped, tally.seconds_rejected),
+        ),
+    )
+    if tally.rejects:
+        log.info("rejects: %d of %d lines, see %s", tally.rejects, tally.lines, REJECTS_FILE)
+        for reason, count in sorted(tally.rejects_by_reason.items()):
+            log.info("  %-20s %d", reason, count)
+    if tally.seconds_cropped > CROP_WARNING_FRACTION * tally.seconds_in:
+        log.warning(
+            "warning: cropping to %s s lost %.0f %% of the audio; %s",
+            options.max_seconds,
+            100 * tally.seconds_cropped / tally.seconds_in,
+            "the manifest's durations are shorter than the files"
+            if options.long_audio == "split"
+            else "--long_audio split keeps it",
+        )
+    if tally.unstated:
+        log.warning(
+            "warning: %d files are longer than the duration in their manifest, by %s hours "
+            "together. Without an offset that is no segment: %s",
+            tally.unstated,
+            _hours(tally.seconds_unstated),
+            "what lies beyond its windows counts as cropped away"
+            if options.long_audio == "split"
+            else 'the whole file is meant (an "offset" of 0 makes it a segment)',
+        )
+    if tally.cancelled:
+        log.warning(
+            "warning: %d utterances lose more than 20 dB by the mean of their channels, which "
+            "cancel each other; a channel in their manifest lines picks one",
+            tally.cancelled,
+        )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.4g}"
