@@ -1,6 +1,8 @@
-"""Ranks: the only module that touches ``torch.distributed``."""
+"""Ranks: how they meet, and what they exchange. A step's exchange is in `gmmpipe.repeated_sum`."""
 
+import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -17,12 +19,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gmmpipe.errors import OptionError, RankError, RankGoneError, Stopped
+from gmmpipe.errors import NoAnswerError, OptionError, RankError, RankGoneError, Stopped
 from gmmpipe.roll_call import RollCall, in_background
 from gmmpipe.signals import is_orphaned, stop_signals
 
 _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.1
+_meetings = itertools.count()
+_LEAVING_SECONDS = 5.0
+"""How long a rank that is to stop waits for the others to come to the same place."""
 JOIN_TIMEOUT = 600.0
 """Seconds that a rank waits for the others to join, as torchrun does."""
 MEETING_TIMEOUT = 1800.0
@@ -35,21 +40,26 @@ EXCHANGE_TIMEOUT = 120.0
 class World:
     """This process among the ranks of a job; one process alone is rank 0 of 1.
 
-    Every exchange raises `RankGoneError` where another rank was killed or does not answer.
+    Every exchange raises `RankGoneError` where another rank was killed or does not answer. This
+    rank waits in a thread beside it, so that signals are handled; and once it is to stop, it waits
+    for a few seconds more.
 
     Args:
         rank: 0 .. size - 1.
         size: W.
         device: where this rank computes.
-        exchange_timeout: seconds to wait for the others in the exchange of a step.
         roll: says which rank is gone, where there are others.
+        short: of the exchanges that no rank comes to much later than others, with a time limit of
+            its own, because a group has one, and closes when that has passed.
+        stopping: whether this rank is to stop; waiting for others ends then.
     """
 
     rank: int
     size: int
     device: torch.device
-    exchange_timeout: float = EXCHANGE_TIMEOUT
     roll: RollCall | None = None
+    short: dist.ProcessGroup | None = None
+    stopping: Callable[[], bool] = is_orphaned
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:
@@ -61,22 +71,36 @@ class World:
                 self.roll.begin()  # at once: the others wait for this rank's word
             raise RankGoneError(f"killed, or cut off ({_reason(error)})") from error
 
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum `tensor` over the ranks, in place."""
+    def _wait(self, exchange: Callable[[], object]) -> None:
+        """Take part in an exchange, in a thread: torch blocks outside Python."""
+        met = in_background(exchange)
+        left = math.inf
+        while not met.done():
+            wait([met], _POLL_SECONDS)
+            if self.stopping():
+                left = min(left, time.monotonic() + _LEAVING_SECONDS)
+                if time.monotonic() > left:
+                    if self.roll:
+                        self.roll.begin()
+                    raise NoAnswerError("silent while this rank was to stop")
+        met.result()
+
+    def all_reduce(self, tensor: Tensor, *, short: bool = False) -> None:
+        """Sum `tensor` over the ranks, in place; `short` where all come at about the same time."""
         if self.size > 1:
             with self.exchanging():
-                dist.all_reduce(tensor)
+                self._wait(lambda: dist.all_reduce(tensor, group=self.short if short else None))
 
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrite `tensor` with that of rank 0."""
         if self.size > 1:
             with self.exchanging():
-                dist.broadcast(tensor, src=0)
+                self._wait(lambda: dist.broadcast(tensor, src=0))
 
-    def any(self, flag: bool) -> bool:
+    def any(self, flag: bool, *, short: bool = False) -> bool:
         """Whether `flag` is true on some rank; every rank gets the same answer."""
         count = torch.tensor(float(flag), device=self.device)
-        self.all_reduce(count)
+        self.all_reduce(count, short=short)
         return bool(count > 0)
 
     def on_first_rank(self, function: Callable[[], _Result]) -> _Result:
@@ -90,7 +114,7 @@ class World:
             except Exception as error:
                 box[1] = error
         with self.exchanging():
-            dist.broadcast_object_list(box, src=0)
+            self._wait(lambda: dist.broadcast_object_list(box, src=0, device=self.device))
         if isinstance(box[1], Exception):
             raise box[1]
         return box[0]  # type: ignore[return-value]
@@ -112,61 +136,6 @@ class World:
         return result[0]
 
 
-class RepeatedSum:
-    """A tensor that is summed over the ranks, in place, time and again, while they do other work.
-
-    Each time all ranks call `announce`, `start` and `wait`, and use no other exchange in between.
-
-    Two ranks on CPUs swap what they have, one message each way, into a buffer that waits for it:
-    gloo's all-reduce takes 3 ms more on cores that are not idle (docs/design.md says why).
-
-    Args:
-        world: the ranks, which are waited for no longer than its `exchange_timeout`.
-        tensor: what is summed; of the same shape on all ranks.
-    """
-
-    def __init__(self, world: World, tensor: Tensor) -> None:
-        self._tensor = tensor
-        self._world = world
-        self._group: dist.ProcessGroup | None = None
-        if world.size > 1:
-            # Of its own, because a group has one time limit, and closes when that has passed.
-            with world.exchanging():
-                group = dist.new_group(timeout=timedelta(seconds=world.exchange_timeout))
-            assert isinstance(group, dist.ProcessGroup), "this process is one of the ranks"
-            self._group = group
-        swapping = world.size == 2 and world.device.type == "cpu"
-        self._received = torch.empty_like(tensor) if swapping else None
-        self._other = 1 - world.rank
-        self._under_way: list[dist.Work | None] = []
-
-    def announce(self) -> None:
-        """A sum is to come; best called well before it."""
-        if self._received is not None:
-            with self._world.exchanging():
-                self._under_way.append(dist.irecv(self._received, self._other, self._group))
-
-    def start(self) -> None:
-        """This rank's tensor is complete; it may not be touched before `wait` has returned."""
-        with self._world.exchanging():
-            if self._received is not None:
-                self._under_way.append(dist.isend(self._tensor, self._other, self._group))
-            elif self._world.size > 1:
-                self._under_way.append(
-                    dist.all_reduce(self._tensor, group=self._group, async_op=True)
-                )
-
-    def wait(self) -> None:
-        """Return when the tensor holds the sum; on a GPU, when later work will see it."""
-        with self._world.exchanging():
-            for work in self._under_way:
-                assert work is not None, "this process is one of the ranks"
-                work.wait()
-        self._under_way.clear()
-        if self._received is not None:
-            self._tensor += self._received
-
-
 @contextmanager
 def open_world(
     device: str,
@@ -181,7 +150,8 @@ def open_world(
 
     Args:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-        exchange_timeout: seconds to wait for the others in the exchange of a step.
+        exchange_timeout: seconds to wait for the others in a step, and where else all of them
+            come at about the same time.
         join_timeout: seconds to wait for the others to join.
         meeting_timeout: seconds to wait for the others in every other exchange.
 
@@ -199,17 +169,19 @@ def open_world(
         raise OptionError(f"WORLD_SIZE is {size} without {names}: use torchrun, or unset it")
     rank = int(os.environ.get("RANK") or 0)
     if size == 1:
-        yield World(rank, size, here, exchange_timeout)
+        yield World(rank, size, here)
         return
     try:
-        joining = in_background(lambda: _join(rank, size, here.type, join_timeout, meeting_timeout))
+        joining = in_background(
+            lambda: _join(rank, size, here.type, join_timeout, meeting_timeout, exchange_timeout)
+        )
         while not joining.done():
             wait([joining], _POLL_SECONDS)
             if is_orphaned():
                 raise Stopped(signal.SIGTERM)
-        roll = joining.result()
+        roll, short = joining.result()
         try:
-            yield World(rank, size, here, exchange_timeout, roll)
+            yield World(rank, size, here, roll, short)
         except RankGoneError as error:
             with stop_signals(lambda signum, frame: None):  # torchrun's, for the same reason
                 raise RankGoneError(f"{roll.who_is_gone()}: {error}") from error
@@ -235,10 +207,16 @@ def _choose_device(device: str) -> torch.device:
 
 
 def _join(
-    rank: int, size: int, device_type: str, timeout: float, meeting_timeout: float
-) -> RollCall:
+    rank: int,
+    size: int,
+    device_type: str,
+    timeout: float,
+    meeting_timeout: float,
+    exchange_timeout: float,
+) -> tuple[RollCall, dist.ProcessGroup]:
     """Meet the other ranks and connect to them. No signal handler runs in a thread that does."""
-    # Else a failed collective of NCCL ends the process, before a checkpoint could be written.
+    # Else a failed collective of NCCL ends the process, before a checkpoint could be written. By
+    # torch's documentation: it has not been run on several GPUs.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
@@ -255,9 +233,10 @@ def _join(
         )
     except RuntimeError as error:
         raise RankError(f"{host} does not answer ({_reason(error)})") from error
-    # torchrun may keep one store over its restarts, with the words of those who are dead.
+    # torchrun may keep one store over its restarts, with the words of those who are dead; and over
+    # the times that this process joins.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    words = dist.PrefixStore(f"gmmpipe-{attempt}", store)  # type: ignore[attr-defined]
+    words = dist.PrefixStore(f"gmmpipe-{attempt}-{next(_meetings)}", store)  # type: ignore[attr-defined]
     roll = RollCall(words, rank, size, host)
     missing = roll.call("joined", size, timeout)
     if missing:
@@ -272,7 +251,9 @@ def _join(
         world_size=size,
         timeout=timedelta(seconds=meeting_timeout),
     )
-    return roll
+    short = dist.new_group(timeout=timedelta(seconds=exchange_timeout))
+    assert isinstance(short, dist.ProcessGroup), "this process is one of the ranks"
+    return roll, short
 
 
 def _reason(error: RuntimeError) -> str:

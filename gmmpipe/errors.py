@@ -9,6 +9,7 @@
     ├── ClaimError             another process is writing something else into the output folder
     └── RankError              another rank has failed; its own error says why
         └── RankGoneError           another rank was killed, or does not answer any more
+            └── NoAnswerError           nor did it answer while this rank was to stop
     Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
 
 Bugs stay what they are (``AssertionError``, ``TypeError``, ...): they are not for users to mend.
@@ -59,6 +60,10 @@ class RankError(GmmpipeError):
 
 class RankGoneError(RankError):
     """Another rank was killed, or does not answer any more: no exchange is possible now."""
+
+
+class NoAnswerError(RankGoneError):
+    """This rank was asked to stop, and another did not come to where all of them could."""
 
 
 class Stopped(BaseException):

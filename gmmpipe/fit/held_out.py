@@ -61,5 +61,5 @@ class HeldOut:
         total = torch.zeros((), dtype=torch.float64, device=world.device)
         model = (parameters.means, parameters.log_vars, parameters.log_weights)
         add_nll(self.frames, *model, out=total)
-        world.all_reduce(total)
+        world.all_reduce(total, short=True)
         return float(total) / self.num_frames

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from gmmpipe.distributed import RepeatedSum, World
+from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
 from gmmpipe.fit.stream import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel, add_nll
+from gmmpipe.repeated_sum import RepeatedSum
 
 _STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
 
@@ -60,7 +61,8 @@ class Stepper:
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
             state.loss_count += 1
         state.step += 1
-        # Looking at the flag waits for a GPU: there, only now and then.
+        # Looking at the flag waits for the step's end on a GPU: there, only now and then. (Several
+        # GPUs have been waited for in the exchange, under NCCL's blocking wait.)
         look = self._world.device.type == "cpu" or step % LOSS_EVERY_STEPS == 0
         return look and bool(statistics.extra[_STOP] > 0)
 

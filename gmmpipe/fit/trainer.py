@@ -5,12 +5,13 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import FrameType
 
 import torch
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import CheckpointError, GmmpipeError, RankGoneError, Stopped
+from gmmpipe.errors import CheckpointError, GmmpipeError, NoAnswerError, RankGoneError, Stopped
 from gmmpipe.fit.checkpoint import MODEL_FILE, FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
@@ -62,7 +63,7 @@ class Trainer:
     ) -> None:
         self.options = options
         self.held_out = held_out
-        self.world = world
+        self.world = world = replace(world, stopping=self._is_stopping)
         self.schedule = options.schedule(store)
         self.folder = FitFolder(options, store, options.identity(store, self.schedule), world)
         self.stream = UpdateStream(
@@ -194,7 +195,7 @@ class Trainer:
         self.stop_signal = signum
 
     def _stop_if_asked(self) -> None:
-        if self.world.any(self._is_stopping()):
+        if self.world.any(self._is_stopping(), short=True):
             self._stop()
 
     def _stop(self) -> None:
@@ -221,6 +222,9 @@ class Trainer:
             if self.state is not None:
                 self._check_mixture(self.state)
                 kept = self.folder.keep(self.state)
+            if isinstance(error, NoAnswerError):
+                log.warning("warning: another rank does not answer")
+                raise Stopped(self.stop_signal or signal.SIGTERM) from error
             if kept is None:
                 raise
             raise RankGoneError(f"{error}; --resume auto goes on from {kept}") from error

@@ -54,7 +54,7 @@ def measure_update(
     """
     model = (parameters.means, parameters.log_vars, parameters.log_weights)
     sums = UsageSums.over(held.select(schedule.metric_frames(update)), *model)
-    world.all_reduce(sums.flat)
+    world.all_reduce(sums.flat, short=True)
     var_change = parameters.log_vars.double().exp() - before.log_vars.double().exp()
     return {
         "frames": update.stop,

@@ -186,10 +186,10 @@ class GradientGMM(nn.Module):
                 return f"its {name} are not finite"
         if not (self.covariances > 0).all():
             return "it has covariances of 0"
-        for name in ("covariances", "weights"):
+        for name, source in (("covariances", "log_vars"), ("weights", "log_weights")):
             there, here = values[name].float(), getattr(self, name)
             if there.shape != here.shape or not torch.allclose(there, here, rtol=1e-4, atol=1e-6):
-                return f"its {name} are not those of its log_{'vars' if 'v' in name else 'weights'}"
+                return f"its {name} are not those of its {source}"
         return None
 
     def to_sklearn(self) -> "GaussianMixture":

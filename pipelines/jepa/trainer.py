@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from gmmpipe import FeatureStore
 from gmmpipe.distributed import World
-from gmmpipe.errors import GmmpipeError, RankError, Stopped
+from gmmpipe.errors import GmmpipeError, NoAnswerError, RankError, Stopped
 from gmmpipe.jepa import JEPABatch, JEPABatches
 from gmmpipe.jepa.batch import SHARED_MEMORY
 from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -45,7 +46,8 @@ class Trainer:
     """
 
     def __init__(self, options: JEPAOptions, world: World) -> None:
-        self.options, self.world = options, world
+        self.world = world = replace(world, stopping=self._is_stopping)
+        self.options = options
         self.store = FeatureStore.open(options.data_dir)
         self.store.check_files()
         self.gmm = GradientGMM.load(options.gmm_path)
@@ -119,8 +121,10 @@ class Trainer:
                     self._step(self._next(batches))
                     self._record(sample)
                     progress.advance(1, state.last_losses())
-            except RankError:  # in an exchange: no step is half done there
+            except RankError as error:  # in an exchange: no step is half done there
                 self.folder.keep(state)
+                if isinstance(error, NoAnswerError):
+                    raise Stopped(self.stop_signal or signal.SIGTERM) from error
                 raise
 
     def _record(self, sample: EvaluationSample) -> None:

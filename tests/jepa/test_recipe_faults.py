@@ -110,3 +110,18 @@ def test_two_ranks_go_on_after_one_was_cut_off_and_after_their_torchrun_was_kill
     do_on_ranks(2, lambda world: train_here(store, gmm_path, out, world, resume="auto"))
     do_on_ranks(2, lambda world: train_here(store, gmm_path, whole, world))
     assert_same_run(whole, out)
+
+
+def test_a_rank_that_is_told_to_stop_does_so_though_another_is_silent(
+    store, gmm_path, tmp_path, start
+) -> None:
+    out, port = tmp_path / "out", free_port()
+    options = arguments(store, gmm_path, out, num_workers=0)
+    ranks = [start(*options, **environment_of(rank, 2, port)) for rank in range(2)]
+    wait_until((out / "jepa_ckpt_25.pt").exists, ranks[0])
+    ranks[1].send_signal(signal.SIGSTOP)
+    ranks[0].send_signal(signal.SIGTERM)
+    assert wait_for_end(ranks[0]) == 143
+    assert 25 <= last_step(out) < 120
+    assert not list(out.glob(".*"))
+    ranks[1].kill()
