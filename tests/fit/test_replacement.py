@@ -149,10 +149,10 @@ def test_a_hidden_file_of_something_else_replaces_nothing(copy, store) -> None:
 def test_a_claim_that_keeps_a_replacement_from_its_end_is_named(copy, new, store, caplog) -> None:
     """It is of the same command on another machine, which may live."""
     shutil.copy(new / "gmm_ckpt_0.004M.pt", copy / ".next-gmm_ckpt_0.004M.pt")
-    claim = copy / ".claim-elsewhere"
+    claim = copy / ".claim-elsewhere-1-01234567"
     with a_trainer(store, copy).folder._claim():
         (mine,) = copy.glob(".claim-*")
-        holder = {**json.loads(mine.read_text()), "host": "elsewhere"}
+        holder = {**json.loads(mine.read_text()), "host": "elsewhere", "boot": ""}
     claim.write_text(json.dumps(holder))
     with pytest.raises(CheckpointError, match="another fit"):
         fit_here(store, copy, resume="auto")
