@@ -131,6 +131,7 @@ class World:
             result.append(function())
         except Exception as error:
             failure = error
+            _leave_word(error)  # before the others know: theirs must be later
         if self.any(failure is not None):
             raise failure or RankError("another rank failed; its error says why")
         return result[0]
@@ -263,9 +264,12 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _leave_word(error: Exception) -> None:
-    """Write an error, in one line, where torchrun looks for the root cause of a failed job."""
+    """Write an error, in one line, where torchrun looks for the root cause of a failed job.
+
+    The first word stands: what comes after it in the same process is a consequence.
+    """
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path:
+    if path and not os.path.exists(path):
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         # Whole seconds, of which torchrun takes the earliest: a consequence must not tie with
         # its cause.

@@ -1,10 +1,10 @@
 """Work shared out among the ranks, W tasks at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from gmmpipe.distributed import World
-from gmmpipe.errors import GmmpipeError, RankError
 
 _Task = TypeVar("_Task")
 
@@ -21,17 +21,15 @@ def in_rounds(
         The tasks that the ranks did in each round.
 
     Raises:
-        GmmpipeError: `work` failed here.
-        RankError: it failed on another rank.
+        RankError: `work` failed on another rank; what it raises here is raised.
     """
     for start in range(0, len(tasks), world.size):
         these = tasks[start : start + world.size]
-        failure: GmmpipeError | OSError | None = None
-        try:
-            for task in these[world.rank : world.rank + 1]:
-                work(task)
-        except (GmmpipeError, OSError) as error:
-            failure = error
-        if world.any(failure is not None):
-            raise failure or RankError("another rank failed; its error says why")
+        mine = these[world.rank : world.rank + 1]
+        world.on_each_rank(partial(_do_all, mine, work))
         yield these
+
+
+def _do_all(tasks: Sequence[_Task], work: Callable[[_Task], None]) -> None:
+    for task in tasks:
+        work(task)
