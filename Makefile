@@ -12,7 +12,7 @@ demo: .venv/.installed
 	$(BIN)/python pipelines/demo/run.py
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-processors: .venv/.installed-test
 	$(BIN)/python tests/processors.py $(SETTINGS)
