@@ -87,7 +87,7 @@ def exact_log_joints(
         The block's slice of the N frames; the block's frames, float64 [n, D]; its log joints,
         float64 [n, K], in a buffer that the next block overwrites.
     """
-    center = means.double().mean(0)
+    center = _center_of(means.double())
     matrix, bias = affine_map(means.double(), log_vars.double(), log_weights.double(), center)
     num_frames = frames.numel() // means.shape[1]
     size = min(block_frames(frames.device), max(1, num_frames))
@@ -98,6 +98,17 @@ def exact_log_joints(
         out = joints[: len(block)]
         torch.addmm(bias, expand(block, center, expanded), matrix.t(), out=out)
         yield slice(start, start + len(block)), block, out
+
+
+def _center_of(means: Tensor) -> Tensor:
+    """What frames are centred by, [D]: the mean of the means [K, D].
+
+    Where some means have run away so far that theirs is nowhere near a frame, which would cost all
+    digits, it is the one of the smallest magnitude.
+    """
+    mean = means.mean(0)
+    smallest = means.gather(0, means.abs().argmin(0, keepdim=True))[0]
+    return torch.where((mean - smallest).abs() > 1e6 * (1 + smallest.abs()), smallest, mean)
 
 
 def temper(joints: Tensor, temperature: float) -> Tensor:

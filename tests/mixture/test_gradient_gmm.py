@@ -390,3 +390,17 @@ def test_a_pickle_is_refused_and_not_run(write, tmp_path) -> None:
     with pytest.raises(CheckpointError, match=str(path)):
         GradientGMM.load(path)
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize("gone", [[3], [0, 1, 2, 3, 5, 6, 7]])
+def test_means_that_ran_away_cost_the_others_no_digits(gone: list[int]) -> None:
+    """As a learning rate far too high leaves them: their squares alone would swallow the frames."""
+    means = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    means[gone] = 1e22
+    means[gone[0]] = 1e24
+    log_weights = torch.full((8,), -math.log(8))
+    model = GradientGMM(means, torch.full((8, 4), math.log(0.1)), log_weights)
+    frames = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    expected = model.to_sklearn().score_samples(frames.double().numpy())
+    assert np.allclose(model.score_samples(frames).numpy(), expected, rtol=0, atol=1e-3)
+    assert not np.isin(model.assign(frames).numpy(), gone).any()
