@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmmpipe.features import FeatureConfig
-    from gmmpipe.logmel import LogMel
+    from gmmpipe.features.log_mel import LogMel
+    from gmmpipe.features.spec import FeatureConfig
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
     from gmmpipe.store.label_store import LabelStore
@@ -18,11 +18,11 @@ __version__ = "0.1.0"
 __all__ = ["FeatureConfig", "FeatureStore", "GradientGMM", "LabelStore", "LogMel", "__version__"]
 
 _HOMES = {
-    "FeatureConfig": "gmmpipe.features",
+    "FeatureConfig": "gmmpipe.features.spec",
     "FeatureStore": "gmmpipe.store.feature_store",
     "GradientGMM": "gmmpipe.mixture.gradient_gmm",
     "LabelStore": "gmmpipe.store.label_store",
-    "LogMel": "gmmpipe.logmel",
+    "LogMel": "gmmpipe.features.log_mel",
 }
 
 

@@ -28,7 +28,7 @@ class AudioError(GmmpipeError):
     """One utterance gives no features.
 
     Args:
-        reason: a word of `gmmpipe.store.ledger.REJECT_REASONS`.
+        reason: a word of `gmmpipe.store.rejects.REJECT_REASONS`.
         detail: what was seen, free of absolute paths (it is stored, and stores are portable).
     """
 

@@ -63,11 +63,11 @@ def main(debug: bool, **options: Any) -> None:
     given = click.get_current_context().get_parameter_source("batch_size")
 
     def job() -> None:
-        from gmmpipe.distributed import open_world
-        from gmmpipe.features import FeatureConfig
+        from gmmpipe.features.spec import FeatureConfig
         from gmmpipe.featurize.options import FeaturizeOptions
         from gmmpipe.fit.options import FitOptions
         from gmmpipe.fit.trainer import fit
+        from gmmpipe.run.world import open_world
 
         del options["batch_size"]
         if given == ParameterSource.COMMANDLINE:
@@ -109,8 +109,8 @@ def is_finished(wanted: Any) -> bool:
         StoreError: it is there, but holds something else.
     """
     from gmmpipe.errors import StoreError
-    from gmmpipe.featurize.manifest import find_manifests
     from gmmpipe.featurize.plan import digest_manifests
+    from gmmpipe.sources.manifest import find_manifests
     from gmmpipe.store.schema import STORE_FILE, StoreInfo
 
     path = wanted.output_dir / STORE_FILE

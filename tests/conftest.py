@@ -148,8 +148,8 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 
 def save_plan(options: Any) -> Any:
     """Publish the plan of a featurize job, as its first seconds do, and return it."""
-    from gmmpipe.featurize.manifest import find_manifests
     from gmmpipe.featurize.plan import digest_manifests, make_plan
+    from gmmpipe.sources.manifest import find_manifests
 
     manifests = find_manifests(options.data_dir)
     wanted = options.plan_options(*digest_manifests(manifests))
@@ -194,9 +194,9 @@ def fit_here(store: object, output_dir: Path, world: Any = None, **changes: Any)
     """Do what `gmmpipe fit` does, within this process; options as for `fit_arguments`."""
     import torch
 
-    from gmmpipe.distributed import World
     from gmmpipe.fit.options import FitOptions
     from gmmpipe.fit.trainer import fit
+    from gmmpipe.run.world import World
 
     chosen = {"data_dir": str(store), "output_dir": output_dir, **SMALL_FIT, **changes}
     return fit(FitOptions(**chosen), world or World(0, 1, torch.device("cpu")))

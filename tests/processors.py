@@ -16,9 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
-    *("tests/mixture", "tests/fit", "tests/apply", "tests/jepa", "tests/distributed"),
-    *("tests/store", "tests/test_logmel.py", "tests/test_features.py"),
-    "tests/featurize/test_resample.py",
+    *("tests/mixture", "tests/fit", "tests/apply", "tests/jepa", "tests/run"),
+    *("tests/store", "tests/features"),
+    "tests/audio/test_resample.py",
 ]
 OLDEST = {
     "ATEN_CPU_CAPABILITY": "default",

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from gmmpipe.distributed import World, open_world
+from gmmpipe.run.world import World, open_world
 
 
 def free_port() -> int:

@@ -9,11 +9,11 @@ import torch
 
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.density import exact_log_joints
 from gmmpipe.mixture.evaluation import EvaluationSums, em_step
-from gmmpipe.progress import Progress
+from gmmpipe.run.progress import Progress
+from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.progress import Progress
+from gmmpipe.run.progress import Progress
+from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.finalize import (
     finalize_labels,

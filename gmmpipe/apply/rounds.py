@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
-from gmmpipe.distributed import World
+from gmmpipe.run.world import World
 
 _Task = TypeVar("_Task")
 

@@ -14,8 +14,8 @@ import click
 import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError, Stopped
-from gmmpipe.roll_call import is_busy_in_background
-from gmmpipe.signals import exit_status, raise_stopped, stop_signals
+from gmmpipe.run.roll_call import is_busy_in_background
+from gmmpipe.run.signals import exit_status, raise_stopped, stop_signals
 
 log = logging.getLogger("gmmpipe")
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -30,7 +30,7 @@ def command(store: str, gmm_path: Path, max_frames: int | None, as_json: bool, d
         from dataclasses import asdict
 
         from gmmpipe.apply.evaluate import evaluate
-        from gmmpipe.distributed import open_world
+        from gmmpipe.run.world import open_world
 
         with open_world("auto") as world:
             values = asdict(evaluate(store, gmm_path, max_frames, world))

@@ -140,7 +140,7 @@ def command(debug: bool, dry_run: bool, **options: Any) -> None:
     """Make a feature store from manifests of audio. Running it again resumes."""
 
     def job() -> None:
-        from gmmpipe.features import FeatureConfig
+        from gmmpipe.features.spec import FeatureConfig
         from gmmpipe.featurize.options import FeaturizeOptions
 
         names = ("sample_rate", "n_fft", "hop_length", "n_mels")

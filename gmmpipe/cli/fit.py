@@ -137,9 +137,9 @@ def command(debug: bool, **options: Any) -> None:
     """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""
 
     def job() -> None:
-        from gmmpipe.distributed import open_world
         from gmmpipe.fit.options import FitOptions
         from gmmpipe.fit.trainer import fit
+        from gmmpipe.run.world import open_world
 
         with open_world(options["device"], exchange_timeout=options["exchange_timeout"]) as world:
             fit(FitOptions(**options), world)

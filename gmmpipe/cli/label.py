@@ -44,7 +44,7 @@ def command(debug: bool, **options: Any) -> None:
 
     def job() -> None:
         from gmmpipe.apply.label import LabelOptions, label
-        from gmmpipe.distributed import open_world
+        from gmmpipe.run.world import open_world
 
         wanted = LabelOptions(**options)
         with open_world("auto") as world:

@@ -25,7 +25,7 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
     def job() -> None:
         from gmmpipe.claim import claim_folder
         from gmmpipe.errors import StoreError
-        from gmmpipe.progress import Progress
+        from gmmpipe.run.progress import Progress
         from gmmpipe.store.feature_store import FeatureStore
         from gmmpipe.store.finalize import reopen
         from gmmpipe.store.label_store import LabelStore

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from gmmpipe.errors import GmmpipeError
 from gmmpipe.featurize.plan import ShardTask
-from gmmpipe.store.ledger import Tally
+from gmmpipe.store.rejects import Tally
 
 if TYPE_CHECKING:
     from distributed import Client

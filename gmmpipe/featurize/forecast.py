@@ -4,19 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gmmpipe.audio.sound_file import header_seconds
 from gmmpipe.errors import AudioError
 from gmmpipe.featurize.line_table import OpenManifests
-from gmmpipe.featurize.manifest import (
+from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurize.plan import digest_manifests, make_plan
+from gmmpipe.randomness import permutation
+from gmmpipe.sources.manifest import (
     ManifestLine,
     Utterance,
     audio_path,
     find_manifests,
     parse_line,
 )
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import digest_manifests, make_plan
-from gmmpipe.featurize.sound_file import header_seconds
-from gmmpipe.randomness import permutation
 
 PROBED_HEADERS = 500
 _SAMPLE_OVERHEAD_BYTES = 2 * 512 + 1024 + 256

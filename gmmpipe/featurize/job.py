@@ -10,7 +10,6 @@ from pathlib import Path
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
 from gmmpipe.errors import ClaimError, GmmpipeError, StoreError
 from gmmpipe.featurize.executors import run_dask, run_local
-from gmmpipe.featurize.manifest import Manifest
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
 from gmmpipe.featurize.resume import (
@@ -25,7 +24,8 @@ from gmmpipe.featurize.resume import (
     shards_with_rejects,
 )
 from gmmpipe.featurize.summary import report
-from gmmpipe.progress import Progress
+from gmmpipe.run.progress import Progress
+from gmmpipe.sources.manifest import Manifest
 from gmmpipe.store.finalize import (
     finalize,
     missing_shards,
@@ -34,7 +34,7 @@ from gmmpipe.store.finalize import (
     reopen,
     tidy,
 )
-from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.replace import (
     NEXT_FOLDER,
     begin,

@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmpipe.audio.sound_file import header_seconds
 from gmmpipe.errors import AudioError, ManifestError
-from gmmpipe.featurize.manifest import (
+from gmmpipe.sources.manifest import (
     Manifest,
     ManifestLine,
     audio_path,
@@ -24,7 +25,6 @@ from gmmpipe.featurize.manifest import (
     parse_window_key,
     read_lines,
 )
-from gmmpipe.featurize.sound_file import header_seconds
 from gmmpipe.store.schema import PlanOptions
 
 _MOST_OPEN_FILES = 16  # a corpus may have a manifest a speaker

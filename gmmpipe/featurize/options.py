@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmmpipe.errors import ManifestError, OptionError
-from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.line_fields import LONGEST_SECONDS
+from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
 
 

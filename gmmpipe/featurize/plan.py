@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.featurize.line_table import COLUMN_DTYPES, LineTable, scan
-from gmmpipe.featurize.manifest import Manifest, ManifestLine, clean_line, read_lines
 from gmmpipe.files import atomic_file, canonical_json, open_regular
 from gmmpipe.randomness import is_permutation, permutation
+from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line, read_lines
 from gmmpipe.store.documents import pick
 from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
 

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.manifest import Manifest, find_manifests
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, make_plan
+from gmmpipe.sources.manifest import Manifest, find_manifests
 from gmmpipe.store.finalize import finish_reopening, remove_shards
 from gmmpipe.store.replace import SWAP_FILE
 from gmmpipe.store.schema import (

@@ -14,23 +14,23 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from gmmpipe.audio.flac import encode_flac
+from gmmpipe.audio.sound_file import header_seconds
+from gmmpipe.audio.waveform import Waveform, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.features import FeatureConfig
-from gmmpipe.featurize.audio import Waveform, load_waveform
+from gmmpipe.features.log_mel import LogMel
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.featurize.line_table import OpenManifests
-from gmmpipe.featurize.manifest import (
+from gmmpipe.featurize.plan import LineTask, ShardTask
+from gmmpipe.sources.manifest import (
     Utterance,
     audio_path,
     named_path,
     parse_line,
     window_key,
 )
-from gmmpipe.featurize.plan import LineTask, ShardTask
-from gmmpipe.featurize.sound_file import header_seconds
-from gmmpipe.featurize.stored_audio import encode_flac
-from gmmpipe.logmel import LogMel
 from gmmpipe.store.feature_store import TORCH_DTYPES
-from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow, Sidecar, shard_stem
 from gmmpipe.store.shard_files import open_writer
 

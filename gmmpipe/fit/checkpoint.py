@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.fit.resume_state import check_state
 from gmmpipe.fit.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM

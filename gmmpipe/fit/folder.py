@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.claim import Claim
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
 from gmmpipe.fit.checkpoint import (
@@ -22,7 +21,7 @@ from gmmpipe.fit.checkpoint import (
 from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.update_metrics import METRICS_FILE, holds_metrics, write_metrics
-from gmmpipe.run_folder import (
+from gmmpipe.run.run_folder import (
     Stamp,
     claim_run,
     name_next,
@@ -32,6 +31,7 @@ from gmmpipe.run_folder import (
     stamps_of,
     waiting_in,
 )
+from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)

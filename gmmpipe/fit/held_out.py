@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmmpipe.distributed import World
 from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.mixture.density import add_nll
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 
 EVAL_FRAMES = 200_000

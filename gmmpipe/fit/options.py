@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from gmmpipe.distributed import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fit.schedule import Schedule
 from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.seeding import INITS
+from gmmpipe.run.world import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 from gmmpipe.store.feature_store import FeatureStore
 
 MIN_VAR_FLOOR = 1e-12

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
-from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.fit.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel, add_nll
-from gmmpipe.repeated_sum import RepeatedSum
+from gmmpipe.run.repeated_sum import RepeatedSum
+from gmmpipe.run.world import World
 
 _STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.stream import UpdateStream
 from gmmpipe.fit.update_metrics import EVAL_COLUMN, read_row
+from gmmpipe.fit.update_reader import UpdateStream
+from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
 

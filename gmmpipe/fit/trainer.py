@@ -10,21 +10,21 @@ from types import FrameType
 
 import torch
 
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, NoAnswerError, RankGoneError, Stopped
 from gmmpipe.fit.checkpoint import MODEL_FILE, FitState
 from gmmpipe.fit.event_files import EventFiles
 from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.held_out import HeldOut
+from gmmpipe.fit.initial_state import seed_state
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Update, crosses_multiple
-from gmmpipe.fit.start import seed_state
 from gmmpipe.fit.step import Stepper
-from gmmpipe.fit.stream import HeldFrames, UpdateStream
 from gmmpipe.fit.summary import FitSummary, Times, count_frames, summarise
 from gmmpipe.fit.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
-from gmmpipe.progress import Progress
-from gmmpipe.signals import is_orphaned, stop_signals
+from gmmpipe.fit.update_reader import HeldFrames, UpdateStream
+from gmmpipe.run.progress import Progress
+from gmmpipe.run.signals import is_orphaned, stop_signals
+from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from gmmpipe.distributed import World
 from gmmpipe.files import read_regular, write_atomic
 from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.fit.update_reader import HeldFrames
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.run.world import World
 
 METRICS_FILE = "metrics.tsv"
 METRIC_COLUMNS = (

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.files import listed_paths
 from gmmpipe.store import shard_files
 from gmmpipe.store.documents import read_document_bytes
-from gmmpipe.store.rows import check_extent, read_rows
+from gmmpipe.store.read_ranges import check_extent, read_rows
 from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, check_sidecar, kind_of
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -85,7 +85,7 @@ class Shard:
     def read_rows(
         self, start: int, stop: int, out: Tensor, order: NDArray[np.int64] | None = None
     ) -> None:
-        """Copy frames [start, stop) of the shard into `out`; see `gmmpipe.store.rows.read_rows`.
+        """Copy frames [start, stop) of the shard into `out`, as `read_ranges.read_rows` does.
 
         With `order`, int64 [utterances], the frames are numbered through the utterances in that
         order instead of the stored one.

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.files import atomic_file, remove
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
-from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
     PLAN_FILE,

@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.store.rows import crc32c
+from gmmpipe.store.read_ranges import crc32c
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.tar_writer import TarWriter
 

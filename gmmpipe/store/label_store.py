@@ -18,7 +18,7 @@ from gmmpipe.store.label_schema import (
     LabelPlan,
     LabelSidecar,
 )
-from gmmpipe.store.rows import at_most, check_extent, read_rows
+from gmmpipe.store.read_ranges import at_most, check_extent, read_rows
 from gmmpipe.store.schema import STORE_FILE, ShardRow, check_sidecar, kind_of
 
 _ONE = 0x3C00

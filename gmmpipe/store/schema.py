@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.store.documents import (
     FORMAT_VERSION,
     MAX_INT,
@@ -24,7 +24,7 @@ from gmmpipe.store.documents import (
     read_document_bytes,
     write_document,
 )
-from gmmpipe.store.ledger import Reject, Tally
+from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.shard_index import ShardIndex
 
 STORE_FILE = "store.json"

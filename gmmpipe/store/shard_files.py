@@ -10,7 +10,7 @@ from typing import Any
 from gmmpipe.errors import StoreError
 from gmmpipe.files import atomic_file, atomic_folder, open_regular
 from gmmpipe.store import tar_shard, zarr_shard
-from gmmpipe.store.rows import crc32c
+from gmmpipe.store.read_ranges import crc32c
 from gmmpipe.store.schema import SHARD_SUFFIXES
 from gmmpipe.store.shard_index import ShardIndex
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from gmmpipe.errors import StoreError
 from gmmpipe.store import shard_files
 from gmmpipe.store.feature_store import Shard
-from gmmpipe.store.rows import read_rows
+from gmmpipe.store.read_ranges import read_rows
 
 _MD5_OF_SAMPLES = slice(26, 42)
 """Where a FLAC file keeps the MD5 of its samples: the end of STREAMINFO (RFC 9639, 8.2)."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import open_regular
-from gmmpipe.store.rows import MAX_SAMPLE_BYTES
+from gmmpipe.store.read_ranges import MAX_SAMPLE_BYTES
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_NPY_HEAD = 4096

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
-from gmmpipe.store.rows import crc32c
+from gmmpipe.store.read_ranges import crc32c
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.tar_reader import StoredArray, TarReader
 from gmmpipe.store.tar_writer import TarWriter

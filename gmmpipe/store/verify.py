@@ -20,7 +20,7 @@ from gmmpipe.store.label_schema import (
     LabelSidecar,
 )
 from gmmpipe.store.label_store import LabelReader, LabelShard, LabelStore
-from gmmpipe.store.ledger import Reject
+from gmmpipe.store.rejects import Reject
 from gmmpipe.store.schema import REJECTS_FILE, STORE_FILE, ShardRow, StoreInfo
 from gmmpipe.store.tar_reader import StoredArray, TarReader
 

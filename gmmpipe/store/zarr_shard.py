@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json, read_regular
-from gmmpipe.store.rows import crc32c, read_bytes
+from gmmpipe.store.read_ranges import crc32c, read_bytes
 from gmmpipe.store.shard_index import ShardIndex
 
 CHUNK_FRAMES = 8192

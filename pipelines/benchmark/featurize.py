@@ -27,11 +27,11 @@ import torch
 import torchaudio
 import webdataset as wds
 
-from gmmpipe.featurize.manifest import find_manifests
+from gmmpipe.audio.resample import resample
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import digest_manifests, make_plan
-from gmmpipe.featurize.resample import resample
 from gmmpipe.featurize.worker import make_shard
+from gmmpipe.sources.manifest import find_manifests
 
 MAX_SECONDS = 15.0
 

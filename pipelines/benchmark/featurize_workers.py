@@ -29,9 +29,9 @@ import numpy as np
 import soundfile
 
 from gmmpipe.featurize.executors import run_local
-from gmmpipe.featurize.manifest import find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import ShardTask, digest_manifests, make_plan
+from gmmpipe.sources.manifest import find_manifests
 
 COPIES = 8
 UTTERANCES_PER_SHARD = 64

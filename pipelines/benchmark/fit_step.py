@@ -21,15 +21,15 @@ from common import median_seconds
 from torch import Tensor
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.schedule import Schedule
 from gmmpipe.fit.step import Stepper
-from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.fit.update_reader import HeldFrames
 from gmmpipe.mixture.density import block_frames, exact_log_joints
 from gmmpipe.mixture.likely_pairs import margin
 from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.run.world import World
 
 STORED_FRAMES = 200_000
 DIFFERENCE_FRAMES = 256

@@ -15,7 +15,7 @@ import argparse
 import torch
 
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
-from gmmpipe.logmel import LogMel
+from gmmpipe.features.log_mel import LogMel
 from gmmpipe.store.shard_reader import ShardReader
 
 

@@ -22,11 +22,11 @@ import torch
 from common import make_store, median_seconds, multiply_store
 
 from gmmpipe import FeatureStore
-from gmmpipe.fit.stream import read_pipeline
+from gmmpipe.fit.update_reader import read_pipeline
 from gmmpipe.store.feature_store import _read_sidecar
 from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.frame_order import FrameOrder
-from gmmpipe.store.ledger import Tally
+from gmmpipe.store.rejects import Tally
 from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, shard_stem
 from gmmpipe.store.shard_files import open_writer
 

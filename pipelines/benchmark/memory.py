@@ -18,7 +18,7 @@ from common import make_store, multiply_store
 
 from gmmpipe import FeatureStore
 
-IMPORTS = "import gmmpipe.cli.fit, gmmpipe.distributed, gmmpipe.fit.trainer"
+IMPORTS = "import gmmpipe.cli.fit, gmmpipe.run.world, gmmpipe.fit.trainer"
 
 
 def main() -> None:

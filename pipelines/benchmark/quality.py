@@ -36,9 +36,9 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.featurize.manifest import clean_line, find_manifests, read_lines
 from gmmpipe.mixture.metrics import UsageSums
 from gmmpipe.randomness import permutation
+from gmmpipe.sources.manifest import clean_line, find_manifests, read_lines
 
 VAR_FLOOR = 0.1
 ITERATIONS = 50

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.claim import Claim
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
 from gmmpipe.fit.checkpoint import check_identity
 from gmmpipe.mixture.model_file import write_model
-from gmmpipe.run_folder import claim_run, name_next, next_path, refuse_folders, replace_run
+from gmmpipe.run.run_folder import claim_run, name_next, next_path, refuse_folders, replace_run
+from gmmpipe.run.world import World
 from pipelines.jepa.checkpoint import TrainState, read_run
 from pipelines.jepa.options import JEPAOptions
 

@@ -74,7 +74,7 @@ def main(debug: bool, exchange_timeout: float, **options: Any) -> None:
         options["resume"] = None
 
     def job() -> None:
-        from gmmpipe.distributed import open_world
+        from gmmpipe.run.world import open_world
         from pipelines.jepa.options import JEPAOptions
         from pipelines.jepa.trainer import Trainer
 

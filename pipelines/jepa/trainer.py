@@ -15,13 +15,13 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from torch.utils.data import DataLoader
 
 from gmmpipe import FeatureStore
-from gmmpipe.distributed import World
 from gmmpipe.errors import GmmpipeError, NoAnswerError, RankError, Stopped
 from gmmpipe.jepa import JEPABatch, JEPABatches
 from gmmpipe.jepa.batch import SHARED_MEMORY
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.progress import Progress
-from gmmpipe.signals import STOP_SIGNALS, is_orphaned, stop_signals
+from gmmpipe.run.progress import Progress
+from gmmpipe.run.signals import STOP_SIGNALS, is_orphaned, stop_signals
+from gmmpipe.run.world import World
 from pipelines.jepa.checkpoint import TrainState
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.folder import RunFolder

@@ -236,7 +236,7 @@ def planted(value: float) -> Case:
     """A store that holds a value which is not finite, with the right checksums throughout."""
 
     def make(stage: Stage, scratch: Path) -> tuple[Path, Job]:
-        from gmmpipe.store.rows import crc32c
+        from gmmpipe.store.read_ranges import crc32c
 
         folder = _store(stage, scratch)
         path = folder / "shard-000000.tar"

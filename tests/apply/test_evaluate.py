@@ -26,9 +26,9 @@ from conftest import (
 )
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.apply.evaluate import NO_FLOOR, evaluate
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.run.world import World
 
 KEYS = [
     *("frames", "nll", "nll_stderr", "alive", "usage_perplexity"),

@@ -29,9 +29,9 @@ from conftest import (
 )
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.run.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -19,7 +19,7 @@ from conftest import (
     one_thread,
     run_gmmpipe,
 )
-from gmmpipe.features import FeatureConfig
+from gmmpipe.features.spec import FeatureConfig
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 
 from conftest import run_gmmpipe
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
+from gmmpipe.run.world import World
 
 
 def test_a_store_as_json(store: Path) -> None:

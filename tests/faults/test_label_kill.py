@@ -12,7 +12,7 @@ import torch
 from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, run_gmmpipe
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
+from gmmpipe.run.world import World
 
 
 @pytest.fixture(scope="module")

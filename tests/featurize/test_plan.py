@@ -20,10 +20,10 @@ from conftest import CORPUS, file_bytes, make_store, read_speech, save_plan
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import ManifestError, StoreError
 from gmmpipe.featurize.job import featurize
-from gmmpipe.featurize.manifest import find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import Plan, digest_manifests
 from gmmpipe.featurize.worker import make_shard
+from gmmpipe.sources.manifest import find_manifests
 
 WriteManifest = Callable[..., Path]
 

@@ -14,7 +14,7 @@ import soundfile
 
 from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
-from gmmpipe.store.ledger import REJECT_REASONS
+from gmmpipe.store.rejects import REJECT_REASONS
 
 Line = dict[str, Any] | str
 WriteManifest = Callable[..., Path]

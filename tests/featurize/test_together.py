@@ -16,11 +16,11 @@ from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, read_spee
 from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurize.job import _Job, featurize
-from gmmpipe.featurize.manifest import find_manifests
 from gmmpipe.featurize.options import FeaturizeOptions
 from gmmpipe.featurize.plan import digest_manifests
 from gmmpipe.featurize.worker import make_shard
 from gmmpipe.files import canonical_json
+from gmmpipe.sources.manifest import find_manifests
 
 
 def start(folder: Path, kind: str, *more: object) -> subprocess.Popen[str]:

@@ -24,12 +24,12 @@ from conftest import (
     one_thread,
 )
 from gmmpipe import FeatureStore
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError, RankGoneError, Stopped
 from gmmpipe.fit.folder import FitFolder
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Schedule, Update
 from gmmpipe.fit.trainer import Trainer
+from gmmpipe.run.world import World
 
 
 @pytest.fixture(scope="module")

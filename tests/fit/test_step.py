@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from gmmpipe.fit.schedule import Schedule
-from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.fit.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.seeding import seed_mixture

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gmmpipe import FeatureStore
-from gmmpipe.distributed import World
 from gmmpipe.errors import StoreError
 from gmmpipe.fit.schedule import Schedule
-from gmmpipe.fit.stream import HeldFrames, UpdateStream
+from gmmpipe.fit.update_reader import HeldFrames, UpdateStream
+from gmmpipe.run.world import World
 from gmmpipe.store.frame_order import FrameOrder
 
 SEED = 11

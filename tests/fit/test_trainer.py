@@ -14,13 +14,13 @@ import torch
 
 from conftest import SMALL_FIT, assert_same_fit, file_bytes, fit_here, same_bits
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, StoreError
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.stream import UpdateStream
+from gmmpipe.fit.update_reader import UpdateStream
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.run.world import World
 
 COLUMNS = [
     *("frames", "update", "avg_loss", "alive", "balance_cv", "weight_entropy", "nll"),

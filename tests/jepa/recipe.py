@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import ROOT, same_bits
-from gmmpipe.distributed import World
+from gmmpipe.run.world import World
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.trainer import Trainer
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from gmmpipe.distributed import World, open_world
 from gmmpipe.jepa import JEPABatch, JEPABatches
+from gmmpipe.run.world import World, open_world
 
 SIZES = {"batch_size": 6, "window": 24, "seed": 3, "top_k": 4}
 

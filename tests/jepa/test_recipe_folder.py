@@ -18,8 +18,8 @@ from recipe import (
 )
 
 from conftest import file_bytes
-from gmmpipe.distributed import World
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
+from gmmpipe.run.world import World
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.trainer import Trainer
 

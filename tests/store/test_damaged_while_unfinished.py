@@ -10,9 +10,9 @@ from sealing import EARLIER, MANIFEST, TINY, make_tiny
 
 from conftest import CORPUS, file_bytes, run_gmmpipe, save_plan
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
 from gmmpipe.featurize.job import featurize
 from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.run.world import World
 
 
 def flip_in(path: Path, text: bytes) -> None:

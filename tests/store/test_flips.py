@@ -16,9 +16,9 @@ from sealing import EARLIER, make_tiny, shard_path
 
 from gmmpipe import FeatureStore, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
+from gmmpipe.run.world import World
 from gmmpipe.store import feature_store, label_store
 from gmmpipe.store.label_schema import find_label_plan
 from gmmpipe.store.schema import LABEL_PLAN_FILE, REOPENED_FILE, StoreInfo

@@ -20,9 +20,9 @@ from sealing import EARLIER, edit_sidecar, make_tiny, seal, shard_path
 from conftest import edit_document, run_gmmpipe
 from gmmpipe import FeatureStore, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
+from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document
 from gmmpipe.store.feature_store import forget_sidecars
 from gmmpipe.store.label_store import forget_sidecars as forget_label_sidecars

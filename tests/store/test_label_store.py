@@ -11,8 +11,8 @@ import torch
 from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
 from gmmpipe.errors import StoreError
+from gmmpipe.run.world import World
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import torchaudio
 import webdataset
 
 from conftest import CORPUS, file_bytes, make_store
-from gmmpipe.featurize.resample import resample
+from gmmpipe.audio.resample import resample
 from gmmpipe.store.tar_writer import _tar_header
 
 

@@ -13,10 +13,10 @@ from conftest import fit_here
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.distributed import World
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.store.rows import all_finite
+from gmmpipe.run.world import World
+from gmmpipe.store.read_ranges import all_finite
 from gmmpipe.store.verify import verify
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 import soundfile
 
-from gmmpipe.featurize.audio import Waveform
+from gmmpipe.audio.waveform import Waveform
 
 
 def encode_flac(waveform: Waveform, sample_rate: int) -> tuple[bytes, float]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from conftest import make_store, read_speech
 from gmmpipe import FeatureStore
+from gmmpipe.audio.sound_file import header_seconds
+from gmmpipe.audio.waveform import Waveform, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.audio import Waveform, load_waveform
-from gmmpipe.featurize.manifest import Utterance
-from gmmpipe.featurize.sound_file import header_seconds
+from gmmpipe.sources.manifest import Utterance
 from gmmpipe.store.schema import PlanOptions
 
 

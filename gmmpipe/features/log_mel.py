@@ -6,7 +6,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from gmmpipe.features import LOG_OFFSET, FeatureConfig
+from gmmpipe.features.spec import LOG_OFFSET, FeatureConfig
 
 BAND_FILTERS = 16
 

@@ -1,4 +1,4 @@
-"""Ranks: how they meet, and what they exchange. A step's exchange is in `gmmpipe.repeated_sum`."""
+"""Ranks: how they meet, and what they exchange; `repeated_sum` is the exchange of a step."""
 
 import itertools
 import json
@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gmmpipe.errors import NoAnswerError, OptionError, RankError, RankGoneError, Stopped
-from gmmpipe.roll_call import RollCall, in_background
-from gmmpipe.signals import is_orphaned, stop_signals
+from gmmpipe.run.roll_call import RollCall, in_background
+from gmmpipe.run.signals import is_orphaned, stop_signals
 
 _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.1

@@ -9,17 +9,17 @@ import soundfile
 import torch
 from torch import Tensor
 
-from gmmpipe.errors import AudioError
-from gmmpipe.featurize.manifest import Utterance
-from gmmpipe.featurize.resample import resample
-from gmmpipe.featurize.sound_file import (
+from gmmpipe.audio.resample import resample
+from gmmpipe.audio.sound_file import (
     BLOCK_SAMPLES,
     AudioFile,
     error_text,
     num_samples,
     open_audio,
 )
-from gmmpipe.featurize.stated_length import refuse_truncated
+from gmmpipe.audio.stated_length import refuse_truncated
+from gmmpipe.errors import AudioError
+from gmmpipe.sources.manifest import Utterance
 from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from conftest import read_speech
-from gmmpipe.featurize.audio import load_waveform
-from gmmpipe.featurize.manifest import Utterance
+from gmmpipe.audio.waveform import load_waveform
+from gmmpipe.sources.manifest import Utterance
 from gmmpipe.store.schema import PlanOptions
 
 CROP = PlanOptions("", 1, 1e6, 1024, shuffle=True, seed=0, dtype="float16")

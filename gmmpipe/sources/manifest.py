@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.errors import AudioError, ManifestError
-from gmmpipe.featurize.line_fields import (
+from gmmpipe.files import listed_paths
+from gmmpipe.sources.line_fields import (
     PATH_FIELDS,
     channel_of,
     id_of,
@@ -18,7 +19,6 @@ from gmmpipe.featurize.line_fields import (
     refuse_unsafe,
     segment_of,
 )
-from gmmpipe.files import listed_paths
 
 _BOM = b"\xef\xbb\xbf"
 _UNSAFE_KEY_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")

@@ -14,8 +14,8 @@ import soundfile
 from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError, ManifestError
-from gmmpipe.featurize.line_fields import ID_FIELDS, PATH_FIELDS
-from gmmpipe.featurize.manifest import (
+from gmmpipe.sources.line_fields import ID_FIELDS, PATH_FIELDS
+from gmmpipe.sources.manifest import (
     Manifest,
     ManifestLine,
     Utterance,

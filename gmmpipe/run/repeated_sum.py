@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gmmpipe.distributed import World
+from gmmpipe.run.world import World
 
 
 class RepeatedSum:

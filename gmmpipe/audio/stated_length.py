@@ -3,9 +3,9 @@
 import os
 import re
 
+from gmmpipe.audio.sound_file import AudioFile, OneWayFile
+from gmmpipe.audio.unclosed import STREAMED_LENGTHS
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.sound_file import AudioFile, OneWayFile
-from gmmpipe.featurize.unclosed import STREAMED_LENGTHS
 
 _CLAMPED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"})
 """Containers of which libsndfile takes the file's size for the header's, and only logs that."""

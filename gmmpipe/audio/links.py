@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gmmpipe.audio import mpeg, ogg
+from gmmpipe.audio.unclosed import STREAMED_LENGTHS, closed_header, data_span
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize import mpeg, ogg
-from gmmpipe.featurize.unclosed import STREAMED_LENGTHS, closed_header, data_span
 
 CHAINED_FORMATS = frozenset({"MP3", "OGG"})
 """Formats whose files may follow one another in one, libsndfile reading the first alone."""

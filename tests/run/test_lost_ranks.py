@@ -104,7 +104,7 @@ JOINING = """
 import sys, time
 from pathlib import Path
 from gmmpipe.cli.common import run_job
-from gmmpipe.distributed import open_world
+from gmmpipe.run.world import open_world
 
 def join():
     if int({rank}) == 1:
@@ -249,8 +249,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from gmmpipe.cli.common import run_job
-from gmmpipe.distributed import open_world
-from gmmpipe.signals import stop_signals
+from gmmpipe.run.world import open_world
+from gmmpipe.run.signals import stop_signals
 
 asked = []
 noting = stop_signals(lambda signum, frame: asked.append(signum))

@@ -14,8 +14,8 @@ from ranks import do_on_ranks
 
 from conftest import ROOT, fit_arguments, fit_here, one_thread, root_cause, run, torchrun
 from gmmpipe import FeatureStore
-from gmmpipe.distributed import World
-from gmmpipe.repeated_sum import RepeatedSum
+from gmmpipe.run.repeated_sum import RepeatedSum
+from gmmpipe.run.world import World
 
 # Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.
 SIZES = {
@@ -155,7 +155,7 @@ def process_of_rank(rank: int, parent: int) -> int:
 
 
 TWICE = """
-from gmmpipe.distributed import open_world
+from gmmpipe.run.world import open_world
 from gmmpipe.errors import StoreError
 
 for number in range(2):

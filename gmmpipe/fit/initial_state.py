@@ -5,15 +5,15 @@ import logging
 import torch
 from torch import Tensor
 
-from gmmpipe.distributed import World
 from gmmpipe.fit.checkpoint import FitState
 from gmmpipe.fit.options import FitOptions
 from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.stream import HeldFrames
+from gmmpipe.fit.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.optimizers import Adam, Optimizer, StepwiseEM
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.seeding import seed_mixture
+from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
 _MIN_SCALE = 1e-3

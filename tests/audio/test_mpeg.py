@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from conftest import read_speech
+from gmmpipe.audio.sound_file import header_seconds
+from gmmpipe.audio.waveform import load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.audio import load_waveform
-from gmmpipe.featurize.manifest import Utterance
-from gmmpipe.featurize.sound_file import header_seconds
+from gmmpipe.sources.manifest import Utterance
 from gmmpipe.store.schema import PlanOptions
 
 WHOLE = PlanOptions("", 1, 1e6, 1024, shuffle=True, seed=0, dtype="float16")

@@ -13,8 +13,8 @@ import torch
 from conftest import make_store, read_speech, run_gmmpipe
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.line_fields import channel_of
-from gmmpipe.store.ledger import Tally
+from gmmpipe.sources.line_fields import channel_of
+from gmmpipe.store.rejects import Tally
 from gmmpipe.store.schema import pick
 
 WriteManifest = Callable[..., Path]

@@ -11,9 +11,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from gmmpipe.audio.links import Link, find_links, may_need_links
+from gmmpipe.audio.spliced import SplicedFile
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.links import Link, find_links, may_need_links
-from gmmpipe.featurize.spliced import SplicedFile
 
 BLOCK_SAMPLES = 1 << 20
 _MP3_LEAD_SECONDS = 0.5

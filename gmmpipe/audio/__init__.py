@@ -1,0 +1,1 @@
+"""An audio file, or a segment of one, to a waveform."""

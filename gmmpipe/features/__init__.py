@@ -1,0 +1,1 @@
+"""What a frame is, and how it is computed."""

@@ -1,0 +1,1 @@
+"""What jobs of several processes share: ranks, signals, progress, a run's output folder."""
