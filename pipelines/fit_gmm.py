@@ -64,9 +64,9 @@ def main(debug: bool, **options: Any) -> None:
 
     def job() -> None:
         from gmmpipe.features.spec import FeatureConfig
-        from gmmpipe.featurize.options import FeaturizeOptions
-        from gmmpipe.fit.options import FitOptions
-        from gmmpipe.fit.trainer import fit
+        from gmmpipe.featurization.options import FeaturizeOptions
+        from gmmpipe.fitting.options import FitOptions
+        from gmmpipe.fitting.trainer import fit
         from gmmpipe.run.world import open_world
 
         del options["batch_size"]
@@ -90,7 +90,7 @@ def main(debug: bool, **options: Any) -> None:
 
 def make_features(wanted: Any, world: Any) -> None:
     """Make the store, each rank its slice of the shards; a finished store is used as it is."""
-    from gmmpipe.featurize.job import featurize
+    from gmmpipe.featurization.job import featurize
 
     if world.on_first_rank(lambda: is_finished(wanted)):
         return
@@ -109,7 +109,7 @@ def is_finished(wanted: Any) -> bool:
         StoreError: it is there, but holds something else.
     """
     from gmmpipe.errors import StoreError
-    from gmmpipe.featurize.plan import digest_manifests
+    from gmmpipe.featurization.plan import digest_manifests
     from gmmpipe.sources.manifest import find_manifests
     from gmmpipe.store.schema import STORE_FILE, StoreInfo
 

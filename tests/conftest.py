@@ -133,9 +133,9 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 
     Options are those of `FeaturizeOptions`; any fraction of rejects is allowed unless given.
     """
-    from gmmpipe.featurize.job import featurize
-    from gmmpipe.featurize.options import FeaturizeOptions
-    from gmmpipe.featurize.worker import make_shard
+    from gmmpipe.featurization.job import featurize
+    from gmmpipe.featurization.options import FeaturizeOptions
+    from gmmpipe.featurization.worker import make_shard
 
     options = {"max_reject_fraction": 1.0, **options}
     chosen = FeaturizeOptions(data_dir=str(data_dir), output_dir=output_dir, **options)
@@ -148,7 +148,7 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 
 def save_plan(options: Any) -> Any:
     """Publish the plan of a featurize job, as its first seconds do, and return it."""
-    from gmmpipe.featurize.plan import digest_manifests, make_plan
+    from gmmpipe.featurization.plan import digest_manifests, make_plan
     from gmmpipe.sources.manifest import find_manifests
 
     manifests = find_manifests(options.data_dir)
@@ -194,8 +194,8 @@ def fit_here(store: object, output_dir: Path, world: Any = None, **changes: Any)
     """Do what `gmmpipe fit` does, within this process; options as for `fit_arguments`."""
     import torch
 
-    from gmmpipe.fit.options import FitOptions
-    from gmmpipe.fit.trainer import fit
+    from gmmpipe.fitting.options import FitOptions
+    from gmmpipe.fitting.trainer import fit
     from gmmpipe.run.world import World
 
     chosen = {"data_dir": str(store), "output_dir": output_dir, **SMALL_FIT, **changes}

@@ -141,18 +141,18 @@ def command(debug: bool, dry_run: bool, **options: Any) -> None:
 
     def job() -> None:
         from gmmpipe.features.spec import FeatureConfig
-        from gmmpipe.featurize.options import FeaturizeOptions
+        from gmmpipe.featurization.options import FeaturizeOptions
 
         names = ("sample_rate", "n_fft", "hop_length", "n_mels")
         features = FeatureConfig(**{name: options.pop(name) for name in names})
         wanted = FeaturizeOptions(features=features, **options)
         if dry_run:
-            from gmmpipe.featurize.forecast import forecast
+            from gmmpipe.featurization.forecast import forecast
 
             for name, value in asdict(forecast(wanted)).items():
                 click.echo(f"{name}: {value}")
         else:
-            from gmmpipe.featurize.job import featurize
+            from gmmpipe.featurization.job import featurize
 
             featurize(wanted)
 

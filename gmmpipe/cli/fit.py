@@ -137,8 +137,8 @@ def command(debug: bool, **options: Any) -> None:
     """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""
 
     def job() -> None:
-        from gmmpipe.fit.options import FitOptions
-        from gmmpipe.fit.trainer import fit
+        from gmmpipe.fitting.options import FitOptions
+        from gmmpipe.fitting.trainer import fit
         from gmmpipe.run.world import open_world
 
         with open_world(options["device"], exchange_timeout=options["exchange_timeout"]) as world:

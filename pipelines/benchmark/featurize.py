@@ -28,9 +28,9 @@ import torchaudio
 import webdataset as wds
 
 from gmmpipe.audio.resample import resample
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import digest_manifests, make_plan
-from gmmpipe.featurize.worker import make_shard
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import digest_manifests, make_plan
+from gmmpipe.featurization.worker import make_shard
 from gmmpipe.sources.manifest import find_manifests
 
 MAX_SECONDS = 15.0

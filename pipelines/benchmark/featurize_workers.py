@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from gmmpipe.featurize.executors import run_local
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import ShardTask, digest_manifests, make_plan
+from gmmpipe.featurization.executors import run_local
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import ShardTask, digest_manifests, make_plan
 from gmmpipe.sources.manifest import find_manifests
 
 COPIES = 8
@@ -135,7 +135,7 @@ def make_all(tasks: list[ShardTask]) -> float:
     """Make shards in this process; its highest resident size, MB."""
     import torch
 
-    from gmmpipe.featurize.worker import make_shard
+    from gmmpipe.featurization.worker import make_shard
 
     torch.set_num_threads(1)
     for task in tasks:

@@ -21,10 +21,10 @@ from common import median_seconds
 from torch import Tensor
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.schedule import Schedule
-from gmmpipe.fit.step import Stepper
-from gmmpipe.fit.update_reader import HeldFrames
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.schedule import Schedule
+from gmmpipe.fitting.step import Stepper
+from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.density import block_frames, exact_log_joints
 from gmmpipe.mixture.likely_pairs import margin
 from gmmpipe.mixture.optimizers import Adam
@@ -107,7 +107,7 @@ def likely_pairs(frames: Tensor, parameters: Parameters) -> float:
 
 
 def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> Callable[[], object]:
-    """`gmmpipe.fit`'s own step; every 50th takes the exact loss too, as in a fit."""
+    """`gmmpipe.fitting`'s own step; every 50th takes the exact loss too, as in a fit."""
     schedule = Schedule(
         seed=0,
         update_frames=len(stored),

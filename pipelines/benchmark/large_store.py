@@ -22,7 +22,7 @@ import torch
 from common import make_store, median_seconds, multiply_store
 
 from gmmpipe import FeatureStore
-from gmmpipe.fit.update_reader import read_pipeline
+from gmmpipe.fitting.update_reader import read_pipeline
 from gmmpipe.store.feature_store import _read_sidecar
 from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.frame_order import FrameOrder

@@ -18,7 +18,7 @@ from common import make_store, multiply_store
 
 from gmmpipe import FeatureStore
 
-IMPORTS = "import gmmpipe.cli.fit, gmmpipe.run.world, gmmpipe.fit.trainer"
+IMPORTS = "import gmmpipe.cli.fit, gmmpipe.run.world, gmmpipe.fitting.trainer"
 
 
 def main() -> None:

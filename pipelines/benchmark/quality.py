@@ -73,7 +73,7 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 done[run], added = row, added + 1
                 print(json.dumps(row), file=sys.stderr)
-    imports = python("-c", "import gmmpipe.fit.trainer")
+    imports = python("-c", "import gmmpipe.fitting.trainer")
     print(f"{len(train)} frames to fit, {len(held_out)} held out; one thread each")
     print(f"the imports of gmmpipe fit, which its seconds include: {imports:.1f} CPU seconds")
     for num_components in options.num_components:

@@ -23,10 +23,10 @@ import torch
 from common import make_store, median_seconds
 from fit_step import SPREAD, VAR_FLOOR, make_up
 
-from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.schedule import Schedule
-from gmmpipe.fit.step import Stepper
-from gmmpipe.fit.update_reader import HeldFrames
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.schedule import Schedule
+from gmmpipe.fitting.step import Stepper
+from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.run.world import open_world

@@ -20,7 +20,7 @@ import webdataset as wds
 from common import make_store, median_seconds
 
 from gmmpipe import FeatureStore
-from gmmpipe.fit.update_reader import read_pipeline
+from gmmpipe.fitting.update_reader import read_pipeline
 from gmmpipe.store.frame_order import FrameOrder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gmmpipe.claim import Claim
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
-from gmmpipe.fit.checkpoint import check_identity
+from gmmpipe.fitting.checkpoint import check_identity
 from gmmpipe.mixture.model_file import write_model
 from gmmpipe.run.run_folder import claim_run, name_next, next_path, refuse_folders, replace_run
 from gmmpipe.run.world import World

@@ -168,7 +168,7 @@ def command(*arguments: object) -> Job:
 
     def job() -> None:
         from gmmpipe.cli import cli
-        from gmmpipe.featurize import job as featurize_job
+        from gmmpipe.featurization import job as featurize_job
 
         featurize_job.run_local = _run_here
         try:
@@ -240,7 +240,7 @@ def _live(files: Sequence[int], job: Job) -> NoReturn:
 
 
 def _run_here(tasks: Iterable[Any], num_workers: int) -> Iterator[Any]:
-    from gmmpipe.featurize.worker import make_shard
+    from gmmpipe.featurization.worker import make_shard
 
     return map(make_shard, tasks)
 

@@ -147,7 +147,7 @@ def import_all() -> None:
     import gmmpipe.apply.evaluate
     import gmmpipe.apply.label
     import gmmpipe.cli.common
-    import gmmpipe.featurize.job
-    import gmmpipe.featurize.worker
-    import gmmpipe.fit.trainer
+    import gmmpipe.featurization.job
+    import gmmpipe.featurization.worker
+    import gmmpipe.fitting.trainer
     import gmmpipe.jepa  # noqa: F401

@@ -10,8 +10,8 @@ import pytest
 
 from conftest import CORPUS, file_bytes, make_store, save_plan
 from gmmpipe.errors import GmmpipeError
-from gmmpipe.featurize.executors import run_local
-from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurization.executors import run_local
+from gmmpipe.featurization.options import FeaturizeOptions
 
 
 def test_workers_make_what_this_process_makes_and_leave_its_other_children_alone(

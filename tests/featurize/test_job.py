@@ -14,9 +14,9 @@ import soundfile
 from conftest import CORPUS, file_bytes, make_store, read_json_lines, read_speech, save_plan
 from gmmpipe import FeatureConfig
 from gmmpipe.errors import ManifestError, OptionError, StoreError
-from gmmpipe.featurize.job import featurize
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.worker import make_shard
+from gmmpipe.featurization.job import featurize
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.worker import make_shard
 
 WriteManifest = Callable[..., Path]
 

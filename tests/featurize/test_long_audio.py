@@ -19,9 +19,9 @@ from conftest import (
 )
 from gmmpipe import FeatureStore, LogMel
 from gmmpipe.errors import StoreError
-from gmmpipe.featurize.forecast import forecast
-from gmmpipe.featurize.job import featurize
-from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurization.forecast import forecast
+from gmmpipe.featurization.job import featurize
+from gmmpipe.featurization.options import FeaturizeOptions
 
 SECONDS = 2.0
 

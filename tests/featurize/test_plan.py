@@ -19,10 +19,10 @@ import soundfile
 from conftest import CORPUS, file_bytes, make_store, read_speech, save_plan
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import ManifestError, StoreError
-from gmmpipe.featurize.job import featurize
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import Plan, digest_manifests
-from gmmpipe.featurize.worker import make_shard
+from gmmpipe.featurization.job import featurize
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import Plan, digest_manifests
+from gmmpipe.featurization.worker import make_shard
 from gmmpipe.sources.manifest import find_manifests
 
 WriteManifest = Callable[..., Path]

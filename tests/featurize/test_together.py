@@ -15,10 +15,10 @@ import soundfile
 from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, read_speech, save_plan
 from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
-from gmmpipe.featurize.job import _Job, featurize
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import digest_manifests
-from gmmpipe.featurize.worker import make_shard
+from gmmpipe.featurization.job import _Job, featurize
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import digest_manifests
+from gmmpipe.featurization.worker import make_shard
 from gmmpipe.files import canonical_json
 from gmmpipe.sources.manifest import find_manifests
 

@@ -77,7 +77,7 @@ def test_a_fit_goes_on_beyond_what_narrow_numbers_hold(
 ) -> None:
     """From a checkpoint that says it is as far: float32 counts to 2^24, int32 to 2^31."""
     # It lacks the rows of metrics of all those updates, which no disk would hold.
-    monkeypatch.setattr("gmmpipe.fit.checkpoint.check_state", lambda content: None)
+    monkeypatch.setattr("gmmpipe.fitting.checkpoint.check_state", lambda content: None)
     sizes = {"optimizer": optimizer, "n_sgd_steps": 2}
     fit_here(store, tmp_path, **sizes, target_frames=4000)
     content = torch.load(tmp_path / "gmm.pt", weights_only=True)

@@ -12,7 +12,7 @@ from conftest import CORPUS, assert_same_fit, fit_here, make_store
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.fit.held_out import HeldOut
+from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.run.world import World
 
 ONE_RANK = World(0, 1, torch.device("cpu"))

@@ -25,10 +25,10 @@ from conftest import (
 )
 from gmmpipe import FeatureStore
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError, RankGoneError, Stopped
-from gmmpipe.fit.folder import FitFolder
-from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.trainer import Trainer
+from gmmpipe.fitting.folder import FitFolder
+from gmmpipe.fitting.options import FitOptions
+from gmmpipe.fitting.schedule import Schedule, Update
+from gmmpipe.fitting.trainer import Trainer
 from gmmpipe.run.world import World
 
 

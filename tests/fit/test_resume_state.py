@@ -8,7 +8,7 @@ import torch
 
 from conftest import assert_same_fit, fit_here
 from gmmpipe.errors import CheckpointError, GmmpipeError
-from gmmpipe.fit.checkpoint import read_checkpoint
+from gmmpipe.fitting.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope="module")

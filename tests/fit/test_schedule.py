@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gmmpipe.fit.schedule import (
+from gmmpipe.fitting.schedule import (
     LOSS_EVERY_STEPS,
     METRIC_FRAMES,
     SEEDING_FRAMES,

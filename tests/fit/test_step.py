@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmmpipe.fit.schedule import Schedule
-from gmmpipe.fit.update_reader import HeldFrames
+from gmmpipe.fitting.schedule import Schedule
+from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.seeding import seed_mixture

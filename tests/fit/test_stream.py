@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
-from gmmpipe.fit.schedule import Schedule
-from gmmpipe.fit.update_reader import HeldFrames, UpdateStream
+from gmmpipe.fitting.schedule import Schedule
+from gmmpipe.fitting.update_reader import HeldFrames, UpdateStream
 from gmmpipe.run.world import World
 from gmmpipe.store.frame_order import FrameOrder
 

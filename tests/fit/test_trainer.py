@@ -15,10 +15,10 @@ import torch
 from conftest import SMALL_FIT, assert_same_fit, file_bytes, fit_here, same_bits
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, StoreError
-from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.update_reader import UpdateStream
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.options import FitOptions
+from gmmpipe.fitting.schedule import Schedule, Update
+from gmmpipe.fitting.update_reader import UpdateStream
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
 from gmmpipe.run.world import World
 

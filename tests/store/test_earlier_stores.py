@@ -10,8 +10,8 @@ from sealing import EARLIER, MANIFEST, TINY, make_tiny
 from conftest import CORPUS, file_bytes
 from gmmpipe import FeatureConfig, FeatureStore, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.featurize.job import featurize
-from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurization.job import featurize
+from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
 from gmmpipe.store.verify import strangers, verify

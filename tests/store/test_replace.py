@@ -18,9 +18,9 @@ import torch
 from conftest import CORPUS, file_bytes, killed_after, make_store, save_plan
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import GmmpipeError, StoreError
-from gmmpipe.featurize.job import featurize
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.worker import make_shard
+from gmmpipe.featurization.job import featurize
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.worker import make_shard
 from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE, finish_swap

@@ -11,17 +11,17 @@ from types import FrameType
 import torch
 
 from gmmpipe.errors import CheckpointError, GmmpipeError, NoAnswerError, RankGoneError, Stopped
-from gmmpipe.fit.checkpoint import MODEL_FILE, FitState
-from gmmpipe.fit.event_files import EventFiles
-from gmmpipe.fit.folder import FitFolder
-from gmmpipe.fit.held_out import HeldOut
-from gmmpipe.fit.initial_state import seed_state
-from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.schedule import Update, crosses_multiple
-from gmmpipe.fit.step import Stepper
-from gmmpipe.fit.summary import FitSummary, Times, count_frames, summarise
-from gmmpipe.fit.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
-from gmmpipe.fit.update_reader import HeldFrames, UpdateStream
+from gmmpipe.fitting.checkpoint import MODEL_FILE, FitState
+from gmmpipe.fitting.event_files import EventFiles
+from gmmpipe.fitting.folder import FitFolder
+from gmmpipe.fitting.held_out import HeldOut
+from gmmpipe.fitting.initial_state import seed_state
+from gmmpipe.fitting.options import FitOptions
+from gmmpipe.fitting.schedule import Update, crosses_multiple
+from gmmpipe.fitting.step import Stepper
+from gmmpipe.fitting.summary import FitSummary, Times, count_frames, summarise
+from gmmpipe.fitting.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
+from gmmpipe.fitting.update_reader import HeldFrames, UpdateStream
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.signals import is_orphaned, stop_signals
 from gmmpipe.run.world import World

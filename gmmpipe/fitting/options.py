@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError
-from gmmpipe.fit.schedule import Schedule
+from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.seeding import INITS
 from gmmpipe.run.world import EXCHANGE_TIMEOUT, MEETING_TIMEOUT

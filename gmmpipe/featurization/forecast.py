@@ -6,9 +6,9 @@ import numpy as np
 
 from gmmpipe.audio.sound_file import header_seconds
 from gmmpipe.errors import AudioError
-from gmmpipe.featurize.line_table import OpenManifests
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import digest_manifests, make_plan
+from gmmpipe.featurization.line_table import OpenManifests
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import digest_manifests, make_plan
 from gmmpipe.randomness import permutation
 from gmmpipe.sources.manifest import (
     ManifestLine,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import Plan, make_plan
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import Plan, make_plan
 from gmmpipe.sources.manifest import Manifest, find_manifests
 from gmmpipe.store.finalize import finish_reopening, remove_shards
 from gmmpipe.store.replace import SWAP_FILE

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.update_metrics import EVAL_COLUMN, read_row
-from gmmpipe.fit.update_reader import UpdateStream
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.update_metrics import EVAL_COLUMN, read_row
+from gmmpipe.fitting.update_reader import UpdateStream
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 from gmmpipe.claim import Claim
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
-from gmmpipe.fit.checkpoint import (
+from gmmpipe.fitting.checkpoint import (
     MODEL_FILE,
     FitState,
     check_identity,
@@ -18,9 +18,9 @@ from gmmpipe.fit.checkpoint import (
     position,
     read_checkpoint,
 )
-from gmmpipe.fit.event_files import EVENT_FILES, EventFiles, load_writer
-from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.update_metrics import METRICS_FILE, holds_metrics, write_metrics
+from gmmpipe.fitting.event_files import EVENT_FILES, EventFiles, load_writer
+from gmmpipe.fitting.options import FitOptions
+from gmmpipe.fitting.update_metrics import METRICS_FILE, holds_metrics, write_metrics
 from gmmpipe.run.run_folder import (
     Stamp,
     claim_run,

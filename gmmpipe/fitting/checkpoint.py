@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.fit.resume_state import check_state
-from gmmpipe.fit.update_metrics import without_eval
+from gmmpipe.fitting.resume_state import check_state
+from gmmpipe.fitting.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import read_model, write_model
 from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer

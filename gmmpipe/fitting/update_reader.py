@@ -14,7 +14,7 @@ import webdataset as wds
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmmpipe.fit.schedule import Schedule, Update
+from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.frame_order import FrameOrder, FrameRange

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
 from gmmpipe.errors import ClaimError, GmmpipeError, StoreError
-from gmmpipe.featurize.executors import run_dask, run_local
-from gmmpipe.featurize.options import FeaturizeOptions
-from gmmpipe.featurize.plan import Plan, ShardTask, digest_manifests, make_plan
-from gmmpipe.featurize.resume import (
+from gmmpipe.featurization.executors import run_dask, run_local
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests, make_plan
+from gmmpipe.featurization.resume import (
     finished_rows,
     fruitless_shards,
     manifests_beside,
@@ -23,7 +23,7 @@ from gmmpipe.featurize.resume import (
     renew_plan,
     shards_with_rejects,
 )
-from gmmpipe.featurize.summary import report
+from gmmpipe.featurization.summary import report
 from gmmpipe.run.progress import Progress
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.store.finalize import (

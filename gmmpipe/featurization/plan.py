@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.featurize.line_table import COLUMN_DTYPES, LineTable, scan
+from gmmpipe.featurization.line_table import COLUMN_DTYPES, LineTable, scan
 from gmmpipe.files import atomic_file, canonical_json, open_regular
 from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line, read_lines

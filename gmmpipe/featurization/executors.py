@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from gmmpipe.errors import GmmpipeError
-from gmmpipe.featurize.plan import ShardTask
+from gmmpipe.featurization.plan import ShardTask
 from gmmpipe.store.rejects import Tally
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _make_shard(task: ShardTask) -> Tally:
     """Make one shard with one torch thread: on a busy machine, two are many times slower."""
     import torch
 
-    from gmmpipe.featurize.worker import make_shard
+    from gmmpipe.featurization.worker import make_shard
 
     torch.set_num_threads(1)
     return make_shard(task)

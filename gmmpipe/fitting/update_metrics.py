@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from gmmpipe.files import read_regular, write_atomic
-from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.update_reader import HeldFrames
+from gmmpipe.fitting.schedule import Schedule, Update
+from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World

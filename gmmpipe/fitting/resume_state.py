@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmmpipe.fit.update_metrics import METRIC_COLUMNS, read_row
+from gmmpipe.fitting.update_metrics import METRIC_COLUMNS, read_row
 
 _LARGEST_COUNT = 2**63
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from gmmpipe.featurize.options import FeaturizeOptions
+from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.store.schema import REJECTS_FILE, StoreInfo
 
 log = logging.getLogger(__name__)

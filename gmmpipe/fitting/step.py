@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
-from gmmpipe.fit.update_reader import HeldFrames
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
+from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel, add_nll
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World

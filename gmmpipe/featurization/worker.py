@@ -20,8 +20,8 @@ from gmmpipe.audio.waveform import Waveform, load_waveform
 from gmmpipe.errors import AudioError
 from gmmpipe.features.log_mel import LogMel
 from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.featurize.line_table import OpenManifests
-from gmmpipe.featurize.plan import LineTask, ShardTask
+from gmmpipe.featurization.line_table import OpenManifests
+from gmmpipe.featurization.plan import LineTask, ShardTask
 from gmmpipe.sources.manifest import (
     Utterance,
     audio_path,

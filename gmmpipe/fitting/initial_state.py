@@ -5,10 +5,10 @@ import logging
 import torch
 from torch import Tensor
 
-from gmmpipe.fit.checkpoint import FitState
-from gmmpipe.fit.options import FitOptions
-from gmmpipe.fit.schedule import Schedule, Update
-from gmmpipe.fit.update_reader import HeldFrames
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.options import FitOptions
+from gmmpipe.fitting.schedule import Schedule, Update
+from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.optimizers import Adam, Optimizer, StepwiseEM
 from gmmpipe.mixture.parameters import Parameters
@@ -75,6 +75,6 @@ def _hold_above(var_floor: float) -> float:
     """The bound to hold variances to, so that no rounding takes one below `var_floor`.
 
     What rounds is a float32 logarithm and its exponential; true of floors from
-    `gmmpipe.fit.options.MIN_VAR_FLOOR` to 1e13.
+    `gmmpipe.fitting.options.MIN_VAR_FLOOR` to 1e13.
     """
     return var_floor * (1 + 2**-19)
