@@ -21,7 +21,8 @@ from click.core import ParameterSource
 # Installed or not: a script's own folder is on the path, its checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gmmpipe.cli.common import CommaList, FrameCount, Strides, job_options, run_job
+from gmmpipe.cli.common import Notation, job_options, run_job
+from gmmpipe.option_kinds import FRAMES, PATHS, STRIDES
 
 log = logging.getLogger("gmmpipe")
 LONGEST_FEATURIZING = 30 * 86400.0
@@ -29,7 +30,7 @@ LONGEST_FEATURIZING = 30 * 86400.0
 
 
 @click.command(context_settings={"token_normalize_func": lambda token: token.replace("-", "_")})
-@click.option("--data_dir", type=CommaList(), required=True, help="Folders of, or, manifests.")
+@click.option("--data_dir", type=Notation(PATHS), required=True, help="Folders of, or, manifests.")
 @click.option("--output_dir", type=click.Path(path_type=Path), required=True)
 @click.option(
     "--feature_dir", type=click.Path(path_type=Path), help="[default: OUTPUT_DIR/features]"
@@ -37,16 +38,16 @@ LONGEST_FEATURIZING = 30 * 86400.0
 @click.option("--K", "K", type=click.IntRange(min=1), default=1024, show_default=True)
 @click.option("--n_mels", type=click.IntRange(min=1), default=80, show_default=True)
 @click.option("--sample_rate", type=click.IntRange(min=1), default=16000, show_default=True)
-@click.option("--strides", "hop_length", type=Strides(), default="8,8,5", show_default=True)
+@click.option("--strides", "hop_length", type=Notation(STRIDES), default="8,8,5", show_default=True)
 @click.option("--max_seconds", type=float, default=15.0, show_default=True)
 @click.option("--base_path", type=click.Path(path_type=Path))
-@click.option("--target_frames", type=FrameCount(), default="100M", show_default=True)
-@click.option("--batch_update_size", type=FrameCount(), default="5M", show_default=True)
-@click.option("--max_samples", type=FrameCount(), default="50M", show_default=True)
+@click.option("--target_frames", type=Notation(FRAMES), default="100M", show_default=True)
+@click.option("--batch_update_size", type=Notation(FRAMES), default="5M", show_default=True)
+@click.option("--max_samples", type=Notation(FRAMES), default="50M", show_default=True)
 @click.option("--n_sgd_steps", type=click.IntRange(min=1), default=2000, show_default=True)
 @click.option(
     "--sgd_batch_size",
-    type=FrameCount(),
+    type=Notation(FRAMES),
     default="16384",
     show_default=True,
     help="Over all ranks; the original script's was per rank.",
@@ -55,7 +56,7 @@ LONGEST_FEATURIZING = 30 * 86400.0
 @click.option(
     "--batch_size", type=int, default=64, show_default=True, help="Accepted; has no effect here."
 )
-@click.option("--save_every", type=FrameCount(), default="50M", show_default=True)
+@click.option("--save_every", type=Notation(FRAMES), default="50M", show_default=True)
 @click.option("--resume", help="A checkpoint, or 'auto'.")
 @job_options
 def main(debug: bool, **options: Any) -> None:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import click
 
-from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
+from gmmpipe.cli.common import Notation, job_options, run_job
+from gmmpipe.option_kinds import FRAMES, PATHS
 
 
 @click.command("evaluate")
-@click.argument("store", type=CommaList())
+@click.argument("store", type=Notation(PATHS))
 @click.option(
     "--gmm_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     help="The model file: gmm.pt or a checkpoint.",
 )
-@click.option("--max_frames", type=FrameCount(), help="Only the first so many.  [default: all]")
+@click.option("--max_frames", type=Notation(FRAMES), help="Only the first so many.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @job_options
 def command(store: str, gmm_path: Path, max_frames: int | None, as_json: bool, debug: bool) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
+from gmmpipe.cli.common import Notation, job_options, run_job
+from gmmpipe.option_kinds import PATHS, STRIDES
 
 
 @click.command("featurize")
 @click.option(
     "--data_dir",
-    type=CommaList(),
+    type=Notation(PATHS),
     required=True,
     help="Comma-separated folders (each *.jsonl in name order) and/or .jsonl manifests.",
 )
@@ -47,7 +48,7 @@ from gmmpipe.cli.common import CommaList, Strides, job_options, run_job
 @click.option(
     "--strides",
     "hop_length",
-    type=Strides(),
+    type=Notation(STRIDES),
     default="8,8,5",
     show_default=True,
     help="Encoder strides; their product is the hop in samples.",

@@ -17,7 +17,8 @@ import click
 # Installed or not: a script's own folder is on the path, its checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from gmmpipe.cli.common import CommaList, job_options, run_job
+from gmmpipe.cli.common import Notation, job_options, run_job
+from gmmpipe.option_kinds import PATHS
 
 COUNT = click.IntRange(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -29,7 +30,9 @@ def option(name: str, default: Any, kind: Any, text: str) -> Any:
 
 
 @click.command(context_settings={"token_normalize_func": lambda token: token.replace("-", "_")})
-@click.option("--data_dir", type=CommaList(), required=True, help="Feature stores, or, several.")
+@click.option(
+    "--data_dir", type=Notation(PATHS), required=True, help="Feature stores, or, several."
+)
 @click.option("--gmm_path", type=click.Path(path_type=Path), required=True, help="The mixture.")
 @click.option(
     "--output_dir",
