@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import listed_paths
 from gmmpipe.store import shard_files
 from gmmpipe.store.documents import read_document_bytes
@@ -123,7 +123,7 @@ class FeatureStore:
     """
 
     def __init__(
-        self, shards: Sequence[Shard], features: FeatureConfig, digests: Sequence[str]
+        self, shards: Sequence[Shard], features: FrameSpec, digests: Sequence[str]
     ) -> None:
         self.shards = list(shards)
         self.features = features
@@ -156,7 +156,7 @@ class FeatureStore:
                 folder / row.name,
                 row,
                 TORCH_DTYPES[info.plan.dtype],
-                info.features.n_mels,
+                info.features.dim,
                 has_audio=info.plan.store_audio == "flac",
             )
             for folder, info in zip(folders, infos, strict=True)
@@ -180,7 +180,7 @@ class FeatureStore:
     @property
     def dim(self) -> int:
         """Feature dimension D."""
-        return self.features.n_mels
+        return self.features.dim
 
     @property
     def dtype(self) -> torch.dtype:

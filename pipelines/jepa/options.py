@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gmmpipe.errors import CheckpointError, OptionError
+from gmmpipe.features.spec import ComputedSpec, FrameSpec
 from gmmpipe.store.feature_store import FeatureStore
 from pipelines.jepa.model import HOP_SAMPLES, Sizes
 
@@ -69,14 +70,11 @@ class JEPAOptions:
         """Sizes of the model.
 
         Raises:
-            OptionError: a waveform is to be the input, and the store's frames have another hop
-                than the convolutions.
+            OptionError: a waveform is to be the input, and the store's frames are not computed
+                from audio, or have another hop than the convolutions.
         """
-        hop = store.features.hop_length
-        if self.input == "wav" and hop != HOP_SAMPLES:
-            raise OptionError(
-                f"--input wav makes a frame every {HOP_SAMPLES} samples, but the store every {hop}"
-            )
+        if self.input == "wav":
+            _check_hop(store.features)
         names = ("input", "dim", "layers", "heads", "predictor_layers", "conv_dim")
         chosen = {name: getattr(self, name) for name in names}
         return Sizes(num_mels=store.dim, num_components=num_components, **chosen)
@@ -102,3 +100,13 @@ class JEPAOptions:
         for name in ("resume", "overwrite"):
             del values[name]
         return yaml.safe_dump(values, sort_keys=False)
+
+
+def _check_hop(features: FrameSpec) -> None:
+    if not isinstance(features, ComputedSpec):
+        raise OptionError(f"--input wav needs audio, and frames of kind {features.kind} have none")
+    if features.hop_length != HOP_SAMPLES:
+        raise OptionError(
+            f"--input wav makes a frame every {HOP_SAMPLES} samples, but the store every "
+            f"{features.hop_length}"
+        )
