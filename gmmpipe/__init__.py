@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gmmpipe.features.log_mel import LogMel
-    from gmmpipe.features.spec import FeatureConfig
+    from gmmpipe.features.log_mel_spec import FeatureConfig
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
     from gmmpipe.store.label_store import LabelStore
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["FeatureConfig", "FeatureStore", "GradientGMM", "LabelStore", "LogMel", "__version__"]
 
 _HOMES = {
-    "FeatureConfig": "gmmpipe.features.spec",
+    "FeatureConfig": "gmmpipe.features.log_mel_spec",
     "FeatureStore": "gmmpipe.store.feature_store",
     "GradientGMM": "gmmpipe.mixture.gradient_gmm",
     "LabelStore": "gmmpipe.store.label_store",

@@ -63,7 +63,7 @@ def main(debug: bool, **options: Any) -> None:
     given = click.get_current_context().get_parameter_source("batch_size")
 
     def job() -> None:
-        from gmmpipe.features.spec import FeatureConfig
+        from gmmpipe.features.log_mel_spec import LogMelSpec
         from gmmpipe.featurization.options import FeaturizeOptions
         from gmmpipe.fitting.options import FitOptions
         from gmmpipe.fitting.trainer import fit
@@ -79,7 +79,7 @@ def main(debug: bool, **options: Any) -> None:
             output_dir=store,
             base_path=options.pop("base_path"),
             max_seconds=options.pop("max_seconds"),
-            features=FeatureConfig(**{name: options.pop(name) for name in names}),
+            features=LogMelSpec(**{name: options.pop(name) for name in names}),
         )
         with open_world("auto", meeting_timeout=LONGEST_FEATURIZING) as world:
             make_features(wanted, world)

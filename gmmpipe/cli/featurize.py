@@ -140,11 +140,11 @@ def command(debug: bool, dry_run: bool, **options: Any) -> None:
     """Make a feature store from manifests of audio. Running it again resumes."""
 
     def job() -> None:
-        from gmmpipe.features.spec import FeatureConfig
+        from gmmpipe.features.log_mel_spec import LogMelSpec
         from gmmpipe.featurization.options import FeaturizeOptions
 
         names = ("sample_rate", "n_fft", "hop_length", "n_mels")
-        features = FeatureConfig(**{name: options.pop(name) for name in names})
+        features = LogMelSpec(**{name: options.pop(name) for name in names})
         wanted = FeaturizeOptions(features=features, **options)
         if dry_run:
             from gmmpipe.featurization.forecast import forecast

@@ -6,7 +6,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from gmmpipe.features.spec import LOG_OFFSET, FeatureConfig
+from gmmpipe.features.log_mel_spec import LOG_OFFSET, LogMelSpec
 
 BAND_FILTERS = 16
 
@@ -24,7 +24,7 @@ class LogMel(nn.Module):
 
     window: Tensor
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: LogMelSpec) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("window", torch.hann_window(config.n_fft, dtype=torch.float32))

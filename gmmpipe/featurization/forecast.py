@@ -73,8 +73,8 @@ def forecast(options: FeaturizeOptions) -> Forecast:
     files.close()
     total = stated + (seconds / len(probed) * len(unstated) if probed else 0.0)
     features = options.features
-    frames = int(total * features.sample_rate / features.hop_length)
-    frame_bytes = features.n_mels * np.dtype(options.dtype).itemsize
+    frames = int(total * features.frame_rate)
+    frame_bytes = features.dim * np.dtype(options.dtype).itemsize
     return Forecast(
         utterances=utterances,
         shards=plan.num_shards,

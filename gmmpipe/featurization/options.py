@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmmpipe.errors import ManifestError, OptionError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.log_mel_spec import LogMelSpec
+from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
 
@@ -16,7 +17,7 @@ class FeaturizeOptions:
     data_dir: str
     output_dir: Path
     base_path: Path | None = None
-    features: FeatureConfig = field(default_factory=FeatureConfig)
+    features: ComputedSpec = field(default_factory=LogMelSpec)
     max_seconds: float = 15.0
     long_audio: LongAudio = "crop"
     format: Format = "tar"

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.kinds import computed_from_json
+from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.featurization.line_table import COLUMN_DTYPES, LineTable, scan
 from gmmpipe.files import atomic_file, canonical_json, open_regular
 from gmmpipe.randomness import is_permutation, permutation
@@ -58,7 +59,7 @@ class ShardTask:
     lines: list[LineTask]
     output_dir: Path
     base_path: Path | None
-    features: FeatureConfig
+    features: ComputedSpec
     options: PlanOptions
 
 
@@ -75,7 +76,7 @@ class Plan:
     """
 
     manifests: Sequence[Manifest]
-    features: FeatureConfig
+    features: ComputedSpec
     options: PlanOptions
     table: LineTable
     order: NDArray[np.int64]
@@ -140,7 +141,7 @@ class Plan:
             return cls(manifests, features, options, table, order)
 
     @staticmethod
-    def load_identity(path: Path) -> tuple[FeatureConfig, PlanOptions]:
+    def load_identity(path: Path) -> tuple[ComputedSpec, PlanOptions]:
         """What a published plan is for, without its lines.
 
         Raises:
@@ -189,12 +190,12 @@ def _open_archive(path: Path) -> Iterator[ZipFile]:
         ) from error
 
 
-def _read_identity(archive: ZipFile) -> tuple[FeatureConfig, PlanOptions]:
+def _read_identity(archive: ZipFile) -> tuple[ComputedSpec, PlanOptions]:
     identity = json.loads(str(_read_array(archive, "identity")))
     features, options = identity["features"], identity["options"]
     if unknown := options.keys() - {field.name for field in fields(PlanOptions)}:
         raise ValueError(f"of another version of gmmpipe: it knows {min(unknown)!r}")
-    return FeatureConfig.from_json(features), pick(PlanOptions, options)
+    return computed_from_json(features), pick(PlanOptions, options)
 
 
 def _read_array(archive: ZipFile, name: str, dtype: type[np.generic] | None = None) -> NDArray[Any]:
@@ -245,7 +246,7 @@ def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:
 
 def make_plan(
     manifests: Sequence[Manifest],
-    features: FeatureConfig,
+    features: ComputedSpec,
     options: PlanOptions,
     base_path: Path | None = None,
 ) -> Plan:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec, differences
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, make_plan
 from gmmpipe.sources.manifest import Manifest, find_manifests
@@ -134,7 +134,7 @@ def shards_with_rejects(folder: Path) -> list[str]:
     return [sidecar.row.name for sidecar in sidecars if sidecar.rejects]
 
 
-def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
+def _made_with(folder: Path) -> Iterator[tuple[FrameSpec, PlanOptions]]:
     """What the folder's store, finished or not, says that it was made with; each place of it."""
     for name in (STORE_FILE, REOPENED_FILE):
         if (folder / name).exists():
@@ -144,7 +144,7 @@ def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
         yield Plan.load_identity(folder / PLAN_FILE)
 
 
-def refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
+def refuse_other_store(folder: Path, features: FrameSpec, wanted: PlanOptions) -> None:
     """Refuse a folder whose store, finished or not, was made with other options."""
     for there_features, there in _made_with(folder):
         _refuse_other(folder, there_features, there, features, wanted)
@@ -161,20 +161,15 @@ def refuse_other_windows(folder: Path, here: PlanOptions) -> None:
 
 def _refuse_other(
     folder: Path,
-    there_features: FeatureConfig,
+    there_features: FrameSpec,
     there: PlanOptions,
-    features: FeatureConfig,
+    features: FrameSpec,
     here: PlanOptions,
 ) -> None:
     """Refuse to mix two stores in one folder, saying what differs."""
-    theirs, ours = there_features.to_json(), features.to_json()
-    differences = [
-        f"{name} is {theirs[name]} there and {ours[name]} here"
-        for name in ours
-        if theirs[name] != ours[name]
-    ] + there.differences(here)
-    if differences:
+    differing = differences(there_features.to_json(), features.to_json()) + there.differences(here)
+    if differing:
         raise StoreError(
-            f"{folder}: made with other options or another manifest: {'; '.join(differences)}. "
+            f"{folder}: made with other options or another manifest: {'; '.join(differing)}. "
             "Use another --output_dir, or --overwrite"
         )

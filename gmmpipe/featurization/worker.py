@@ -18,8 +18,7 @@ from gmmpipe.audio.flac import encode_flac
 from gmmpipe.audio.sound_file import header_seconds
 from gmmpipe.audio.waveform import Waveform, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.features.log_mel import LogMel
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import ComputedSpec, FrameTransform
 from gmmpipe.featurization.line_table import OpenManifests
 from gmmpipe.featurization.plan import LineTask, ShardTask
 from gmmpipe.sources.manifest import (
@@ -38,7 +37,11 @@ from gmmpipe.store.shard_kinds import open_writer
 BATCH_SAMPLES = 5 << 18
 """Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
 
-_log_mel = lru_cache(maxsize=1)(LogMel)
+
+@lru_cache(maxsize=1)
+def _transform_of(features: ComputedSpec) -> FrameTransform:
+    """The transform of the last spec is kept for the shards that follow."""
+    return features.make_transform()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     ledger = _Ledger(task)
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
-    column = Column("logmel", task.options.dtype, task.features.n_mels)
+    column = Column(task.features.column, task.options.dtype, task.features.dim)
     with open_writer(shard_path, [column]) as writer:
         for batch in _in_batches(_load(task, ledger), task.features):
             for planned, waveform, frames in _compute(batch, task, ledger):
@@ -190,13 +193,13 @@ def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[_Planned]:
 
 
 def _in_batches(
-    loaded: Iterable[tuple[_Planned, Waveform]], features: FeatureConfig
+    loaded: Iterable[tuple[_Planned, Waveform]], features: ComputedSpec
 ) -> Iterator[list[tuple[_Planned, Waveform]]]:
     """Neighbours, until their windows have samples enough for one transform."""
     batch, num_frames = [], 0
     for planned, waveform in loaded:
         batch.append((planned, waveform))
-        num_frames += len(waveform.samples) // features.hop_length
+        num_frames += features.num_frames(len(waveform.samples))
         if num_frames * features.n_fft >= BATCH_SAMPLES:
             yield batch
             batch, num_frames = [], 0
@@ -207,9 +210,9 @@ def _in_batches(
 def _compute(
     batch: Sequence[tuple[_Planned, Waveform]], task: ShardTask, ledger: _Ledger
 ) -> Iterator[tuple[_Planned, Waveform, NDArray[Any]]]:
-    """The same with log-mel frames in the stored dtype, [T, D]; the ledger gets what overflows."""
-    log_mel, dtype = _log_mel(task.features), TORCH_DTYPES[task.options.dtype]
-    computed = log_mel.frames_of([waveform.samples for _, waveform in batch])
+    """The same with frames in the stored dtype, [T, D]; the ledger gets what overflows."""
+    transform, dtype = _transform_of(task.features), TORCH_DTYPES[task.options.dtype]
+    computed = transform.frames_of([waveform.samples for _, waveform in batch])
     for (planned, waveform), frames in zip(batch, computed, strict=True):
         if math.isfinite(frames.sum()):  # a sum is not if one of its terms is not; and cheaper
             yield planned, waveform, frames.to(dtype).numpy()
@@ -219,7 +222,7 @@ def _compute(
 
 
 def _metadata(
-    planned: _Planned, waveform: Waveform, frames: NDArray[Any], features: FeatureConfig
+    planned: _Planned, waveform: Waveform, frames: NDArray[Any], features: ComputedSpec
 ) -> dict[str, Any]:
     utterance, line = planned.utterance, planned.task.line
     metadata = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -72,7 +72,7 @@ class FitState:
             self.metrics = [without_eval(row) for row in self.metrics]
         self.eval_stores = stores
 
-    def to_dict(self, identity: dict[str, Any], features: FeatureConfig) -> dict[str, Any]:
+    def to_dict(self, identity: dict[str, Any], features: FrameSpec) -> dict[str, Any]:
         """A model file's content that `from_dict` can go on from."""
         model = GradientGMM(
             self.parameters.means,
@@ -126,7 +126,7 @@ class FitState:
             eval_stores=resume["eval_stores"],
         )
 
-    def save(self, path: Path, identity: dict[str, Any], features: FeatureConfig) -> None:
+    def save(self, path: Path, identity: dict[str, Any], features: FrameSpec) -> None:
         """Write a model file, whole or not at all."""
         write_model(path, self.to_dict(identity, features))
 

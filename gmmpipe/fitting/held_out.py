@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.mixture.density import add_nll
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
@@ -30,7 +30,7 @@ class HeldOut:
     digests: list[str]
 
     @classmethod
-    def read(cls, data_dir: str, features: FeatureConfig, world: World) -> "HeldOut":
+    def read(cls, data_dir: str, features: FrameSpec, world: World) -> "HeldOut":
         """Read this rank's part of the frames, on all ranks together.
 
         Args:
@@ -44,7 +44,7 @@ class HeldOut:
         return world.on_each_rank(lambda: cls._read(data_dir, features, world))
 
     @classmethod
-    def _read(cls, data_dir: str, features: FeatureConfig, world: World) -> "HeldOut":
+    def _read(cls, data_dir: str, features: FrameSpec, world: World) -> "HeldOut":
         store = FeatureStore.open(data_dir)
         if store.features != features:
             raise StoreError(

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.jepa.batch import SHARED_MEMORY, JEPABatch
 from gmmpipe.jepa.batch_order import BatchOrder, Window
 from gmmpipe.jepa.masking import block_mask
@@ -90,8 +91,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
                 raise OptionError(f"{name} is {value}, but must be at least 1")
         if not 0 <= rank < world_size:
             raise OptionError(f"rank is {rank}, but must be within 0 and {world_size - 1}")
-        if wav:
-            _check_audio(self.store)
+        self._hop_length = _audio_hop(self.store) if wav else 0
         self._batch_size, self._seed, self._window = batch_size, seed, window
         self._rank, self._world_size = rank, world_size
         self._wav = wav
@@ -148,27 +148,27 @@ class JEPABatches(IterableDataset[JEPABatch]):
         numbers = opened.batches[step - window.steps.start]
         keys: list[str] = []
         columns: dict[str, list[Tensor]] = {}
-        hop = self.store.features.hop_length
         for number in numbers[self._rank :: self._world_size].tolist():
             shard, position = int(window.shards[number]), int(window.positions[number])
             reader = opened.readers[shard]
             key = reader.index.keys[position]
             frames = reader.read_frames(position)
             utterance = {
-                "log_mel": frames,
+                "features": frames,
                 "mask": torch.from_numpy(block_mask(len(frames), self._seed, epoch, key)),
                 **opened.targets[shard](position, frames),
             }
             if self._wav:
-                utterance["wav"] = reader.read_waveform(position)[: len(frames) * hop]
+                utterance["wav"] = reader.read_waveform(position)[: len(frames) * self._hop_length]
             keys.append(key)
             for name, value in utterance.items():
                 columns.setdefault(name, []).append(value)
-        lengths = torch.tensor([len(frames) for frames in columns["log_mel"]])
+        lengths = torch.tensor([len(frames) for frames in columns["features"]])
         padded = {name: pad_sequence(values, True) for name, values in columns.items()}
-        padded["log_mel"] = padded["log_mel"].transpose(1, 2).contiguous()
-        padding_mask = torch.arange(padded["log_mel"].shape[2]) >= lengths[:, None]
-        return JEPABatch(step, keys, lengths=lengths, padding_mask=padding_mask, **padded)
+        padded["features"] = padded["features"].transpose(1, 2).contiguous()
+        padding_mask = torch.arange(padded["features"].shape[2]) >= lengths[:, None]
+        kind = self.store.features.kind
+        return JEPABatch(step, keys, kind, lengths=lengths, padding_mask=padding_mask, **padded)
 
 
 @dataclass(frozen=True)
@@ -210,10 +210,14 @@ def _target_source(
     return NoTargets() if labels is None else label_targets(labels, store)
 
 
-def _check_audio(store: FeatureStore) -> None:
+def _audio_hop(store: FeatureStore) -> int:
+    """Samples from one frame to the next in a store of audio; StoreError where there is none."""
     for shard in store.shards:
         if not shard.has_audio:
             raise StoreError(
                 f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac makes "
                 "stores that do"
             )
+    if not isinstance(store.features, ComputedSpec):
+        raise StoreError(f"frames of kind {store.features.kind} are not computed from audio")
+    return store.features.hop_length

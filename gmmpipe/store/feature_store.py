@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import listed_paths
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import read_document_bytes
@@ -127,7 +127,7 @@ class FeatureStore:
     """
 
     def __init__(
-        self, shards: Sequence[Shard], features: FeatureConfig, digests: Sequence[str]
+        self, shards: Sequence[Shard], features: FrameSpec, digests: Sequence[str]
     ) -> None:
         self.shards = list(shards)
         self.features = features
@@ -159,7 +159,7 @@ class FeatureStore:
             Shard(
                 folder / row.name,
                 row,
-                Column("logmel", info.plan.dtype, info.features.n_mels),
+                Column(info.features.column, info.plan.dtype, info.features.dim),
                 has_audio=info.plan.store_audio == "flac",
             )
             for folder, info in zip(folders, infos, strict=True)
@@ -183,7 +183,7 @@ class FeatureStore:
     @property
     def dim(self) -> int:
         """Feature dimension D."""
-        return self.features.n_mels
+        return self.features.dim
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import atomic_file, remove
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
@@ -106,7 +106,7 @@ def remove_damaged(
 def finalize(
     folder: Path,
     num_shards: int,
-    features: FeatureConfig,
+    features: FrameSpec,
     plan: PlanOptions,
     max_reject_fraction: float,
     describe: Callable[[Reject], str] = lambda reject: reject.detail,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.kinds import spec_from_json
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.store.documents import (
     FORMAT_VERSION,
     MAX_INT,
@@ -229,7 +230,7 @@ class StoreInfo:
         rejects_sha256: of ``rejects.jsonl``; None in stores of earlier versions.
     """
 
-    features: FeatureConfig
+    features: FrameSpec
     plan: PlanOptions
     tally: Tally
     shards: list[ShardRow]
@@ -267,7 +268,7 @@ class StoreInfo:
             if document["kind"] != "features":
                 raise StoreError(f"{path}: a store of {document['kind']}, not of features")
             try:
-                features = FeatureConfig.from_json(document["features"])
+                features = spec_from_json(document["features"])
             except StoreError as error:
                 raise StoreError(f"{path}: {error}") from error
             if features.fingerprint != document["fingerprint"]:
@@ -281,7 +282,7 @@ class StoreInfo:
                 rejects_sha256=document.get("rejects_sha256"),
             )
             check_sha256(info.rejects_sha256)
-            tally, frame_bytes = info.tally, features.n_mels * (4 if plan.dtype == "float32" else 2)
+            tally, frame_bytes = info.tally, features.dim * (4 if plan.dtype == "float32" else 2)
             check_rows(info.shards, tally.utterances, tally.frames, tally.bytes, frame_bytes)
             info._check_rejects()
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gmmpipe.errors import CheckpointError, OptionError
+from gmmpipe.features.spec import ComputedSpec, FrameSpec
 from gmmpipe.store.feature_store import FeatureStore
 from pipelines.jepa.model import HOP_SAMPLES, Sizes
 
@@ -33,7 +34,7 @@ class JEPAOptions:
     cluster_weight_start: float = 1.0
     cluster_weight_end: float = 0.01
     cluster_temperature: float = 1.0
-    input: str = "log_mel"
+    input: str = "features"
     dim: int = 128
     layers: int = 4
     heads: int = 4
@@ -48,6 +49,8 @@ class JEPAOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if self.input == "log_mel":  # the earlier name
+            object.__setattr__(self, "input", "features")
         if self.resume == "auto" and self.overwrite:
             raise OptionError(
                 "--resume auto goes on with a run and --overwrite replaces it: choose one"
@@ -69,17 +72,14 @@ class JEPAOptions:
         """Sizes of the model.
 
         Raises:
-            OptionError: a waveform is to be the input, and the store's frames have another hop
-                than the convolutions.
+            OptionError: a waveform is to be the input, and the store's frames are not computed
+                from audio, or have another hop than the convolutions.
         """
-        hop = store.features.hop_length
-        if self.input == "wav" and hop != HOP_SAMPLES:
-            raise OptionError(
-                f"--input wav makes a frame every {HOP_SAMPLES} samples, but the store every {hop}"
-            )
+        if self.input == "wav":
+            _check_hop(store.features)
         names = ("input", "dim", "layers", "heads", "predictor_layers", "conv_dim")
         chosen = {name: getattr(self, name) for name in names}
-        return Sizes(num_mels=store.dim, num_components=num_components, **chosen)
+        return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: FeatureStore) -> dict[str, Any]:
         """What a run cannot be resumed with another value of.
@@ -102,3 +102,13 @@ class JEPAOptions:
         for name in ("resume", "overwrite"):
             del values[name]
         return yaml.safe_dump(values, sort_keys=False)
+
+
+def _check_hop(features: FrameSpec) -> None:
+    if not isinstance(features, ComputedSpec):
+        raise OptionError(f"--input wav needs audio, and frames of kind {features.kind} have none")
+    if features.hop_length != HOP_SAMPLES:
+        raise OptionError(
+            f"--input wav makes a frame every {HOP_SAMPLES} samples, but the store every "
+            f"{features.hop_length}"
+        )

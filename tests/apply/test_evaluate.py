@@ -24,10 +24,9 @@ from conftest import (
     run_gmmpipe,
     torchrun,
 )
-from gmmpipe import FeatureStore, GradientGMM
+from gmmpipe import FeatureConfig, FeatureStore, GradientGMM
 from gmmpipe.apply.evaluate import NO_FLOOR, evaluate
 from gmmpipe.errors import CheckpointError, StoreError
-from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.run.world import World
 
 KEYS = [

@@ -27,10 +27,9 @@ from conftest import (
     run_gmmpipe,
     torchrun,
 )
-from gmmpipe import FeatureStore, GradientGMM, LabelStore
+from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.run.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -19,7 +19,7 @@ from conftest import (
     one_thread,
     run_gmmpipe,
 )
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe import FeatureConfig
 
 
 @pytest.fixture(scope="module")
