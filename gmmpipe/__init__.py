@@ -12,14 +12,24 @@ if TYPE_CHECKING:
     from gmmpipe.features.log_mel_spec import FeatureConfig
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
+    from gmmpipe.store.feature_writer import FeatureStoreWriter
     from gmmpipe.store.label_store import LabelStore
 
 __version__ = "0.1.0"
-__all__ = ["FeatureConfig", "FeatureStore", "GradientGMM", "LabelStore", "LogMel", "__version__"]
+__all__ = [
+    "FeatureConfig",
+    "FeatureStore",
+    "FeatureStoreWriter",
+    "GradientGMM",
+    "LabelStore",
+    "LogMel",
+    "__version__",
+]
 
 _HOMES = {
     "FeatureConfig": "gmmpipe.features.log_mel_spec",
     "FeatureStore": "gmmpipe.store.feature_store",
+    "FeatureStoreWriter": "gmmpipe.store.feature_writer",
     "GradientGMM": "gmmpipe.mixture.gradient_gmm",
     "LabelStore": "gmmpipe.store.label_store",
     "LogMel": "gmmpipe.features.log_mel",
