@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gmmpipe.fitting.options import FitOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
+    from gmmpipe.store.feature_writer import FeatureStoreWriter
     from gmmpipe.store.label_store import LabelStore
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "Evaluation",
     "FeatureConfig",
     "FeatureStore",
+    "FeatureStoreWriter",
     "FeaturizeOptions",
     "FitOptions",
     "GmmpipeError",
@@ -73,6 +75,7 @@ _HOMES = {
     "gmmpipe.fitting.options": ["FitOptions"],
     "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],
     "gmmpipe.store.feature_store": ["FeatureStore"],
+    "gmmpipe.store.feature_writer": ["FeatureStoreWriter"],
     "gmmpipe.store.label_store": ["LabelStore"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -28,10 +28,11 @@ from gmmpipe.sources.manifest import (
     parse_line,
     window_key,
 )
-from gmmpipe.store.feature_store import TORCH_DTYPES
+from gmmpipe.store.columns import Column
+from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow, Sidecar, shard_stem
-from gmmpipe.store.shard_files import open_writer
+from gmmpipe.store.schema import SHARD_SUFFIXES, Sidecar, shard_stem
+from gmmpipe.store.shard_kinds import open_writer
 
 BATCH_SAMPLES = 5 << 18
 """Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
@@ -109,7 +110,8 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     ledger = _Ledger(task)
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
-    with open_writer(shard_path, task.features.dim, task.options.dtype) as writer:
+    column = Column(task.features.column, task.options.dtype, task.features.dim)
+    with open_writer(shard_path, [column]) as writer:
         for batch in _in_batches(_load(task, ledger), task.features):
             for planned, waveform, frames in _compute(batch, task, ledger):
                 metadata = _metadata(planned, waveform, frames, task.features)
@@ -117,22 +119,22 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
                 if task.options.store_audio == "flac":
                     audio, scale = encode_flac(waveform, task.features.sample_rate)
                     metadata["audio_scale"] = scale
-                writer.add(planned.utterance.key, metadata, frames, audio)
+                writer.add(planned.utterance.key, {column.name: frames}, metadata, audio)
                 seconds_kept += waveform.kept_seconds
                 seconds_cropped += waveform.cropped_seconds
                 cancelled += waveform.cancels
                 if waveform.unstated_seconds and planned.task.window == 0:
                     unstated += 1
                     seconds_unstated += waveform.unstated_seconds
-        index, num_bytes, sha256 = writer.finish()
+        written = writer.finish()
+    row = written.row
     rejects = ledger.in_order()
-    num_frames = int(index.num_frames.sum())
     tally = Tally(
         lines=sum(planned.window == 0 for planned in task.lines),
-        utterances=len(index.keys),
+        utterances=row.utterances,
         rejects=len(rejects),
-        frames=num_frames,
-        bytes=num_bytes,
+        frames=row.frames,
+        bytes=row.bytes,
         seconds_kept=seconds_kept,
         seconds_cropped=seconds_cropped,
         seconds_rejected=ledger.seconds,
@@ -141,8 +143,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
         unstated=unstated,
         seconds_unstated=seconds_unstated,
     )
-    row = ShardRow(shard_path.name, len(index.keys), num_frames, num_bytes, sha256)
-    Sidecar(row, index, Tally.total([tally]), rejects).write(sidecar_path)
+    Sidecar(row, written.index, Tally.total([tally]), rejects).write(sidecar_path)
 
 
 def _load(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[_Planned, Waveform]]:

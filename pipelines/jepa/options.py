@@ -46,7 +46,11 @@ class JEPAOptions(Options):
         0.01, help="And in the last; a straight line between them.", low=0
     )
     cluster_temperature: float = option(1.0, help="Of the mixture's posteriors.", above=0)
-    input: Literal["log_mel", "wav"] = option("log_mel", help="What the encoder hears.")
+    input: Literal["features", "wav", "log_mel"] = option(
+        "features",
+        help="What the encoder hears: the store's frames, of any kind, or the waveform. log_mel is "
+        "an earlier name of features.",
+    )
     dim: int = option(128, help="Width of the encoder; the predictor's is half of it.", low=1)
     layers: int = option(4, help="Of the encoder.", low=1)
     heads: int = option(4, help="Of each layer.", low=1)
@@ -74,6 +78,8 @@ class JEPAOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.input == "log_mel":
+            object.__setattr__(self, "input", "features")
         if self.resume == "none":
             object.__setattr__(self, "resume", None)
         if self.resume == "auto" and self.overwrite:
@@ -99,7 +105,7 @@ class JEPAOptions(Options):
             _check_hop(store.features)
         names = ("input", "dim", "layers", "heads", "predictor_layers", "conv_dim")
         chosen = {name: getattr(self, name) for name in names}
-        return Sizes(num_mels=store.dim, num_components=num_components, **chosen)
+        return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: "FeatureStore") -> dict[str, Any]:
         """What a run cannot be resumed with another value of.
