@@ -74,10 +74,8 @@ class FitState:
 
     def to_dict(self, identity: dict[str, Any], features: FeatureConfig) -> dict[str, Any]:
         """A model file's content that `from_dict` can go on from."""
-        model = GradientGMM(
-            self.parameters.means,
-            self.parameters.log_vars,
-            self.parameters.log_weights,
+        model = GradientGMM.of(
+            self.parameters.mixture,
             info={
                 "features": {**features.to_json(), "fingerprint": features.fingerprint},
                 "var_floor": identity["var_floor"],

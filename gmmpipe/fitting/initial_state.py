@@ -9,10 +9,10 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.optimizers import Adam, Optimizer, StepwiseEM
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.seeding import seed_mixture
+from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
@@ -55,18 +55,14 @@ def _new_optimizer(
     parameters: Parameters,
     world: World,
 ) -> Optimizer:
-    model = (parameters.means, parameters.log_vars, parameters.log_weights)
     if options.optimizer == "em":
-        statistics = StatisticsKernel(options.K, center)(sample, *model)
+        statistics = StatisticsKernel(options.K, center)(sample, parameters.mixture)
         sums = statistics.sums.double() * (schedule.frames_per_step / len(sample))
         world.broadcast(sums)
         return StepwiseEM(sums, _hold_above(options.var_floor))
-    scale = Parameters.of(
-        # Means move in units of the data's spread; log-variances and logits have none.
-        means=sample.std(0, correction=0).clamp_min(_MIN_SCALE).expand_as(parameters.means),
-        log_vars=torch.ones_like(parameters.log_vars),
-        log_weights=torch.ones_like(parameters.logits),
-    )
+    scale = Parameters.view(torch.ones_like(parameters.flat), *parameters.means.shape)
+    # Means move in units of the data's spread; log-variances and logits have none.
+    scale.means.copy_(sample.std(0, correction=0).clamp_min(_MIN_SCALE))
     world.broadcast(scale.flat)
     return Adam(scale.flat, _hold_above(options.var_floor))
 

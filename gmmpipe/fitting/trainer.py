@@ -170,13 +170,19 @@ class Trainer:
                 self._stop()
         self._stop_if_asked()
         self._check_mixture(state)
-        avg_loss = state.loss_sum / state.loss_count
+        avg_loss, mixture = state.loss_sum / state.loss_count, state.parameters.mixture
         row = measure_update(
-            update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
+            update,
+            held,
+            state.parameters.mixture,
+            state.at_start,
+            avg_loss,
+            self.schedule,
+            self.world,
         )
         if self.held_out:
             self._stop_if_asked()
-            row[EVAL_COLUMN] = self.held_out.nll(state.parameters, self.world)
+            row[EVAL_COLUMN] = self.held_out.nll(mixture, self.world)
         if not math.isfinite(row["nll"]):
             raise self._ran_away(state)
         state.end_update(update.stop, format_row(row))

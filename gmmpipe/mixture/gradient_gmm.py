@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.mixture.density import exact_log_joints, temper
+from gmmpipe.mixture.mixture import Mixture, temper
 from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
 
 if TYPE_CHECKING:
@@ -63,6 +63,16 @@ class GradientGMM(nn.Module):
         self.register_buffer("covariances", self.log_vars.exp())
         self.register_buffer("weights", torch.softmax(self.log_weights, 0))
         self.info = dict(info or {})
+
+    @classmethod
+    def of(cls, mixture: Mixture, info: dict[str, Any] | None = None) -> Self:
+        """The module that holds a copy of `mixture`."""
+        return cls(mixture.means, mixture.log_vars, mixture.log_weights, info)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The parameters as one value."""
+        return Mixture(self.means, self.log_vars, self.log_weights)
 
     @property
     def K(self) -> int:  # noqa: N802 (the field's name for it)
@@ -124,8 +134,7 @@ class GradientGMM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             num_frames = self._count_frames(x)
             out = torch.empty(num_frames, *shape, dtype=dtype, device=x.device)
-            parameters = (self.means, self.log_vars, self.log_weights)
-            for rows, _, joints in exact_log_joints(x, *parameters):
+            for rows, _, joints in self.mixture.log_joints(x):
                 out[rows] = result(joints)
         return out
 

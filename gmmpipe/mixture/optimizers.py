@@ -6,8 +6,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.density import Statistics
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.statistics import Statistics
 
 _MIN_COUNT = 1e-3
 """A component with less responsibility than this many frames keeps its place in an M-step."""
@@ -42,7 +42,10 @@ def nll_gradient(
     spread = second - means * (first + residual)  # Q - 2 mean S + n mean²
     torch.sub(counts, precisions * spread, out=out.log_vars).mul_(0.5 / num_frames)
     torch.sub(
-        parameters.log_weights.exp(), statistics.counts, alpha=1.0 / num_frames, out=out.logits
+        parameters.mixture.log_weights.exp(),
+        statistics.counts,
+        alpha=1.0 / num_frames,
+        out=out.logits,
     )
 
 

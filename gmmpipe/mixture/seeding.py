@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.density import StatisticsKernel, block_frames
+from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.optimizers import StepwiseEM
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.randomness import permutation, uniforms
 
 INITS = ("kmeans", "kmeans++", "random")
@@ -87,8 +88,7 @@ def _climb(
     for number in range(EM_PASSES):
         shuffled = torch.from_numpy(permutation(len(sample), "seeding pass", seed, number))
         for chosen in shuffled.to(sample.device).tensor_split(steps_per_pass):
-            model = (parameters.means, parameters.log_vars, parameters.log_weights)
-            statistics = kernel(sample.index_select(0, chosen), *model)
+            statistics = kernel(sample.index_select(0, chosen), parameters.mixture)
             rate = low + (high - low) * 0.5 * (1 + math.cos(math.pi * step / max(1, last)))
             # The running statistics begin with those of the first step.
             optimizer.step(statistics, parameters, center, len(chosen), rate if step else 1.0)
@@ -97,11 +97,8 @@ def _climb(
 
 def _parameters(means: Tensor, variances: Tensor, weights: Tensor, var_floor: float) -> Parameters:
     """Parameters of these means and variances [K, D], and weights [K] that need not sum to 1."""
-    return Parameters.of(
-        means=means,
-        log_vars=variances.clamp_min(var_floor).log(),
-        log_weights=torch.log_softmax(weights.log(), 0),
-    )
+    log_vars, log_weights = variances.clamp_min(var_floor).log(), weights.log().log_softmax(0)
+    return Parameters.of(Mixture(means, log_vars, log_weights))
 
 
 def k_means_plus_plus(frames: Tensor, num_centers: int, seed: int) -> Tensor:

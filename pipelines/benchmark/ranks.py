@@ -27,8 +27,8 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.density import StatisticsKernel
 from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.run.world import open_world
 
 RANKS = (1, 2)
@@ -102,7 +102,7 @@ def work(frames_per_step: int) -> None:
 
         def work_alone() -> None:
             frames = held.select(rules.step_frames(update, 0))
-            sums = kernel(frames, other.means, other.log_vars, other.log_weights)
+            sums = kernel(frames, other.mixture)
             adam.step(sums, other, state.center, frames_per_step, 1e-3)
 
         # One after the other: where they took turns, a step would wait for the other rank's work.

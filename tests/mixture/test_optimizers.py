@@ -9,10 +9,11 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from gmmpipe.mixture.density import Statistics, StatisticsKernel
 from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.optimizers import Adam, StepwiseEM, m_step, nll_gradient
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
 
 K, D = 16, 80
 FLOOR = 0.1
@@ -31,11 +32,11 @@ def parameters(sample: Tensor) -> Parameters:
     processor's, can tip its choice. Variances are those of the whole sample, so that every
     component shares some 28 frames or more, and none has band-limited speech to itself: some mel
     bins of that are constants, whose variance scikit-learn's M-step finds to be below 0. Such bins
-    and silence are in tests/mixture/test_density.py.
+    and silence are in tests/mixture/test_statistics.py.
     """
     means = torch.stack([group.mean(0) for group in sample.tensor_split(K)])
     log_vars = sample.var(0, correction=0).log().expand(K, D)
-    moved = Parameters.of(means, log_vars, torch.zeros(K))
+    moved = Parameters.of(Mixture(means, log_vars, torch.zeros(K)))
     moved.flat.add_(0.3 * torch.randn(len(moved.flat), generator=torch.Generator().manual_seed(4)))
     moved.logits.add_(5.0)
     return moved
@@ -54,8 +55,7 @@ def mean_nll(frames: Tensor, parameters: Parameters) -> float:
 
 
 def statistics_of(frames: Tensor, parameters: Parameters, center: Tensor) -> Statistics:
-    model = (parameters.means, parameters.log_vars, parameters.log_weights)
-    return StatisticsKernel(len(parameters.means), center)(frames, *model)
+    return StatisticsKernel(len(parameters.means), center)(frames, parameters.mixture)
 
 
 def autograd_gradient(frames: Tensor, parameters: Parameters) -> Parameters:
@@ -113,12 +113,12 @@ def test_em_never_lowers_the_likelihood(sample, parameters) -> None:
 
 def test_an_m_step_is_that_of_scikit_learn(sample, parameters) -> None:
     here, center = parameters.clone(), sample.mean(0)
-    model = GradientGMM(here.means, here.log_vars, here.log_weights).to_sklearn()
+    model = GradientGMM.of(here.mixture).to_sklearn()
     m_step(statistics_of(sample, here, center), here, center, var_floor=1e-6)
     model.reg_covar = 0.0
     _, log_posteriors = GaussianMixture._e_step(model, sample.double().numpy())
     model._m_step(sample.double().numpy(), log_posteriors)
-    assert np.allclose(here.log_weights.exp().numpy(), model.weights_, atol=1e-6)
+    assert np.allclose(here.mixture.log_weights.exp().numpy(), model.weights_, atol=1e-6)
     assert np.allclose(here.means.numpy(), model.means_, atol=2e-5)
     assert np.allclose(here.log_vars.exp().numpy(), model.covariances_, rtol=1e-5, atol=3e-4)
 
@@ -140,7 +140,7 @@ def test_a_component_without_responsibility_keeps_its_place(sample, parameters) 
     assert torch.equal(here.log_vars[3], before.log_vars[3])
     assert not torch.equal(here.means[2], before.means[2])
     assert torch.isfinite(here.flat).all()
-    assert here.log_weights[3] < -10
+    assert here.mixture.log_weights[3] < -10
 
 
 def gradients(count: int, size: int = 500) -> list[Tensor]:
@@ -287,8 +287,8 @@ def test_a_component_that_loses_all_its_frames_keeps_its_place_in_stepwise_em(
     assert torch.isfinite(here.flat).all()
     torch.testing.assert_close(here.means[3], place)
     torch.testing.assert_close(here.log_vars[3], spread)
-    assert here.log_weights[3] < -10
-    assert here.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
+    assert here.mixture.log_weights[3] < -10
+    assert here.mixture.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_stepwise_em_is_exact_close_to_the_floor(sample) -> None:
@@ -297,17 +297,12 @@ def test_stepwise_em_is_exact_close_to_the_floor(sample) -> None:
     groups = [sample[n * 50] + 0.03 * torch.randn(300, D, generator=generator) for n in (1, 9, 20)]
     frames, center = torch.cat(groups), sample.mean(0)
     floor = math.log(1e-4)
-    here = Parameters.of(
-        torch.stack([group.mean(0) for group in groups]), torch.full((3, D), -7.0), torch.zeros(3)
-    )
-    em = StepwiseEM(StatisticsKernel(3, center)(frames, *model_of(here)).sums, math.exp(floor))
+    means = torch.stack([group.mean(0) for group in groups])
+    here = Parameters.of(Mixture(means, torch.full((3, D), -7.0), torch.zeros(3)))
+    em = StepwiseEM(StatisticsKernel(3, center)(frames, here.mixture).sums, math.exp(floor))
     for _ in range(300):
-        statistics = StatisticsKernel(3, center)(frames, *model_of(here))
+        statistics = StatisticsKernel(3, center)(frames, here.mixture)
         em.step(statistics, here, center, len(frames), 0.05)
     expected = torch.stack([group.double().var(0, correction=0) for group in groups])
     assert (here.log_vars.exp() / expected - 1).abs().max() < 0.1
     assert here.log_vars.min() >= floor
-
-
-def model_of(parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-    return parameters.means, parameters.log_vars, parameters.log_weights
