@@ -16,7 +16,7 @@ class Stepper:
     """Takes the steps of a fit, with buffers that are allocated once.
 
     Args:
-        schedule: which frames a step draws, and how far it goes.
+        schedule: which frames a step draws.
         state: what the steps move.
         world: the ranks that share a step's frames.
         stopping: whether this rank was asked to stop.
@@ -54,7 +54,8 @@ class Stepper:
         if step + 1 < update.num_steps:  # meanwhile
             self._load(update, step + 1, held)
         self._sums.wait()
-        rate = self._schedule.rate_at(update, step)
+        place = self._schedule.steps_before(update, step), self._schedule.progress(update, step)
+        rate = state.optimizer.rate_at(*place)
         state.optimizer.step(statistics, state.parameters, state.center, num_frames, rate)
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames

@@ -98,7 +98,7 @@ class Trainer:
                 log.info("%s or metrics.tsv is damaged or missing: made again", MODEL_FILE)
                 self.folder.begin(self.state)
                 self.folder.save_model(self.state)
-        if mostly_at_floor(self.state.parameters, self.options.var_floor):
+        if mostly_at_floor(self.state.parameters.mixture, self.state.var_floor):
             log.warning(
                 "warning: most variances sit at --var_floor %s: the floor makes this model, not "
                 "the data; lower it, or give fewer components",
@@ -240,8 +240,8 @@ class Trainer:
         parameters = state.parameters
         variances = parameters.log_vars.exp()
         sound = parameters.flat.isfinite().all() & variances.isfinite().all()
-        lowest = self.options.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
-        if not (sound and variances.min() >= lowest):
+        lowest = state.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
+        if not (sound and (variances >= lowest).all()):
             raise self._ran_away(state)
 
     def _ran_away(self, state: FitState) -> GmmpipeError:

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from gmmpipe.files import read_regular, write_atomic
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
 from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.optimizers import VarFloor
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
@@ -114,7 +113,7 @@ def holds_metrics(folder: Path, rows: list[str]) -> bool:
         return False
 
 
-def mostly_at_floor(parameters: Parameters, var_floor: float) -> bool:
+def mostly_at_floor(mixture: Mixture, var_floor: VarFloor) -> bool:
     """Whether most variances sit at the floor: then the floor, not the data, makes the model."""
-    at_floor = parameters.log_vars <= torch.tensor(var_floor).log() + 1e-4
+    at_floor = mixture.log_vars.exp() <= var_floor * (1 + 1e-4)
     return bool(at_floor.double().mean() > 0.5)

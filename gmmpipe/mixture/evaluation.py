@@ -4,19 +4,16 @@ All in float64: these numbers are for comparing with others, so they must not de
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gmmpipe.mixture.metrics import posteriors_of
 from gmmpipe.mixture.mixture import Mixture, expand
-from gmmpipe.mixture.optimizers import m_step
-from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics
 
 _NUM_TOTALS = 5
-_COUNT_OFFSET = 10 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -73,21 +70,3 @@ class EvaluationSums:
             "posterior_entropy": entropy / frames,
             "max_posterior": largest / frames,
         }
-
-
-def em_step(statistics: Statistics, mixture: Mixture, var_floor: float) -> Mixture:
-    """The mixture after one exact EM step with a lower bound of the variances, float64.
-
-    As in scikit-learn, each count is raised by ten machine epsilons. So a component whose counts
-    are nothing but underflow ends with no weight to speak of, wherever that puts it.
-
-    Args:
-        statistics: of all frames under the mixture, float64, centred by 0.
-        mixture: what the step begins from.
-        var_floor: above 0.
-    """
-    parameters = Parameters.of(mixture, torch.float64)
-    raised = replace(statistics, sums=statistics.sums.clone())
-    raised.counts.add_(_COUNT_OFFSET)
-    m_step(raised, parameters, torch.zeros_like(parameters.means[0]), var_floor, min_count=0.0)
-    return parameters.mixture

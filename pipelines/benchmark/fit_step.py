@@ -112,12 +112,11 @@ def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> C
         target_frames=len(stored),
         steps_per_update=1_000,
         frames_per_step=frames_per_step,
-        lr=1e-3,
     )
     update = schedule.update_at(0, 0)
     assert update is not None
-    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR)
-    state = FitState(parameters, adam, stored.float().mean(0))
+    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3)
+    state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     stepper = Stepper(schedule, state, world, lambda: False)
     held = HeldFrames(stored, 0, len(stored))

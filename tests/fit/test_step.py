@@ -24,7 +24,7 @@ def test_the_statistics_of_a_step_are_the_same_for_any_number_of_ranks(
 ) -> None:
     """Within 1e-5 of their largest entry; what is dropped or counted twice would show as 1e-3."""
     num_components = mixture.num_components
-    rules = Schedule(0, len(frames), len(frames), 9, frames_per_step=num_drawn, lr=0.1)
+    rules = Schedule(0, len(frames), len(frames), 9, frames_per_step=num_drawn)
     update = rules.update_at(0, 0)
 
     def statistics(ranks: int) -> Tensor:
