@@ -16,8 +16,13 @@ from gmmpipe.features.spec import FrameSpec
 from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.mixture.model_file import read_model, write_model
-from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
+from gmmpipe.mixture.model_file import (
+    read_model,
+    var_floor_from_content,
+    var_floor_to_content,
+    write_model,
+)
+from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer, VarFloor
 from gmmpipe.mixture.parameters import Parameters
 
 log = logging.getLogger(__name__)
@@ -33,6 +38,7 @@ class FitState:
         parameters: of the mixture.
         optimizer: with its moments.
         center: [D], what the statistics are centred by.
+        var_floor: the least variance that is allowed, a number or float64 [D].
         frames: frames of finished updates.
         updates: finished updates.
         step: finished steps of the update that is under way.
@@ -46,6 +52,7 @@ class FitState:
     parameters: Parameters
     optimizer: Optimizer
     center: Tensor
+    var_floor: VarFloor
     frames: int = 0
     updates: int = 0
     step: int = 0
@@ -74,13 +81,11 @@ class FitState:
 
     def to_dict(self, identity: dict[str, Any], features: FrameSpec) -> dict[str, Any]:
         """A model file's content that `from_dict` can go on from."""
-        model = GradientGMM(
-            self.parameters.means,
-            self.parameters.log_vars,
-            self.parameters.log_weights,
+        model = GradientGMM.of(
+            self.parameters.mixture,
             info={
                 "features": {**features.to_json(), "fingerprint": features.fingerprint},
-                "var_floor": identity["var_floor"],
+                **var_floor_to_content(identity["var_floor"], self.var_floor),
                 "seed": identity["seed"],
                 "frames": self.frames,
                 "resume": {
@@ -104,17 +109,21 @@ class FitState:
     @classmethod
     def from_dict(cls, content: dict[str, Any], device: torch.device) -> "FitState":
         """The inverse of `to_dict`; raises KeyError where the file holds no fit's state."""
-        resume = content["resume"]
+        resume, identity = content["resume"], content["resume"]["identity"]
         num_components, dim = content["K"], content["dim"]
-        optimizer = OPTIMIZERS[resume["identity"]["optimizer"]]
+        var_floor = var_floor_from_content(content)
+        if var_floor is None:
+            raise ValueError("it has no var_floor")
+        optimizer = OPTIMIZERS[identity["optimizer"]]
 
         def view(flat: Tensor) -> Parameters:
             return Parameters.view(flat.to(device, copy=True), num_components, dim)
 
         return cls(
             parameters=view(resume["flat"]),
-            optimizer=optimizer.from_state(resume["optimizer"], device),
+            optimizer=optimizer.from_state(resume["optimizer"], identity["lr"], device),
             center=resume["center"].to(device),
+            var_floor=var_floor.to(device) if isinstance(var_floor, Tensor) else var_floor,
             frames=content["frames"],
             updates=resume["updates"],
             step=resume["step"],

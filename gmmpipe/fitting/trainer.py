@@ -98,7 +98,7 @@ class Trainer:
                 log.info("%s or metrics.tsv is damaged or missing: made again", MODEL_FILE)
                 self.folder.begin(self.state)
                 self.folder.save_model(self.state)
-        if mostly_at_floor(self.state.parameters, self.options.var_floor):
+        if mostly_at_floor(self.state.parameters.mixture, self.state.var_floor):
             log.warning(
                 "warning: most variances sit at --var_floor %s: the floor makes this model, not "
                 "the data; lower it, or give fewer components",
@@ -170,13 +170,19 @@ class Trainer:
                 self._stop()
         self._stop_if_asked()
         self._check_mixture(state)
-        avg_loss = state.loss_sum / state.loss_count
+        avg_loss, mixture = state.loss_sum / state.loss_count, state.parameters.mixture
         row = measure_update(
-            update, held, state.parameters, state.at_start, avg_loss, self.schedule, self.world
+            update,
+            held,
+            state.parameters.mixture,
+            state.at_start,
+            avg_loss,
+            self.schedule,
+            self.world,
         )
         if self.held_out:
             self._stop_if_asked()
-            row[EVAL_COLUMN] = self.held_out.nll(state.parameters, self.world)
+            row[EVAL_COLUMN] = self.held_out.nll(mixture, self.world)
         if not math.isfinite(row["nll"]):
             raise self._ran_away(state)
         state.end_update(update.stop, format_row(row))
@@ -234,8 +240,8 @@ class Trainer:
         parameters = state.parameters
         variances = parameters.log_vars.exp()
         sound = parameters.flat.isfinite().all() & variances.isfinite().all()
-        lowest = self.options.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
-        if not (sound and variances.min() >= lowest):
+        lowest = state.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
+        if not (sound and (variances >= lowest).all()):
             raise self._ran_away(state)
 
     def _ran_away(self, state: FitState) -> GmmpipeError:

@@ -4,18 +4,16 @@ All in float64: these numbers are for comparing with others, so they must not de
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.density import Statistics, exact_log_joints, expand
 from gmmpipe.mixture.metrics import posteriors_of
-from gmmpipe.mixture.optimizers import m_step
-from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.mixture import Mixture, expand
+from gmmpipe.mixture.statistics import Statistics
 
 _NUM_TOTALS = 5
-_COUNT_OFFSET = 10 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class EvaluationSums:
         return cls(statistics, counts, totals)
 
     @torch.no_grad()
-    def add(self, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor) -> None:
+    def add(self, frames: Tensor, mixture: Mixture) -> None:
         """Add `frames` [N, D] under a mixture, in memory that does not grow with N."""
-        origin = torch.zeros(means.shape[1], dtype=torch.float64, device=means.device)
-        for _, block, joints in exact_log_joints(frames, means, log_vars, log_weights):
+        origin = torch.zeros(mixture.dim, dtype=torch.float64, device=frames.device)
+        for _, block, joints in mixture.log_joints(frames):
             labels, scores, posteriors, entropies = posteriors_of(joints)
             expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
             self.statistics.add(posteriors, expanded)
@@ -72,24 +70,3 @@ class EvaluationSums:
             "posterior_entropy": entropy / frames,
             "max_posterior": largest / frames,
         }
-
-
-def em_step(
-    statistics: Statistics, means: Tensor, log_vars: Tensor, log_weights: Tensor, var_floor: float
-) -> Parameters:
-    """The mixture after one exact EM step with a lower bound of the variances, float64.
-
-    As in scikit-learn each count is raised by ten machine epsilons, so a component whose counts are
-    nothing but underflow ends with no weight to speak of, wherever that puts it.
-
-    Args:
-        statistics: of all frames under the mixture, float64, centred by 0.
-        means, log_vars: [K, D].
-        log_weights: [K].
-        var_floor: above 0.
-    """
-    parameters = Parameters.of(means, log_vars, log_weights, torch.float64)
-    raised = replace(statistics, sums=statistics.sums.clone())
-    raised.counts.add_(_COUNT_OFFSET)
-    m_step(raised, parameters, torch.zeros_like(parameters.means[0]), var_floor, min_count=0.0)
-    return parameters

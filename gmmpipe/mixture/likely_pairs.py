@@ -2,7 +2,7 @@
 
 Posteriors e^-m of their frame's largest are left out, with m so large that all that a frame leaves
 out is below 2^-24 of it: nothing, in float32. The rest is found and summed in a fraction of the
-time that a softmax over all pairs and a GEMM with them take. Legend: `gmmpipe.mixture.density`.
+time that a softmax over all pairs and a GEMM with them take. Legend: `gmmpipe.mixture.mixture`.
 """
 
 import math

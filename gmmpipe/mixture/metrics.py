@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.density import exact_log_joints
+from gmmpipe.mixture.mixture import Mixture
 
 
 def posteriors_of(joints: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -40,16 +40,14 @@ class UsageSums:
     totals: Tensor
 
     @classmethod
-    def over(
-        cls, frames: Tensor, means: Tensor, log_vars: Tensor, log_weights: Tensor
-    ) -> "UsageSums":
+    def over(cls, frames: Tensor, mixture: Mixture) -> "UsageSums":
         """The sums over `frames` [N, D]; N may be 0."""
-        num_components = len(means)
-        flat = torch.zeros(num_components + 4, dtype=torch.float64, device=means.device)
+        num_components = mixture.num_components
+        flat = torch.zeros(num_components + 4, dtype=torch.float64, device=frames.device)
         counts, totals = torch.split(flat, [num_components, 4])
-        wide_means = means.double()
+        wide_means = mixture.means.double()
         square_norms = wide_means.square().sum(1)
-        for _, block, joints in exact_log_joints(frames, means, log_vars, log_weights):
+        for _, block, joints in mixture.log_joints(frames):
             labels, scores, posteriors, entropies = posteriors_of(joints)
             # |x - mean|² weighted by posteriors that sum to 1.
             weighted = posteriors @ wide_means
@@ -79,15 +77,14 @@ def usage_metrics(sums: UsageSums) -> dict[str, float]:
     }
 
 
-def shape_metrics(means: Tensor, log_vars: Tensor, log_weights: Tensor) -> dict[str, float]:
+def shape_metrics(mixture: Mixture) -> dict[str, float]:
     """weight_entropy, avg/min/max_var and inter_cluster_dist, from the parameters alone.
 
     weight_entropy: H(weights) / ln K (1 for K = 1: as even as one weight can be);
     inter_cluster_dist: mean Euclidean distance of pairs of means (0 for K = 1).
     """
-    num_components = len(means)
-    log_weights = log_weights.double()
-    variances = log_vars.double().exp()
+    num_components, wide = mixture.num_components, mixture.double()
+    log_weights, variances = wide.log_weights, wide.log_vars.exp()
     entropy = -float((log_weights.exp() * log_weights).sum())
     single = num_components == 1
     return {
@@ -95,7 +92,7 @@ def shape_metrics(means: Tensor, log_vars: Tensor, log_weights: Tensor) -> dict[
         "avg_var": float(variances.mean()),
         "min_var": float(variances.min()),
         "max_var": float(variances.max()),
-        "inter_cluster_dist": 0.0 if single else _mean_distance(means.double()),
+        "inter_cluster_dist": 0.0 if single else _mean_distance(wide.means),
     }
 
 

@@ -262,7 +262,7 @@ def judge(model: GradientGMM, train: np.ndarray, held_out: np.ndarray) -> dict[s
     log_vars = model.log_vars.clamp_min(float(np.log(VAR_FLOOR)))
     clipped = GradientGMM(model.means, log_vars, model.log_weights)
     score = clipped.score_samples(torch.from_numpy(held_out)).double().mean()
-    usage = UsageSums.over(torch.from_numpy(train), model.means, log_vars, model.log_weights)
+    usage = UsageSums.over(torch.from_numpy(train), clipped.mixture)
     return {"held_out": float(score), "dead": int((usage.counts == 0).sum())}
 
 

@@ -17,9 +17,9 @@ from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, StoreError
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
-from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import UpdateStream
 from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.run.world import World
 
 COLUMNS = [
@@ -114,10 +114,9 @@ def test_a_row_of_metrics_is_what_the_models_say_of_the_updates_frames(fitted, s
     before, after = (
         GradientGMM.load(fitted / name) for name in ("gmm_ckpt_0.004M.pt", "gmm_ckpt_0.008M.pt")
     )
-    model = (after.means, after.log_vars, after.log_weights)
     expected = {
-        **usage_metrics(UsageSums.over(held.frames, *model)),
-        **shape_metrics(*model),
+        **usage_metrics(UsageSums.over(held.frames, after.mixture)),
+        **shape_metrics(after.mixture),
         "mean_delta": float((after.means - before.means).abs().double().mean()),
         "var_delta": float((after.covariances - before.covariances).abs().double().mean()),
     }
@@ -201,22 +200,25 @@ def test_an_old_fit_stays_where_the_new_one_comes_to_no_step(copy, store_copy) -
     assert file_bytes(copy) == before
 
 
+def stop_before_the_end_of(last_step: int, patch: pytest.MonkeyPatch) -> None:
+    """Send a real signal in the step of this number, counted over all updates."""
+    rate_at = Adam.rate_at
+
+    def rate_and_signal(adam: Adam, steps_before: int, progress: float) -> float:
+        if steps_before == last_step:
+            signal.raise_signal(signal.SIGTERM)
+        return rate_at(adam, steps_before, progress)
+
+    patch.setattr(Adam, "rate_at", rate_and_signal)
+
+
 def test_a_stop_after_the_last_step_of_an_update_keeps_that_step(
     store, fitted, tmp_path, monkeypatch
 ) -> None:
-    """Not only after measurements, which may take longer than a stop should.
-
-    The signal is real; what is put in the way of the last step sends it just then.
-    """
-    rate_at = Schedule.rate_at
-
-    def stop_at_the_last_step(rules: Schedule, update: Update, step: int) -> float:
-        if (update.index, step) == (1, update.num_steps - 1):
-            signal.raise_signal(signal.SIGTERM)
-        return rate_at(rules, update, step)
-
+    """Not only after measurements, which may take longer than a stop should."""
+    last = 2 * SMALL_FIT["n_sgd_steps"] - 1
     with monkeypatch.context() as patch:
-        patch.setattr(Schedule, "rate_at", stop_at_the_last_step)
+        stop_before_the_end_of(last, patch)
         with pytest.raises(Stopped):
             fit_here(store, tmp_path)
     assert (tmp_path / f"gmm_ckpt_0.004M-s{SMALL_FIT['n_sgd_steps']}.pt").exists()
@@ -418,14 +420,7 @@ def test_a_rate_at_which_the_mixture_runs_away_ends_the_fit_and_is_named(
 
 
 def test_a_stop_keeps_no_mixture_that_ran_away(store, tmp_path, monkeypatch) -> None:
-    rate_at = Schedule.rate_at
-
-    def stop_at_once(rules: Schedule, update: Update, step: int) -> float:
-        if step == 20:
-            signal.raise_signal(signal.SIGTERM)
-        return rate_at(rules, update, step)
-
-    monkeypatch.setattr(Schedule, "rate_at", stop_at_once)
+    stop_before_the_end_of(20, monkeypatch)
     with pytest.raises(GmmpipeError, match="try a lower --lr"):
         fit_here(store, tmp_path, lr=1e20)
     assert not list(tmp_path.glob("*.pt"))
