@@ -111,7 +111,7 @@ def is_finished(wanted: Any) -> bool:
     """
     from gmmpipe.errors import StoreError
     from gmmpipe.featurization.plan import digest_manifests
-    from gmmpipe.sources.manifest import find_manifests
+    from gmmpipe.sources.find import find_manifests
     from gmmpipe.store.schema import STORE_FILE, StoreInfo
 
     path = wanted.output_dir / STORE_FILE

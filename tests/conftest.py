@@ -149,9 +149,12 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 def save_plan(options: Any) -> Any:
     """Publish the plan of a featurize job, as its first seconds do, and return it."""
     from gmmpipe.featurization.plan import digest_manifests, make_plan
-    from gmmpipe.sources.manifest import find_manifests
+    from gmmpipe.sources.find import find_manifests
+    from gmmpipe.sources.lines import with_plain_lines
 
-    manifests = find_manifests(options.data_dir)
+    manifests = with_plain_lines(
+        find_manifests(options.data_dir), options.output_dir / "plan.lines"
+    )
     wanted = options.plan_options(*digest_manifests(manifests))
     plan = make_plan(manifests, options.features, wanted, options.base_path)
     options.output_dir.mkdir(parents=True, exist_ok=True)

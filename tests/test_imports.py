@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "run": {"errors", "files", "claim"},
     "features": {"errors", "files", *OPTIONS},
     "sources": {"errors", "files"},
-    "audio": {"errors", "sources", "store"},
+    "audio": {"errors"},
     "store": {"errors", "files", "claim", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},
     "featurization": {"store", "sources", "audio", *BASE},

@@ -7,6 +7,7 @@ from gmmpipe.errors import ManifestError, OptionError
 from gmmpipe.features.log_mel_spec import LogMelSpec
 from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
+from gmmpipe.sources.registry import AUTO
 from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
 
 
@@ -26,6 +27,7 @@ class FeaturizeOptions:
     utterances_per_shard: int = 1024
     shuffle: bool = True
     seed: int = 0
+    source_kind: str = AUTO
     num_workers: int | None = None
     task_index: int | None = None
     num_tasks: int | None = None

@@ -9,7 +9,8 @@ from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FrameSpec, differences
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, make_plan
-from gmmpipe.sources.manifest import Manifest, find_manifests
+from gmmpipe.sources.find import find_manifests
+from gmmpipe.sources.manifest import Manifest
 from gmmpipe.store.finalize import finish_reopening, remove_shards
 from gmmpipe.store.replace import SWAP_FILE
 from gmmpipe.store.schema import (
@@ -27,14 +28,14 @@ from gmmpipe.store.schema import (
 log = logging.getLogger(__name__)
 
 
-def manifests_beside(folder: Path, data_dir: str) -> list[Manifest]:
-    """The manifests, without the ledger that a store writes where they lie.
+def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Manifest]:
+    """The manifests of the sources, without the ledger that a store writes where they lie.
 
     Raises:
         ManifestError: there is none, or one cannot be read.
         StoreError: a file of the user's would be overwritten by the ledger.
     """
-    manifests, ledger = find_manifests(data_dir), folder / REJECTS_FILE
+    manifests, ledger = find_manifests(data_dir, source_kind), folder / REJECTS_FILE
     if not ledger.exists():
         return manifests
     documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)

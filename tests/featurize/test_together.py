@@ -20,7 +20,7 @@ from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import digest_manifests
 from gmmpipe.featurization.worker import make_shard
 from gmmpipe.files import canonical_json
-from gmmpipe.sources.manifest import find_manifests
+from gmmpipe.sources.find import find_manifests
 
 
 def start(folder: Path, kind: str, *more: object) -> subprocess.Popen[str]:
