@@ -8,21 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmmpipe.files import atomic_file
 from gmmpipe.mixture.density import exact_log_joints, temper
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import Shard
 from gmmpipe.store.label_schema import (
-    ARRAY_DTYPES,
     LABELS,
     TOPK_IDS,
     TOPK_PROBS,
     LabelPlan,
     LabelSidecar,
 )
-from gmmpipe.store.label_shard import LabelShardWriter
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow
+from gmmpipe.store.read_ranges import TORCH_DTYPES
+from gmmpipe.store.schema import SHARD_SUFFIXES
 from gmmpipe.store.shard_index import ShardIndex
+from gmmpipe.store.shard_kinds import open_writer
 
 BLOCK_FRAMES = 16384
 """Frames worked on at once, to the next whole utterance: 5 MB at D = 80."""
@@ -33,8 +32,7 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, plan: LabelPl
     index = shard.sidecar().index
     path = folder / f"{shard.path.stem}{SHARD_SUFFIXES['tar']}"
     left_out = 0.0
-    with atomic_file(path) as file:
-        writer = LabelShardWriter(file, list(plan.widths))
+    with open_writer(path, plan.columns, has_json=False) as writer:
         for first, beyond in _blocks(index):
             start, stop = int(index.row_offset[first]), int(index.row_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
@@ -44,11 +42,11 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, plan: LabelPl
             for at in range(first, beyond):
                 rows = slice(index.row_offset[at] - start, index.row_offset[at + 1] - start)
                 writer.add(index.keys[at], {name: array[rows] for name, array in arrays.items()})
-        indices, num_bytes, sha256 = writer.finish()
-    row = ShardRow(path.name, shard.row.utterances, shard.row.frames, num_bytes, sha256)
+        written = writer.finish()
     # To nine digits: the last bits of a sum are those of the machine.
     mass = None if plan.top_k is None else float(f"{left_out:.9g}")
-    LabelSidecar(row, indices, mass).write(path.with_suffix(".json"))
+    indices = {LABELS: written.index, **written.further}
+    LabelSidecar(written.row, indices, mass).write(path.with_suffix(".json"))
 
 
 def label_frames(
@@ -60,8 +58,8 @@ def label_frames(
     rounded to float16. The mass is Σ over frames of the posteriors beyond the top k, in float64.
     """
     arrays = {
-        name: torch.empty(len(frames), width, dtype=ARRAY_DTYPES[name])
-        for name, width in plan.widths.items()
+        column.name: torch.empty(len(frames), column.width, dtype=TORCH_DTYPES[column.dtype])
+        for column in plan.columns
     }
     left_out = 0.0
     for rows, _, joints in exact_log_joints(frames, gmm.means, gmm.log_vars, gmm.log_weights):
@@ -74,9 +72,7 @@ def label_frames(
             arrays[TOPK_PROBS][rows] = posteriors.gather(1, ids).cpu()
             # Summed themselves, not as what is missing to 1: then a small rest keeps its digits.
             left_out += float(posteriors.scatter_(1, ids, 0.0).sum())
-    stored = {name: array.numpy() for name, array in arrays.items()}
-    stored[LABELS] = stored[LABELS][:, 0]
-    return stored, left_out
+    return {name: array.numpy() for name, array in arrays.items()}, left_out
 
 
 def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:

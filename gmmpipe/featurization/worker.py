@@ -22,10 +22,11 @@ from gmmpipe.features.spec import ComputedSpec, FrameTransform
 from gmmpipe.featurization.plan import PlanItem, ShardTask
 from gmmpipe.sources.lines import OpenManifests
 from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, window_key
-from gmmpipe.store.feature_store import TORCH_DTYPES
+from gmmpipe.store.columns import Column
+from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow, Sidecar, shard_stem
-from gmmpipe.store.shard_files import open_writer
+from gmmpipe.store.schema import SHARD_SUFFIXES, Sidecar, shard_stem
+from gmmpipe.store.shard_kinds import open_writer
 
 BATCH_SAMPLES = 5 << 18
 """Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
@@ -109,7 +110,8 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
     rejected = _Rejects(task)
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
-    with open_writer(shard_path, task.features.dim, task.options.dtype) as writer:
+    column = Column(task.features.column, task.options.dtype, task.features.dim)
+    with open_writer(shard_path, [column]) as writer:
         for batch in _in_batches(_load(task, rejected), task.features):
             for planned, waveform, frames in _compute(batch, task, rejected):
                 metadata = _metadata(planned, waveform, frames, task.features)
@@ -117,22 +119,22 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
                 if task.options.store_audio == "flac":
                     audio, scale = encode_flac(waveform, task.features.sample_rate)
                     metadata["audio_scale"] = scale
-                writer.add(planned.utterance.key, metadata, frames, audio)
+                writer.add(planned.utterance.key, {column.name: frames}, metadata, audio)
                 seconds_kept += waveform.kept_seconds
                 seconds_cropped += waveform.cropped_seconds
                 cancelled += waveform.cancels
                 if waveform.unstated_seconds and planned.item.window == 0:
                     unstated += 1
                     seconds_unstated += waveform.unstated_seconds
-        index, num_bytes, sha256 = writer.finish()
+        written = writer.finish()
+    row = written.row
     rejects = rejected.in_order()
-    num_frames = int(index.num_frames.sum())
     sums = Tally(
         lines=sum(item.window == 0 for item in task.items),
-        utterances=len(index.keys),
+        utterances=row.utterances,
         rejects=len(rejects),
-        frames=num_frames,
-        bytes=num_bytes,
+        frames=row.frames,
+        bytes=row.bytes,
         seconds_kept=seconds_kept,
         seconds_cropped=seconds_cropped,
         seconds_rejected=rejected.seconds,
@@ -141,9 +143,8 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
         unstated=unstated,
         seconds_unstated=seconds_unstated,
     )
-    row = ShardRow(shard_path.name, len(index.keys), num_frames, num_bytes, sha256)
     tally = Tally.total([sums])  # which rounds its seconds
-    Sidecar(row, index, tally, rejects).write(sidecar_path)
+    Sidecar(row, written.index, tally, rejects).write(sidecar_path)
     return tally
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from gmmpipe.features.log_mel_spec import LogMelSpec
+
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 """Where torch puts the tensors that a loader process hands over."""
 
@@ -18,13 +20,14 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108
 class JEPABatch:
     """This rank's utterances of one step: B of them, T frames the longest.
 
-    A field is there as ``batch.mask`` and as ``batch["mask"]``; what was not asked for is None.
-    In padding, log_mel, wav and all targets are 0.
+    Each field can be read as ``batch.mask`` and as ``batch["mask"]``; what was not asked for is
+    None. In padding, features, wav and all targets are 0.
 
     Args:
         step: the number of the step on the endless line: whoever has done it resumes at step + 1.
         keys: the utterances' keys, B of them.
-        log_mel: float32 [B, D, T].
+        kind: the kind of the frames: ``log_mel``, ``external`` or another.
+        features: the frames, float32 [B, D, T].
         lengths: frames of each utterance, int64 [B].
         padding_mask: bool [B, T], True = padding.
         mask: bool [B, T], True = masked, to be predicted; never in padding.
@@ -39,7 +42,8 @@ class JEPABatch:
 
     step: int
     keys: list[str]
-    log_mel: Tensor
+    kind: str
+    features: Tensor
     lengths: Tensor
     padding_mask: Tensor
     mask: Tensor
@@ -48,10 +52,26 @@ class JEPABatch:
     topk_probs: Tensor | None = None
     wav: Tensor | None = None
 
+    @property
+    def log_mel(self) -> Tensor:
+        """`features`, the same tensor, where the frames are log-mels.
+
+        Raises:
+            AttributeError: they are of another kind.
+        """
+        if self.kind != LogMelSpec.kind:
+            raise AttributeError(
+                f"the frames are of kind {self.kind}, not log-mels: read batch.features"
+            )
+        return self.features
+
     def __getitem__(self, name: str) -> Any:
-        if name in self.__dataclass_fields__:
+        if name not in self.__dataclass_fields__ and name != "log_mel":
+            raise KeyError(name)
+        try:
             return getattr(self, name)
-        raise KeyError(name)
+        except AttributeError as error:
+            raise KeyError(str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         """From a loader process, tensors go through shared memory where that has room for them.

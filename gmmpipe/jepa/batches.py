@@ -154,7 +154,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
             key = reader.index.keys[position]
             frames = reader.read_frames(position)
             utterance = {
-                "log_mel": frames,
+                "features": frames,
                 "mask": torch.from_numpy(block_mask(len(frames), self._seed, epoch, key)),
                 **opened.targets[shard](position, frames),
             }
@@ -163,11 +163,12 @@ class JEPABatches(IterableDataset[JEPABatch]):
             keys.append(key)
             for name, value in utterance.items():
                 columns.setdefault(name, []).append(value)
-        lengths = torch.tensor([len(frames) for frames in columns["log_mel"]])
+        lengths = torch.tensor([len(frames) for frames in columns["features"]])
         padded = {name: pad_sequence(values, True) for name, values in columns.items()}
-        padded["log_mel"] = padded["log_mel"].transpose(1, 2).contiguous()
-        padding_mask = torch.arange(padded["log_mel"].shape[2]) >= lengths[:, None]
-        return JEPABatch(step, keys, lengths=lengths, padding_mask=padding_mask, **padded)
+        padded["features"] = padded["features"].transpose(1, 2).contiguous()
+        padding_mask = torch.arange(padded["features"].shape[2]) >= lengths[:, None]
+        kind = self.store.features.kind
+        return JEPABatch(step, keys, kind, lengths=lengths, padding_mask=padding_mask, **padded)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import listed_paths
-from gmmpipe.store import shard_files
+from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import read_document_bytes
-from gmmpipe.store.read_ranges import check_extent, read_rows
+from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_rows
 from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, check_sidecar, kind_of
-
-TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+from gmmpipe.store.shard_file import ShardFile
+from gmmpipe.store.shard_kinds import shard_file
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,22 @@ class StoredUtterance:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its file, its row in ``store.json``, what a frame is, whether it holds audio."""
+    """One shard: its path, its row in ``store.json``, its column, and whether it holds audio."""
 
     path: Path
     row: ShardRow
-    dtype: torch.dtype
-    dim: int
+    column: Column
     has_audio: bool
 
     @property
-    def frame_bytes(self) -> int:
-        """Size of a stored frame."""
-        return self.dim * self.dtype.itemsize
+    def dtype(self) -> torch.dtype:
+        """Of the stored frames."""
+        return TORCH_DTYPES[self.column.dtype]
+
+    @property
+    def file(self) -> ShardFile:
+        """The shard on the disk."""
+        return shard_file(self.path)
 
     def sidecar(self) -> Sidecar:
         """The shard's sidecar; the last few are kept.
@@ -70,14 +74,14 @@ class Shard:
             StoreError: one is missing, or the shard has not as many bytes as it should.
         """
         try:
-            size = shard_files.raw_file(self.path).stat().st_size
+            size = self.file.raw_file(self.column).stat().st_size
             self.path.with_suffix(".json").stat()
         except OSError as error:
             raise StoreError(f"{error.filename}: {error.strerror}") from error
-        if shard_files.is_tar(self.path):
+        if self.path.suffix == ".tar":
             wrong, recorded = size != self.row.bytes, str(self.row.bytes)
         else:
-            least = self.row.frames * self.frame_bytes
+            least = self.row.frames * self.column.frame_bytes
             wrong, recorded = size < least, f"at least {least}"
         if wrong:
             raise StoreError(f"{self.path}: {size} bytes where {recorded} are recorded")
@@ -93,7 +97,7 @@ class Shard:
         index = self.sidecar().index
         if order is not None:
             index = index.take(order)
-        read_rows(shard_files.raw_file(self.path), index, start, stop, out, self.dtype)
+        read_rows(self.file.raw_file(self.column), index, self.column, start, stop, out)
 
 
 @lru_cache(maxsize=16)
@@ -101,7 +105,7 @@ def _read_sidecar(shard: Shard) -> Sidecar:
     """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
     sidecar = Sidecar.read(shard.path.with_suffix(".json"))
     check_sidecar(shard.path, sidecar.row, shard.row)
-    check_extent(shard_files.raw_file(shard.path), sidecar.index, shard.frame_bytes)
+    check_extent(shard.file.raw_file(shard.column), sidecar.index, shard.column)
     return sidecar
 
 
@@ -155,8 +159,7 @@ class FeatureStore:
             Shard(
                 folder / row.name,
                 row,
-                TORCH_DTYPES[info.plan.dtype],
-                info.features.dim,
+                Column(info.features.column, info.plan.dtype, info.features.dim),
                 has_audio=info.plan.store_audio == "flac",
             )
             for folder, info in zip(folders, infos, strict=True)
@@ -229,7 +232,7 @@ class FeatureStore:
         """
         for shard in self.shards:
             index = shard.sidecar().index
-            metadata = shard_files.read_metadata(shard.path, index)
+            metadata = shard.file.read_metadata(index)
             for (key, values), (begin, end) in zip(
                 metadata, pairwise(index.row_offset.tolist()), strict=True
             ):

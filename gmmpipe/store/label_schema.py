@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gmmpipe.errors import StoreError
+from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import (
     FORMAT_VERSION,
     parse_document,
@@ -33,8 +32,9 @@ from gmmpipe.store.schema import (
 from gmmpipe.store.shard_index import ShardIndex
 
 LABELS, TOPK_IDS, TOPK_PROBS = "labels", "topk_ids", "topk_probs"
-"""The arrays of an utterance, as members ``{key}.{name}.npy``."""
-ARRAY_DTYPES = {LABELS: torch.uint16, TOPK_IDS: torch.uint16, TOPK_PROBS: torch.float16}
+"""The columns of a label store."""
+_ONE = 0x3C00
+"""The bits of 1 in float16."""
 MAX_COMPONENTS = 1 << 16
 """More cannot be numbered in uint16."""
 
@@ -70,10 +70,17 @@ class LabelPlan:
             raise ValueError(f"temperature is {self.temperature}")
 
     @property
-    def widths(self) -> dict[str, int]:
-        """The arrays that each utterance has, and how many numbers a frame has in them."""
-        width = self.top_k
-        return {LABELS: 1} if width is None else {LABELS: 1, TOPK_IDS: width, TOPK_PROBS: width}
+    def columns(self) -> tuple[Column, ...]:
+        """The arrays that each utterance has."""
+        labels = Column(LABELS, "uint16", 1, flat=True, max_bits=self.K - 1)
+        if self.top_k is None:
+            return (labels,)
+        return (
+            labels,
+            Column(TOPK_IDS, "uint16", self.top_k, max_bits=self.K - 1),
+            # Probabilities within 0 and 1 are in the order of their bits.
+            Column(TOPK_PROBS, "float16", self.top_k, max_bits=_ONE),
+        )
 
     def differences(self, other: "LabelPlan") -> list[str]:
         """What differs from `other`, one phrase a field."""
@@ -235,7 +242,7 @@ class LabelInfo:
         try:
             totals = pick(LabelTotals, document["totals"])
             rows = [pick(ShardRow, row) for row in document["shards"]]
-            frame_bytes = 2 * sum(plan.widths.values())
+            frame_bytes = sum(column.frame_bytes for column in plan.columns)
             check_rows(rows, totals.utterances, totals.frames, totals.bytes, frame_bytes)
             return cls(plan, totals, rows)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,16 +1,16 @@
 """`LabelStore`: the labels of a feature store's frames, read at random."""
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
+from gmmpipe.store.columns import Column
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.label_schema import (
-    ARRAY_DTYPES,
     LABELS,
     TOPK_IDS,
     TOPK_PROBS,
@@ -18,11 +18,9 @@ from gmmpipe.store.label_schema import (
     LabelPlan,
     LabelSidecar,
 )
-from gmmpipe.store.read_ranges import at_most, check_extent, read_rows
+from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_rows
 from gmmpipe.store.schema import STORE_FILE, ShardRow, check_sidecar, kind_of
-
-_ONE = 0x3C00
-"""The bits of 1 in float16."""
+from gmmpipe.store.shard_kinds import shard_file
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,10 @@ class LabelReader:
         self._plan = plan
         self._indices = shard.sidecar().indices
         self.index = self._indices[LABELS]
-        if self._indices.keys() != plan.widths.keys():
+        if list(self._indices) != [column.name for column in plan.columns]:
             raise StoreError(f"{shard.path}: its sidecar lists other arrays than its store has")
-        for name, width in plan.widths.items():
-            frame_bytes = width * ARRAY_DTYPES[name].itemsize
-            check_extent(shard.path, self._indices[name], frame_bytes)
+        for column in plan.columns:
+            check_extent(self._raw_file(column), self._indices[column.name], column)
 
     def read_arrays(self, start: int, stop: int) -> dict[str, Tensor]:
         """The stored arrays of frames [start, stop) of the shard, each [stop - start, width].
@@ -86,14 +83,15 @@ class LabelReader:
             StoreError: the shard is missing or damaged.
         """
         arrays = {}
-        for name, width in self._plan.widths.items():
-            dtype = ARRAY_DTYPES[name]
-            arrays[name] = torch.empty(stop - start, width, dtype=dtype)
-            # Ids are below K, probabilities within 0 and 1, in order of their bits as they are.
-            check = partial(at_most, _ONE if name == TOPK_PROBS else self._plan.K - 1)
-            index, out = self._indices[name], arrays[name]
-            read_rows(self._shard.path, index, start, stop, out, dtype, check)
+        for column in self._plan.columns:
+            out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
+            index = self._indices[column.name]
+            read_rows(self._raw_file(column), index, column, start, stop, out)
+            arrays[column.name] = out
         return arrays
+
+    def _raw_file(self, column: Column) -> Path:
+        return shard_file(self._shard.path).raw_file(column)
 
     def read(self, start: int, stop: int) -> FrameLabels:
         """The labels of frames [start, stop) of the shard; StoreError where it is damaged."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store import shard_files
 from gmmpipe.store.feature_store import Shard
 from gmmpipe.store.read_ranges import read_rows
 
@@ -47,8 +46,8 @@ class ShardReader:
         """
         begin, end = self.index.row_offset[position : position + 2].tolist()
         frames = torch.empty(end - begin, self._dim, dtype=torch.float32)
-        path = shard_files.raw_file(self._shard.path)
-        read_rows(path, self.index, begin, end, frames, self._shard.dtype)
+        column = self._shard.column
+        read_rows(self._shard.file.raw_file(column), self.index, column, begin, end, frames)
         return frames
 
     def read_waveform(self, position: int) -> Tensor:
@@ -68,8 +67,7 @@ class ShardReader:
         if not self._shard.has_audio:
             remedy = "gmmpipe featurize --store_audio flac makes stores that do"
             raise StoreError(f"{path}: holds no audio; {remedy}")
-        frame_bytes = self._dim * self._shard.dtype.itemsize
-        metadata, flac = shard_files.read_audio(path, self.index, position, frame_bytes)
+        metadata, flac = self._shard.file.read_audio(self.index, position, self._shard.column)
         try:
             return _decode(flac, metadata["num_samples"], metadata["audio_scale"])
         except (ValueError, KeyError, TypeError, soundfile.SoundFileError) as error:

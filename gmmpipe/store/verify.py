@@ -5,16 +5,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store import feature_store, label_store, shard_files
+from gmmpipe.files import sha256_of_file
+from gmmpipe.store import feature_store, label_store
 from gmmpipe.store.feature_store import FeatureStore, Shard
 from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.label_schema import (
-    ARRAY_DTYPES,
-    LABELS,
     LabelInfo,
     LabelPlan,
     LabelSidecar,
@@ -22,7 +20,7 @@ from gmmpipe.store.label_schema import (
 from gmmpipe.store.label_store import LabelReader, LabelShard, LabelStore
 from gmmpipe.store.rejects import Reject
 from gmmpipe.store.schema import REJECTS_FILE, STORE_FILE, ShardRow, StoreInfo
-from gmmpipe.store.tar_reader import StoredArray, TarReader
+from gmmpipe.store.shard_kinds import shard_file
 
 
 def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
@@ -68,10 +66,10 @@ def strangers(store: FeatureStore | LabelStore) -> list[Path]:
 
 def _fault(path: Path, row: ShardRow, decode: Callable[[], None]) -> str:
     try:
-        size = shard_files.size(path)  # first: a file of another size may be a very long one
+        size = shard_file(path).size()  # first: a file of another size may be a very long one
         if size != row.bytes:
             return f"{size} bytes where {row.bytes} are recorded"
-        if shard_files.sha256(path) != row.sha256:
+        if shard_file(path).sha256() != row.sha256:
             return "its SHA-256 is not the recorded one"
         decode()
     except FileNotFoundError:
@@ -88,30 +86,18 @@ def _decode_features(shard: Shard) -> None:
     block = 1 << 14
     for start in range(0, shard.row.frames, block):
         stop = min(start + block, shard.row.frames)
-        shard.read_rows(start, stop, torch.empty(stop - start, shard.dim, dtype=shard.dtype))
-    for _ in shard_files.read_metadata(shard.path, index):
+        shard.read_rows(
+            start, stop, torch.empty(stop - start, shard.column.width, dtype=shard.dtype)
+        )
+    for _ in shard.file.read_metadata(index):
         pass
-    dtype = str(shard.dtype).removeprefix("torch.")
-    shard_files.check_layout(shard.path, index, shard.dim, dtype)
+    shard.file.check_layout([shard.column], [index], has_json=True)
 
 
 def _decode_labels(shard: LabelShard, plan: LabelPlan) -> None:
-    reader = LabelReader(shard, plan)
-    reader.read_arrays(0, shard.row.frames)
-    indices = shard.sidecar().indices
-    lengths = reader.index.num_frames.tolist()
-    expected = (
-        StoredArray(
-            f"{key}.{name}.npy",
-            int(indices[name].byte_offset[at]),
-            (lengths[at],) if name == LABELS else (lengths[at], width),
-            np.dtype(str(ARRAY_DTYPES[name]).removeprefix("torch.")),
-        )
-        for at, key in enumerate(reader.index.keys)
-        for name, width in plan.widths.items()
-    )
-    with TarReader(shard.path) as archive:
-        archive.check_arrays(expected)
+    LabelReader(shard, plan).read_arrays(0, shard.row.frames)
+    indices = list(shard.sidecar().indices.values())
+    shard_file(shard.path).check_layout(plan.columns, indices, has_json=False)
 
 
 def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -130,7 +116,7 @@ def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
         yield folder / STORE_FILE, "its totals are not what its sidecars come to"
     path = folder / REJECTS_FILE
     try:
-        found = path.stat().st_size == ledger_bytes and shard_files.sha256_of_file(path)
+        found = path.stat().st_size == ledger_bytes and sha256_of_file(path)
     except FileNotFoundError:
         yield path, "missing"
     except OSError as error:

@@ -27,8 +27,8 @@ from gmmpipe.store.feature_store import _read_sidecar
 from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.frame_order import FrameOrder
 from gmmpipe.store.rejects import Tally
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, shard_stem
-from gmmpipe.store.shard_files import open_writer
+from gmmpipe.store.schema import STORE_FILE, Sidecar, StoreInfo, shard_stem
+from gmmpipe.store.shard_kinds import open_writer
 
 SHARDS = 13_700
 REAL_SHARDS = 7
@@ -61,16 +61,17 @@ def make_shards(source: Path, folder: Path) -> Path:
     for number in range(REAL_SHARDS):
         path = folder / f"{shard_stem(number)}.tar"
         path.parent.mkdir(exist_ok=True)
-        with open_writer(path, store.dim, info.plan.dtype) as writer:
+        column = store.shards[0].column
+        with open_writer(path, [column]) as writer:
             for utterance in range(UTTERANCES):
                 first = (number * UTTERANCES + utterance) * UTTERANCE_FRAMES
                 numbers = torch.arange(first, first + UTTERANCE_FRAMES) % len(frames)
                 key = f"{number * UTTERANCES + utterance:010d}"
-                writer.add(key, {"key": key}, frames[numbers].numpy(), None)
-            index, size, sha256 = writer.finish()
-        row = ShardRow(path.name, UTTERANCES, UTTERANCES * UTTERANCE_FRAMES, size, sha256)
+                writer.add(key, {column.name: frames[numbers].numpy()}, {"key": key})
+            written = writer.finish()
+        row = written.row
         tally = Tally(UTTERANCES, UTTERANCES, 0, row.frames, row.bytes)
-        Sidecar(row, index, tally, []).write(path.with_suffix(".json"))
+        Sidecar(row, written.index, tally, []).write(path.with_suffix(".json"))
     rows, tally = sum_up(sorted(folder.glob("shard-*.json")))
     dataclasses.replace(info, shards=rows, tally=tally).write(folder / STORE_FILE)
     return folder

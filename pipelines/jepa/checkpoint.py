@@ -154,7 +154,18 @@ def read_run(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged: no step, or nothing to resume from")
     if not isinstance(content["resume"].get("identity"), dict):
         raise CheckpointError(f"{path}: damaged: does not say which run it is of")
+    _rename(content)
     return content
+
+
+def _rename(content: dict[str, Any]) -> None:
+    """Give what earlier versions of this recipe wrote its present names."""
+    sizes, identity = content["sizes"], content["resume"]["identity"]
+    if isinstance(sizes, dict) and "num_mels" in sizes:
+        sizes["input_dim"] = sizes.pop("num_mels")
+    for values in (sizes, identity):
+        if isinstance(values, dict) and values.get("input") == "log_mel":
+            values["input"] = "features"
 
 
 def _alike(here: dict[Any, Tensor], there: Any) -> bool:

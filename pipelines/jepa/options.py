@@ -34,7 +34,7 @@ class JEPAOptions:
     cluster_weight_start: float = 1.0
     cluster_weight_end: float = 0.01
     cluster_temperature: float = 1.0
-    input: str = "log_mel"
+    input: str = "features"
     dim: int = 128
     layers: int = 4
     heads: int = 4
@@ -49,6 +49,8 @@ class JEPAOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if self.input == "log_mel":  # the earlier name
+            object.__setattr__(self, "input", "features")
         if self.resume == "auto" and self.overwrite:
             raise OptionError(
                 "--resume auto goes on with a run and --overwrite replaces it: choose one"
@@ -77,7 +79,7 @@ class JEPAOptions:
             _check_hop(store.features)
         names = ("input", "dim", "layers", "heads", "predictor_layers", "conv_dim")
         chosen = {name: getattr(self, name) for name in names}
-        return Sizes(num_mels=store.dim, num_components=num_components, **chosen)
+        return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: FeatureStore) -> dict[str, Any]:
         """What a run cannot be resumed with another value of.

@@ -47,7 +47,13 @@ def option(name: str, default: Any, kind: Any, text: str) -> Any:
 @option("cluster_weight_start", 1.0, WEIGHT, "Weight of the cluster loss in the first step.")
 @option("cluster_weight_end", 0.01, WEIGHT, "And in the last; a straight line between them.")
 @option("cluster_temperature", 1.0, POSITIVE, "Of the mixture's posteriors.")
-@option("input", "log_mel", click.Choice(["log_mel", "wav"]), "What the encoder hears.")
+@option(
+    "input",
+    "features",
+    click.Choice(["features", "wav", "log_mel"]),
+    "What the encoder hears: the store's frames, of any kind, or the waveform. log_mel is an "
+    "earlier name of features.",
+)
 @option("dim", 128, COUNT, "Width of the encoder; the predictor's is half of it.")
 @option("layers", 4, COUNT, "Of the encoder.")
 @option("heads", 4, COUNT, "Of each layer.")

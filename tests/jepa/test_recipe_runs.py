@@ -23,7 +23,7 @@ from recipe import (
 from conftest import run, torchrun
 from gmmpipe import FeatureStore, GradientGMM
 from pipelines.jepa.checkpoint import load_jepa
-from pipelines.jepa.compare import Measured, kmeans_entropy, log_mel_frames, read_metrics
+from pipelines.jepa.compare import Measured, input_frames, kmeans_entropy, read_metrics
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.train import main
 
@@ -73,7 +73,7 @@ def test_the_comparison_measures_a_run(uninterrupted, store, gmm_path) -> None:
     assert kmeans_entropy(features) == kmeans_entropy(features) > math.log(16)
     apart = torch.arange(640.0).remainder(64)[:, None] * 1000
     assert kmeans_entropy(apart) == pytest.approx(math.log(64))
-    frames = log_mel_frames(sample, jepa.sizes, GradientGMM.load(gmm_path))
+    frames = input_frames(sample, jepa.sizes, GradientGMM.load(gmm_path))
     assert frames.shape == (8561, 80)
     assert frames.mean(0).abs().max() < 0.1
 

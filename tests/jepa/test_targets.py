@@ -71,7 +71,7 @@ def test_a_label_store_without_top_k_gives_its_labels(store, gmm_path, label_sto
     gmm = GradientGMM.load(gmm_path)
     for _, length, batch, row in rows_of(load(JEPABatches(store, labels=label_stores[None]))):
         assert batch.topk_ids is not None
-        labels = gmm.assign(batch.log_mel[row, :, :length].t())
+        labels = gmm.assign(batch.features[row, :, :length].t())
         assert torch.equal(batch.topk_ids[row, :length, 0], labels)
         assert torch.equal(batch.topk_probs[row, :, 0], (~batch.padding_mask[row]).float())
 

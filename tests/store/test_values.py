@@ -16,7 +16,7 @@ from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
-from gmmpipe.store.read_ranges import all_finite
+from gmmpipe.store.columns import all_finite
 from gmmpipe.store.verify import verify
 
 ALONE = World(0, 1, torch.device("cpu"))
