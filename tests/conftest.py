@@ -1,5 +1,6 @@
 """What the tests share: the demo corpus, stores made from it once, and ways to start gmmpipe."""
 
+import gzip
 import json
 import os
 import shutil
@@ -111,6 +112,13 @@ def write_manifest(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def compressed_corpus(folder: Path) -> Path:
+    """The demo corpus's manifest as a ``.jsonl.gz`` in `folder`; its audio stays in `CORPUS`."""
+    path = folder / "manifest.jsonl.gz"
+    path.write_bytes(gzip.compress((CORPUS / "manifest.jsonl").read_bytes(), mtime=0))
+    return path
 
 
 def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:

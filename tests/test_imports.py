@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "fitting": {"store", "mixture", *BASE},
     "apply": {"store", "mixture", *BASE},
     "jepa": {"apply", "store", "mixture", *BASE},
-    "cli": {"__init__", "apply", "featurization", "fitting", "store", "mixture", *BASE},
+    "cli": {"__init__", "apply", "featurization", "fitting", "sources", "store", "mixture", *BASE},
     "__main__": {"cli"},
     # Names of the public interface, imported on first use.
     "__init__": {"features", "mixture", "store"},

@@ -8,7 +8,7 @@ from gmmpipe import __version__
 
 _COMMANDS = {
     name: f"gmmpipe.cli.{name}"
-    for name in ("featurize", "fit", "evaluate", "label", "inspect", "verify")
+    for name in ("manifest", "featurize", "fit", "evaluate", "label", "inspect", "verify")
 }
 
 

@@ -8,6 +8,7 @@ import click
 
 from gmmpipe.cli.common import Notation, job_options, run_job
 from gmmpipe.option_kinds import PATHS, STRIDES
+from gmmpipe.sources.registry import AUTO, kind_names
 
 
 @click.command("featurize")
@@ -15,7 +16,15 @@ from gmmpipe.option_kinds import PATHS, STRIDES
     "--data_dir",
     type=Notation(PATHS),
     required=True,
-    help="Comma-separated folders (each *.jsonl in name order) and/or .jsonl manifests.",
+    help="Comma-separated sources: manifests (.jsonl, .ndjson, .json, also .gz), folders of them, "
+    "or quoted patterns of paths.",
+)
+@click.option(
+    "--source_kind",
+    type=click.Choice(kind_names()),
+    default=AUTO,
+    show_default=True,
+    help="The kind of the sources, where one could be read in two ways.",
 )
 @click.option(
     "--output_dir",

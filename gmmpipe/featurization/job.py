@@ -208,7 +208,7 @@ class _Job:
             kept = "; the old store is kept" if (folder / STORE_FILE).exists() else ""
             raise StoreError(f"{error}{kept}") from error
         put_in_place(folder, own)
-        tidy(folder)
+        remove(folder / LINES_FOLDER)
         return info
 
     def make(self, folder: Path, *, again: bool) -> StoreInfo | None:

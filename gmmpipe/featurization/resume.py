@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 
 
 def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Manifest]:
-    """The manifests of the sources, without the ledger that a store writes where they lie.
+    """The manifests of the sources, without the rejects that a store writes where they lie.
 
     Raises:
         ManifestError: there is none, or one cannot be read.
-        StoreError: a file of the user's would be overwritten by the ledger.
+        StoreError: a file of the user's would be overwritten by the rejects.
     """
-    manifests, ledger = find_manifests(data_dir, source_kind), folder / REJECTS_FILE
-    if not ledger.exists():
-        return manifests
-    documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
-    others = [m for m in manifests if m.path.name != REJECTS_FILE or not m.path.samefile(ledger)]
-    if not others or not (
-        any((folder / name).exists() for name in documents) or _has_shards(folder)
-    ):
-        raise StoreError(f"{ledger}: the store's own would overwrite it; use another --output_dir")
-    return others
+    rejects = folder / REJECTS_FILE
+    manifests = find_manifests(data_dir, source_kind, ignored=rejects)
+    if rejects.exists():
+        documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
+        is_own = any((folder / name).exists() for name in documents) or _has_shards(folder)
+        if not is_own or not manifests:
+            raise StoreError(
+                f"{rejects}: the store's own would overwrite it; use another --output_dir"
+            )
+    return manifests
 
 
 def _has_shards(folder: Path) -> bool:

@@ -20,48 +20,53 @@ class Source:
     Args:
         entry: the entry as it was given.
         kinds: the kinds of what it names; one, unless a pattern names sources of several.
+        folders: those of the paths that it names which are folders.
         found: what there is to read.
     """
 
     entry: str
     kinds: list[str]
+    folders: list[Path]
     found: Found
 
 
-def find_sources(data_dir: str, source_kind: str = registry.AUTO) -> list[Source]:
+def find_sources(
+    data_dir: str, source_kind: str = registry.AUTO, ignored: Path | None = None
+) -> list[Source]:
     """The sources that a comma-separated list of paths and patterns names, in order.
 
     Args:
         data_dir: the list.
         source_kind: the kind that all of them are of, or ``auto``: whatever they look like.
+        ignored: a file that is no part of any of them.
 
     Raises:
         ManifestError: an entry does not exist, is no source, or could be one of several kinds.
     """
     sources = []
     for entry, paths in named_paths(data_dir):
-        kinds: dict[str, None] = {}
-        whole = Found([])
-        for path in paths:
-            # Absolute, because workers may run in another folder.
-            kind, found = _look(path.absolute(), source_kind, str(path))
-            kinds[kind.name] = None
-            whole.manifests.extend(found.manifests)
-            whole.passed_over.extend(found.passed_over)
-            whole.doubtful.extend(found.doubtful)
-        sources.append(Source(entry, list(kinds), whole))
+        looks = [_look(path, source_kind, ignored) for path in paths]
+        found = Found(
+            manifests=[manifest for _, found in looks for manifest in found.manifests],
+            passed_over=[name for _, found in looks for name in found.passed_over],
+            doubtful=[name for _, found in looks for name in found.doubtful],
+        )
+        kinds = dict.fromkeys(kind.name for kind, _ in looks)
+        folders = [path.absolute() for path in paths if path.is_dir()]
+        sources.append(Source(entry, list(kinds), folders, found))
     if not sources:
         raise ManifestError("no manifest given")
     return sources
 
 
-def find_manifests(data_dir: str, source_kind: str = registry.AUTO) -> list[Manifest]:
+def find_manifests(
+    data_dir: str, source_kind: str = registry.AUTO, ignored: Path | None = None
+) -> list[Manifest]:
     """The manifests of those sources, in order; a warning names files that may be meant too.
 
-    Raises:
-        ManifestError: as `find_sources`.
+    Arguments and errors are those of `find_sources`.
     """
-    sources = find_sources(data_dir, source_kind)
+    sources = find_sources(data_dir, source_kind, ignored)
     for source in sources:
         if doubtful := source.found.doubtful:
             log.warning(
@@ -73,16 +78,17 @@ def find_manifests(data_dir: str, source_kind: str = registry.AUTO) -> list[Mani
     return [manifest for source in sources for manifest in source.found.manifests]
 
 
-def _look(path: Path, source_kind: str, name: str) -> tuple[SourceKind, Found]:
-    """The kind of a path, and what there is to read."""
+def _look(name: Path, source_kind: str, ignored: Path | None) -> tuple[SourceKind, Found]:
+    """The kind of the path of this name, and what there is to read."""
+    path = name.absolute()  # workers may run in another folder
     if source_kind != registry.AUTO:
         kind = registry.kind_named(source_kind)
-        if found := kind.find(path):
+        if found := kind.find(path, ignored):
             return kind, found
         raise ManifestError(f"{name}: no {kind.name} source, which is {kind.looks_like}")
     for specificity in sorted({kind.specificity for kind in registry.KINDS}):
         asked = [kind for kind in registry.KINDS if kind.specificity == specificity]
-        claims = [(kind, found) for kind in asked if (found := kind.find(path))]
+        claims = [(kind, found) for kind in asked if (found := kind.find(path, ignored))]
         if len(claims) > 1:
             names = " or ".join(kind.name for kind, _ in claims)
             raise ManifestError(f"{name}: could be read as {names}; say which with --source_kind")

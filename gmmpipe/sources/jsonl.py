@@ -30,14 +30,17 @@ class JsonLines:
     )
     specificity = Specificity.CONTENT
 
-    def find(self, path: Path) -> Found | None:
+    def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`. A folder that holds ``.jsonl`` files is read by those alone."""
         if path.is_file():
+            if _is_same(path, ignored):
+                return Found([])
             return Found([_manifest(path)]) if _is_manifest(path) else None
         if not path.is_dir():
             return None
         with os.scandir(path) as entries:
-            names = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
+            there = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
+        names = [name for name in there if not _is_same(path / name, ignored)]
         plain = [name for name in names if name.endswith(".jsonl")]
         others = [name for name in names if _ending(name) and not name.endswith(".jsonl")]
         if plain:
@@ -46,7 +49,7 @@ class JsonLines:
         else:
             doubtful = []
             read = [name for name in others if _is_manifest(path / name)]
-        if not read:
+        if not read and names == there:
             return None
         passed_over = sorted(set(names) - set(read))
         return Found([_manifest(path / name) for name in read], passed_over, doubtful)
@@ -55,6 +58,12 @@ class JsonLines:
         """See `SourceKind`."""
         with _opened(path) as file:
             yield from file
+
+
+def _is_same(path: Path, ignored: Path | None) -> bool:
+    if ignored is None or path.name != ignored.name:
+        return False
+    return ignored.exists() and path.samefile(ignored)
 
 
 def _manifest(path: Path) -> Manifest:

@@ -50,8 +50,12 @@ class SourceKind(Protocol):
     def specificity(self) -> Specificity:
         """When it is asked."""
 
-    def find(self, path: Path) -> Found | None:
+    def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """What there is to read at `path`, an absolute one that exists; None: no such source.
+
+        Args:
+            path: a file or a folder.
+            ignored: a file that is no part of any source, however much it looks like one.
 
         Raises:
             ManifestError: it is one, and cannot be read.

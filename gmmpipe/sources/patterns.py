@@ -10,7 +10,6 @@ from gmmpipe.errors import ManifestError
 from gmmpipe.files import listed_paths
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)", re.ASCII)
-_MOST_PATHS = 1_000_000
 _DEPTH = {"{": 1, "}": -1}
 
 
@@ -36,9 +35,7 @@ def _matching(entry: str) -> Iterator[Path]:
     if os.path.exists(entry):
         yield Path(entry)
         return
-    for number, name in enumerate(_expanded(entry)):
-        if number == _MOST_PATHS:
-            raise ManifestError(f"{entry}: a pattern of more than {_MOST_PATHS:,} paths")
+    for name in _expanded(entry):
         if os.path.exists(name):
             yield Path(name)
         elif not glob.has_magic(name):
