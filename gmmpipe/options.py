@@ -14,6 +14,7 @@ its default and what `option` adds. Nothing here needs click or torch.
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
@@ -74,6 +75,59 @@ def option(
     """
     extras = Extras(help, low, high, above, name, metavar, shown, is_argument, this_run_only)
     return field(default=default, metadata={_METADATA: extras})
+
+
+def variant(kinds: Callable[[], dict[str, type]], *, help: str) -> Any:  # noqa: A002
+    """A field that holds one of several dataclasses: an option that names it, and its own options.
+
+    Args:
+        kinds: the dataclasses by their names, looked up when they are needed; made without
+            arguments, the first is the default.
+        help: a sentence for ``--help``.
+    """
+    return field(
+        default_factory=lambda: next(iter(kinds().values()))(),
+        metadata={_METADATA: Variant(kinds, help)},
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What `variant` adds to a field."""
+
+    kinds: Callable[[], dict[str, type]]
+    help: str
+
+    def options(self) -> list["Option"]:
+        """The options of all kinds, each name once."""
+        return list(
+            {o.name: o for kind in self.kinds().values() for o in options_of(kind)}.values()
+        )
+
+    def check(self, value: Any) -> Any:
+        """The value, if it is of one of the dataclasses.
+
+        Raises:
+            OptionError: it is not.
+        """
+        kinds = self.kinds().values()
+        if type(value) not in kinds:
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise OptionError(f"{value!r:.80} is given for a {names}")
+        return value
+
+    def build(self, name: str, choice: str, values: dict[str, Any]) -> Any:
+        """The dataclass that the option `name` chooses, made of the values given.
+
+        Raises:
+            OptionError: one is an option of other kinds only, or not allowed.
+        """
+        kind = self.kinds()[choice]
+        own = {one.field for one in options_of(kind)}
+        for one in self.options():
+            if one.field in values and one.field not in own:
+                raise OptionError(f"--{one.name} has no meaning for --{name} {choice}")
+        return kind(**values)
 
 
 @dataclass(frozen=True)
@@ -167,17 +221,27 @@ def _of_type(value: Any, kind: Any, words: str) -> Any:
     return value
 
 
-def options_of(kind: type) -> tuple[Option, ...]:
-    """The options of a dataclass, in order; fields without `option` are none."""
-    return _options_of(kind)
+def options_of(kind: type) -> list[Option]:
+    """The options of a dataclass, in order, without those of its variants."""
+    return [one for one in options_and_variants(kind).values() if isinstance(one, Option)]
+
+
+def options_and_variants(kind: type) -> dict[str, Option | Variant]:
+    """The options and variants of a dataclass, in order, by their fields' names."""
+    return _read(kind)
 
 
 @cache
-def _options_of(kind: Any) -> tuple[Option, ...]:
+def _read(kind: Any) -> dict[str, Option | Variant]:
     hints = get_type_hints(kind, include_extras=True)
-    return tuple(
-        _option_of(item, hints[item.name]) for item in fields(kind) if _METADATA in item.metadata
-    )
+    found: dict[str, Option | Variant] = {}
+    for item in fields(kind):
+        extras = item.metadata.get(_METADATA)
+        if isinstance(extras, Variant):
+            found[item.name] = extras
+        elif isinstance(extras, Extras):
+            found[item.name] = _option_of(item, hints[item.name])
+    return found
 
 
 def _option_of(item: "Field[Any]", hint: Any) -> Option:
@@ -216,8 +280,8 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        for one in options_of(type(self)):
-            object.__setattr__(self, one.field, one.check(getattr(self, one.field)))
+        for name, one in options_and_variants(type(self)).items():
+            object.__setattr__(self, name, one.check(getattr(self, name)))
 
     def to_yaml(self) -> str:
         """The options, but for those of this run alone, as a file that ``--config`` accepts."""

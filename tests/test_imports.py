@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "randomness": set(),
     "run": {"errors", "files", "claim"},
     "features": {"errors", "files", *OPTIONS},
-    "sources": {"errors", "files"},
+    "sources": {"errors", "files", *OPTIONS},
     "audio": {"errors"},
     "store": {"errors", "files", "claim", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},
@@ -33,8 +33,12 @@ MAY_IMPORT = {
     "jepa": {"apply", "store", "mixture", *BASE},
     "cli": {"__init__", "apply", "featurization", "fitting", "sources", "store", "mixture", *BASE},
     "__main__": {"cli"},
+    "commands": {"apply", "featurization", "fitting", "store", "mixture", *BASE},
     # Names of the public interface, imported on first use.
-    "__init__": {"features", "mixture", "store"},
+    "__init__": {
+        *("apply", "commands", "errors", "features", "featurization", "fitting"),
+        *("mixture", "store"),
+    },
 }
 
 

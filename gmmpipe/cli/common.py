@@ -19,6 +19,9 @@ from gmmpipe.run.signals import exit_status, raise_stopped, stop_signals
 log = logging.getLogger("gmmpipe")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+ANY_DASHES = {"token_normalize_func": lambda token: token.replace("-", "_")}
+"""Context settings under which an option may be written with dashes, too."""
+
 
 class Notation(click.ParamType):
     """An option with a notation of its own."""

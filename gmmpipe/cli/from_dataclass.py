@@ -1,13 +1,14 @@
 """Commands made from the dataclasses of their options (`gmmpipe.options`)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from importlib import import_module
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from gmmpipe.cli.common import Notation, run_job
-from gmmpipe.options import Option, options_of
+from gmmpipe.options import Option, Variant, options_and_variants
 
 _Value = TypeVar("_Value")
 
@@ -20,17 +21,41 @@ def parameters(kind: type, only: Iterable[str] | None = None) -> list[click.Para
         only: the fields to take; None for all.
     """
     wanted = None if only is None else set(only)
-    return [_parameter(one) for one in options_of(kind) if wanted is None or one.field in wanted]
+    made: list[click.Parameter] = []
+    for name, one in options_and_variants(kind).items():
+        if wanted is not None and name not in wanted:
+            continue
+        if isinstance(one, Variant):
+            made += [_choice(name, one), *map(_parameter, one.options())]
+        else:
+            made.append(_parameter(one))
+    return made
 
 
-def build(kind: type[_Value], values: dict[str, Any]) -> _Value:
+def build(
+    kind: type[_Value], values: dict[str, Any], given: Container[str] | None = None
+) -> _Value:
     """Take the dataclass's own values out of `values`, and make it from them.
+
+    Args:
+        kind: the dataclass.
+        values: the command's values, by their fields' names.
+        given: the names of those that are not defaults; None where that makes no difference.
 
     Raises:
         OptionError: they contradict each other.
     """
-    names = [one.field for one in options_of(kind) if one.field in values]
-    return kind(**{name: values.pop(name) for name in names})
+    chosen: dict[str, Any] = {}
+    for name, one in options_and_variants(kind).items():
+        if name not in values:
+            continue
+        value = values.pop(name)
+        if isinstance(one, Variant):
+            parts = {part.field: values.pop(part.field) for part in one.options()}
+            mine = {part: v for part, v in parts.items() if given is None or part in given}
+            value = one.build(name, value, mine)
+        chosen[name] = value
+    return kind(**chosen)
 
 
 class OptionsCommand(click.Command):
@@ -43,15 +68,15 @@ class OptionsCommand(click.Command):
     """
 
     def __init__(self, home: str, work: Callable[..., object], **settings: Any) -> None:
-        self.home = home
-        self.work = work
+        self._home = home
+        self._work = work
         self._made: list[click.Parameter] = []
         super().__init__(callback=self._run, **settings)
 
     @property
     def options_class(self) -> type:
         """The dataclass."""
-        module, name = self.home.split(":")
+        module, name = self._home.split(":")
         kind: type = getattr(import_module(module), name)
         return kind
 
@@ -61,20 +86,29 @@ class OptionsCommand(click.Command):
         return [*self._made, *super().get_params(ctx)]
 
     def _run(self, debug: bool, **values: Any) -> None:
-        run_job(lambda: self.work(build(self.options_class, values), **values), debug)
+        context = click.get_current_context()
+        given = {
+            name for name in values if context.get_parameter_source(name) != ParameterSource.DEFAULT
+        }
+        run_job(lambda: self._work(build(self.options_class, values, given), **values), debug)
 
 
-def command_from(home: str, name: str) -> Callable[[Callable[..., object]], OptionsCommand]:
+def command_from(
+    home: str, name: str, **settings: Any
+) -> Callable[[Callable[..., object]], OptionsCommand]:
     """Make a function a command: its docstring is the help, its first argument the options.
 
     Args:
         home: the dataclass of its options, as ``module:name``.
         name: the command's.
+        settings: click's.
     """
 
     def make(function: Callable[..., object]) -> OptionsCommand:
-        own = reversed(getattr(function, "__click_params__", []))
-        return OptionsCommand(home, function, name=name, params=[*own], help=function.__doc__)
+        own = [*reversed(getattr(function, "__click_params__", []))]
+        return OptionsCommand(
+            home, function, name=name, params=own, help=function.__doc__, **settings
+        )
 
     return make
 
@@ -94,6 +128,17 @@ def _parameter(one: Option) -> click.Parameter:
         return click.Option([flags, one.field], is_flag=True, **settings)
     return click.Option(
         [f"--{one.name}", one.field], type=kind, metavar=one.extras.metavar, **settings
+    )
+
+
+def _choice(name: str, variant: Variant) -> click.Option:
+    names = list(variant.kinds())
+    return click.Option(
+        [f"--{name}"],
+        type=click.Choice(names),
+        default=names[0],
+        show_default=True,
+        help=variant.help,
     )
 
 

@@ -39,7 +39,7 @@ def _describe_features(folder: Path) -> dict[str, Any]:
 
     from gmmpipe.errors import StoreError
     from gmmpipe.store.finalize import sum_up
-    from gmmpipe.store.schema import STORE_FILE, StoreInfo
+    from gmmpipe.store.schema import STORE_FILE, StoreInfo, find_writer_plan
 
     finished = (folder / STORE_FILE).exists()
     if finished:
@@ -56,6 +56,8 @@ def _describe_features(folder: Path) -> dict[str, Any]:
             raise StoreError(f"{folder}: holds no feature store")
         tally, num_shards = sum_up(sidecars)[1], len(sidecars)
         described = {}
+        if (writer := find_writer_plan(folder)) is not None:
+            described = {"features": writer[0].to_json(), "plan": asdict(writer[1])}
     return {
         "kind": "feature store",
         "finished": finished,

@@ -3,69 +3,36 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gmmpipe.cli.common import Notation, job_options, run_job
-from gmmpipe.option_kinds import PATHS
-from gmmpipe.sources.registry import AUTO, kind_names
+from gmmpipe.cli.common import job_options
+from gmmpipe.cli.from_dataclass import command_from
 
 if TYPE_CHECKING:
+    from gmmpipe.sources.options import ManifestOptions
     from gmmpipe.sources.survey import Example, Survey
 
 
-@click.command("manifest")
-@click.argument("sources", type=Notation(PATHS))
-@click.option(
-    "--source_kind",
-    type=click.Choice(kind_names()),
-    default=AUTO,
-    show_default=True,
-    help="The kind of the sources, where one could be read in two ways.",
-)
-@click.option(
-    "--base_path",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Prefix of relative audio paths.  [default: their manifest's folder]",
-)
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.jsonl",
-    help="Also write the utterances as one manifest, with absolute audio paths.",
-)
+@command_from("gmmpipe.sources.options:ManifestOptions", "manifest")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @job_options
-def command(
-    sources: str,
-    source_kind: str,
-    base_path: Path | None,
-    output: Path | None,
-    as_json: bool,
-    debug: bool,
-) -> None:
+def command(options: "ManifestOptions", as_json: bool) -> None:
     """Say what SOURCES hold, as featurize would read them: comma-separated paths and patterns.
 
     For each: its kind, its utterances, their hours where they are stated, the first three, and what
     is passed over. No audio is opened.
     """
+    from gmmpipe.sources.find import find_sources
+    from gmmpipe.sources.survey import survey
 
-    def job() -> None:
-        from gmmpipe.errors import OptionError
-        from gmmpipe.sources.find import find_sources
-        from gmmpipe.sources.survey import survey
-
-        if output is not None and output.suffix != ".jsonl":
-            raise OptionError(f"--output {output} does not end in .jsonl, so nothing would read it")
-        found = survey(find_sources(sources, source_kind), base_path, output)
-        if as_json:
-            click.echo(json.dumps({"sources": [_as_json(said) for said in found]}, sort_keys=True))
-        else:
-            click.echo("\n\n".join("\n".join(_lines(said)) for said in found))
-
-    run_job(job, debug)
+    sources = find_sources(options.sources, options.source_kind)
+    found = survey(sources, options.base_path, options.output)
+    if as_json:
+        click.echo(json.dumps({"sources": [_as_json(said) for said in found]}, sort_keys=True))
+    else:
+        click.echo("\n\n".join("\n".join(_lines(said)) for said in found))
 
 
 def _as_json(said: "Survey") -> dict[str, Any]:

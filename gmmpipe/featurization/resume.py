@@ -140,6 +140,11 @@ def _made_with(folder: Path) -> Iterator[tuple[FrameSpec, PlanOptions]]:
     for name in (STORE_FILE, REOPENED_FILE):
         if (folder / name).exists():
             info = StoreInfo.read(folder / name)
+            if not isinstance(info.plan, PlanOptions):
+                raise StoreError(
+                    f"{folder}: holds frames of kind {info.features.kind}, which another program "
+                    "wrote. Use another --output_dir, or --overwrite"
+                )
             yield info.features, info.plan
     with suppress(FileNotFoundError):
         yield Plan.load_identity(folder / PLAN_FILE)

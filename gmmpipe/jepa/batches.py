@@ -212,12 +212,12 @@ def _target_source(
 
 def _audio_hop(store: FeatureStore) -> int:
     """Samples from one frame to the next in a store of audio; StoreError where there is none."""
+    if not isinstance(store.features, ComputedSpec):
+        raise StoreError(f"frames of kind {store.features.kind} have no audio beside them")
     for shard in store.shards:
         if not shard.has_audio:
             raise StoreError(
                 f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac makes "
                 "stores that do"
             )
-    if not isinstance(store.features, ComputedSpec):
-        raise StoreError(f"frames of kind {store.features.kind} are not computed from audio")
     return store.features.hop_length

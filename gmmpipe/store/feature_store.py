@@ -19,7 +19,15 @@ from gmmpipe.files import listed_paths
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import read_document_bytes
 from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, check_sidecar, kind_of
+from gmmpipe.store.schema import (
+    STORE_FILE,
+    ShardRow,
+    Sidecar,
+    StoreInfo,
+    check_sidecar,
+    find_writer_plan,
+    kind_of,
+)
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_kinds import shard_file
 
@@ -160,7 +168,7 @@ class FeatureStore:
                 folder / row.name,
                 row,
                 Column(info.features.column, info.plan.dtype, info.features.dim),
-                has_audio=info.plan.store_audio == "flac",
+                has_audio=info.plan.has_audio,
             )
             for folder, info in zip(folders, infos, strict=True)
             for row in info.shards
@@ -249,5 +257,7 @@ def _read_info(folder: Path) -> StoreInfo:
         if kind_of(folder) == "labels":
             raise StoreError(f"{folder}: a store of labels, not of features")
         remedy = "run the same gmmpipe featurize command again to finish it"
+        if find_writer_plan(folder) is not None:
+            remedy = "run the program that writes it again to finish it"
         raise StoreError(f"{folder}: not a finished feature store (no {STORE_FILE}); {remedy}")
     return StoreInfo.read(path)

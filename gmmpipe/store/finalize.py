@@ -25,6 +25,7 @@ from gmmpipe.store.schema import (
     ShardRow,
     Sidecar,
     StoreInfo,
+    WriterPlan,
     is_shard_name,
     shard_stem,
 )
@@ -108,7 +109,7 @@ def finalize(
     folder: Path,
     num_shards: int,
     features: FrameSpec,
-    plan: PlanOptions,
+    plan: PlanOptions | WriterPlan,
     max_reject_fraction: float,
     describe: Callable[[Reject], str] = lambda reject: reject.detail,
 ) -> StoreInfo:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features.kinds import spec_from_json
-from gmmpipe.features.spec import FrameSpec
+from gmmpipe.features.spec import ComputedSpec, FrameSpec
 from gmmpipe.store.documents import (
     FORMAT_VERSION,
     MAX_INT,
@@ -33,7 +33,7 @@ PLAN_FILE = "plan.npz"
 LINES_FOLDER = "plan.lines"
 """The plain lines of manifests that are not plain files, while a store is unfinished."""
 LABEL_PLAN_FILE = "plan.json"
-"""What an unfinished label store is made by; see `gmmpipe.store.label_schema`."""
+"""What an unfinished store of labels, or of a `FeatureStoreWriter`, is made by."""
 REJECTS_FILE = "rejects.jsonl"
 REOPENED_FILE = "reopened.json"
 """What ``store.json`` is renamed to while some shards of a finished store are made anew."""
@@ -42,6 +42,7 @@ SHARD_SUFFIXES = {"tar": ".tar", "zarr": ".zarr"}
 
 _SHARD_NAME = re.compile(r"shard-[0-9]{6,12}\.(tar|zarr)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+DTYPES = ("float16", "float32")
 Dtype = Literal["float16", "float32"]
 Format = Literal["tar", "zarr"]
 LongAudio = Literal["crop", "split", "skip"]
@@ -223,6 +224,25 @@ class PlanOptions:
             if f.name != "windows_sha256" and getattr(self, f.name) != getattr(other, f.name)
         ]
 
+    @property
+    def has_audio(self) -> bool:
+        """Whether the waveforms are kept beside the features."""
+        return self.store_audio == "flac"
+
+
+@dataclass(frozen=True)
+class WriterPlan:
+    """The options of a `FeatureStoreWriter` that decide a store's bytes beyond the frames."""
+
+    utterances_per_shard: int
+    dtype: Dtype
+    format: Format
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether waveforms are kept beside the features: never."""
+        return False
+
 
 @dataclass(frozen=True)
 class StoreInfo:
@@ -233,7 +253,7 @@ class StoreInfo:
     """
 
     features: FrameSpec
-    plan: PlanOptions
+    plan: PlanOptions | WriterPlan
     tally: Tally
     shards: list[ShardRow]
     rejects_sha256: str | None = None
@@ -269,13 +289,9 @@ class StoreInfo:
         try:
             if document["kind"] != "features":
                 raise StoreError(f"{path}: a store of {document['kind']}, not of features")
-            try:
-                features = spec_from_json(document["features"])
-            except StoreError as error:
-                raise StoreError(f"{path}: {error}") from error
+            features, plan = _features_and_plan(document, path)
             if features.fingerprint != document["fingerprint"]:
                 raise StoreError(f"{path}: the fingerprint is not that of the features")
-            plan = _pick_plan(document["plan"], path)
             info = cls(
                 features=features,
                 plan=plan,
@@ -296,11 +312,53 @@ class StoreInfo:
             raise ValueError("its rejects are not the sum of those by reason")
 
 
-def _pick_plan(values: dict[str, Any], path: Path) -> PlanOptions:
-    for name, known in (("format", SHARD_SUFFIXES), ("dtype", ("float16", "float32"))):
+def find_writer_plan(folder: Path) -> tuple[FrameSpec, WriterPlan] | None:
+    """By what a `FeatureStoreWriter` makes the store in a folder, finished or not.
+
+    Returns:
+        None where there is no store, or one that no such writer began.
+
+    Raises:
+        StoreError: the file that says so is damaged.
+    """
+    for path in (folder / name for name in (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE)):
+        if path.exists():
+            document = read_document(path)
+            if document.get("kind") != "features":
+                return None
+            try:
+                features, plan = _features_and_plan(document, path)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise StoreError(f"{path}: not of a feature store: {error!r}") from error
+            return (features, plan) if isinstance(plan, WriterPlan) else None
+    return None
+
+
+def write_writer_plan(folder: Path, features: FrameSpec, plan: WriterPlan) -> None:
+    """Publish by what a `FeatureStoreWriter` makes a store, until ``store.json`` says so."""
+    document = {
+        "format_version": FORMAT_VERSION,
+        "kind": "features",
+        "features": features.to_json(),
+        "plan": asdict(plan),
+    }
+    write_document(folder / LABEL_PLAN_FILE, document)
+
+
+def _features_and_plan(
+    document: dict[str, Any], path: Path
+) -> tuple[FrameSpec, PlanOptions | WriterPlan]:
+    try:
+        features = spec_from_json(document["features"])
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from error
+    values = document["plan"]
+    for name, known in (("format", SHARD_SUFFIXES), ("dtype", DTYPES)):
         if values.get(name, "tar" if name == "format" else None) not in known:
             raise StoreError(f"{path}: shards of {name} {values.get(name)} cannot be read here")
-    return pick(PlanOptions, values)
+    if isinstance(features, ComputedSpec):
+        return features, pick(PlanOptions, values)
+    return features, pick(WriterPlan, values)
 
 
 def shard_stem(number: int) -> str:

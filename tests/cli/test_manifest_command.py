@@ -142,7 +142,7 @@ def test_what_it_writes_gives_the_same_frames(mixed: Path, tmp_path: Path, invok
         ("torn.jsonl.gz", ("--output", "o.jsonl"), 1, "torn.jsonl.gz: damaged: "),
         ("good.jsonl", ("--output", "good.jsonl"), 2, "is one of the manifests that are read"),
         (".", ("--output", "o.jsonl"), 2, "lies in a folder that is read as a source"),
-        ("good.jsonl", ("--output", "o.json"), 2, "does not end in .jsonl"),
+        ("good.jsonl", ("--output", "o.json"), 2, "o.json does not end in .jsonl"),
         ("good.jsonl", ("--source_kind", "tape"), 2, "'tape' is not one of 'auto', 'jsonl'"),
         (" , ", (), 2, "no path is given"),
     ],
