@@ -100,14 +100,14 @@ def is_finished(wanted: FeaturizeOptions) -> bool:
     """
     from gmmpipe.errors import StoreError
     from gmmpipe.featurization.plan import digest_manifests
-    from gmmpipe.sources.manifest import find_manifests
+    from gmmpipe.sources.find import find_manifests
     from gmmpipe.store.schema import STORE_FILE, StoreInfo
 
     path = wanted.output_dir / STORE_FILE
     if not path.exists():
         return False
     info = StoreInfo.read(path)
-    digest, _ = digest_manifests(find_manifests(wanted.data_dir))
+    digest, _ = digest_manifests(find_manifests(wanted.data_dir, wanted.source_kind))
     there = (info.features, info.plan.max_seconds, info.plan.manifest_sha256)
     names = ("features", "max_seconds", "manifests")
     here = (wanted.features, wanted.max_seconds, digest)

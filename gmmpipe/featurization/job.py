@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from gmmpipe.featurization.resume import (
     shards_with_rejects,
 )
 from gmmpipe.featurization.summary import report
+from gmmpipe.files import remove
 from gmmpipe.run.progress import Progress
+from gmmpipe.sources.lines import with_plain_lines
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.store.finalize import (
     finalize,
@@ -46,6 +48,7 @@ from gmmpipe.store.replace import (
     refuse_strangers,
 )
 from gmmpipe.store.schema import (
+    LINES_FOLDER,
     PLAN_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
@@ -71,7 +74,7 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     """
     folder = options.output_dir.absolute()
     swapped = finish_swap(folder, _COMMAND)
-    manifests = manifests_beside(folder, options.data_dir)
+    manifests = manifests_beside(folder, options.data_dir, options.source_kind)
     job = _Job(manifests, options, options.plan_options(*digest_manifests(manifests)))
     if not options.retry_rejected and (swapped or not options.overwrite):
         # Without a claim: the folder may be read-only.
@@ -85,6 +88,7 @@ def featurize(options: FeaturizeOptions) -> StoreInfo | None:
     if not alone and job.splits:
         job.renew_plan_alone(folder)
     with claim_folder(folder, job.identity, _COMMAND, alone=alone) as claim:
+        job = job.with_plain_lines(folder)
         if options.overwrite:
             return job.replace(folder)
         if options.retry_rejected:
@@ -118,13 +122,27 @@ class _Job:
         """Whether the plan depends on how long the audio is."""
         return self.options.long_audio == "split"
 
+    def with_plain_lines(self, folder: Path) -> "_Job":
+        """The same, with the lines of manifests that are not plain files written into `folder`.
+
+        They go when the store in `folder` is finished.
+
+        Raises:
+            StoreError: another job, which may use the lines there, made the store in `folder`.
+        """
+        if all(manifest.lines_path for manifest in self.manifests):
+            return self
+        if not self.options.overwrite:
+            self._refuse_other_store(folder)
+        return replace(self, manifests=with_plain_lines(self.manifests, folder / LINES_FOLDER))
+
     def find_finished(self, folder: Path) -> StoreInfo | None:
         """The store in `folder`, if it is finished and nothing is left to be tidied away.
 
         Raises:
             StoreError: it was made with other options.
         """
-        leftovers = (PLAN_FILE, REOPENED_FILE)
+        leftovers = (PLAN_FILE, REOPENED_FILE, LINES_FOLDER)
         if not (folder / STORE_FILE).exists() or any((folder / n).exists() for n in leftovers):
             return None
         self._refuse_other_store(folder)
@@ -152,7 +170,7 @@ class _Job:
             return  # a plan alone is what the first of many slices leaves to the others
         try:
             with claim_folder(folder, "", _COMMAND, alone=True):
-                self.renew_plan(folder)
+                self.with_plain_lines(folder).renew_plan(folder)
         except ClaimError:
             if shards:
                 raise
@@ -186,9 +204,11 @@ class _Job:
         except GmmpipeError as error:
             if not any(row.utterances for row in finished_rows(made)):
                 drop_begun(folder, planned_shards)  # nothing was usable
+            remove(folder / LINES_FOLDER)
             kept = "; the old store is kept" if (folder / STORE_FILE).exists() else ""
             raise StoreError(f"{error}{kept}") from error
         put_in_place(folder, own)
+        remove(folder / LINES_FOLDER)
         return info
 
     def make(self, folder: Path, *, again: bool) -> StoreInfo | None:
@@ -279,7 +299,7 @@ class _Job:
 
         Another run may have tried another path, so only what this run tried is named.
         """
-        manifest = plan.table.manifest(self.manifests, reject.ordinal)
+        manifest = plan.index.manifest(self.manifests, reject.ordinal)
         start = (self.options.base_path or manifest.path.parent).absolute()
         tried = ""
         if tried_here and reject.path:

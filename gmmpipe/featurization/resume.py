@@ -9,7 +9,8 @@ from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FrameSpec, differences
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, make_plan
-from gmmpipe.sources.manifest import Manifest, find_manifests
+from gmmpipe.sources.find import find_manifests
+from gmmpipe.sources.manifest import Manifest
 from gmmpipe.store.finalize import finish_reopening, remove_shards
 from gmmpipe.store.replace import SWAP_FILE
 from gmmpipe.store.schema import (
@@ -27,23 +28,23 @@ from gmmpipe.store.schema import (
 log = logging.getLogger(__name__)
 
 
-def manifests_beside(folder: Path, data_dir: str) -> list[Manifest]:
-    """The manifests, without the ledger that a store writes where they lie.
+def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Manifest]:
+    """The manifests of the sources, without the rejects that a store writes where they lie.
 
     Raises:
         ManifestError: there is none, or one cannot be read.
-        StoreError: a file of the user's would be overwritten by the ledger.
+        StoreError: a file of the user's would be overwritten by the rejects.
     """
-    manifests, ledger = find_manifests(data_dir), folder / REJECTS_FILE
-    if not ledger.exists():
-        return manifests
-    documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
-    others = [m for m in manifests if m.path.name != REJECTS_FILE or not m.path.samefile(ledger)]
-    if not others or not (
-        any((folder / name).exists() for name in documents) or _has_shards(folder)
-    ):
-        raise StoreError(f"{ledger}: the store's own would overwrite it; use another --output_dir")
-    return others
+    rejects = folder / REJECTS_FILE
+    manifests = find_manifests(data_dir, source_kind, ignored=rejects)
+    if rejects.exists():
+        documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
+        is_own = any((folder / name).exists() for name in documents) or _has_shards(folder)
+        if not is_own or not manifests:
+            raise StoreError(
+                f"{rejects}: the store's own would overwrite it; use another --output_dir"
+            )
+    return manifests
 
 
 def _has_shards(folder: Path) -> bool:

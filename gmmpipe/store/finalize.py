@@ -16,6 +16,7 @@ from gmmpipe.store.label_schema import LabelInfo, LabelPlan, LabelSidecar
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.schema import (
     LABEL_PLAN_FILE,
+    LINES_FOLDER,
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
@@ -190,8 +191,8 @@ def finalize_labels(folder: Path, num_shards: int, plan: LabelPlan) -> LabelInfo
 
 def tidy(folder: Path) -> None:
     """Remove what only an unfinished store needs, from a finished one."""
-    for leftover in (PLAN_FILE, LABEL_PLAN_FILE, REOPENED_FILE):
-        (folder / leftover).unlink(missing_ok=True)
+    for leftover in (PLAN_FILE, LABEL_PLAN_FILE, REOPENED_FILE, LINES_FOLDER):
+        remove(folder / leftover)
 
 
 def _rejected(tally: Tally) -> str:

@@ -30,6 +30,8 @@ from gmmpipe.store.shard_index import ShardIndex
 
 STORE_FILE = "store.json"
 PLAN_FILE = "plan.npz"
+LINES_FOLDER = "plan.lines"
+"""The plain lines of manifests that are not plain files, while a store is unfinished."""
 LABEL_PLAN_FILE = "plan.json"
 """What an unfinished store of labels, or of a `FeatureStoreWriter`, is made by."""
 REJECTS_FILE = "rejects.jsonl"

@@ -1,5 +1,6 @@
 """Stores and fits, made within the tests' own process: no workers to wait for."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def alone() -> Any:
     from gmmpipe.run.world import World
 
     return World(0, 1, torch.device("cpu"))
+
+
+def compressed_corpus(folder: Path) -> Path:
+    """The demo corpus's manifest as a ``.jsonl.gz`` in `folder`; its audio stays in `CORPUS`."""
+    path = folder / "manifest.jsonl.gz"
+    path.write_bytes(gzip.compress((CORPUS / "manifest.jsonl").read_bytes(), mtime=0))
+    return path
 
 
 def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
@@ -59,9 +67,12 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 def save_plan(options: Any) -> Any:
     """Publish the plan of a featurize job, as its first seconds do, and return it."""
     from gmmpipe.featurization.plan import digest_manifests, make_plan
-    from gmmpipe.sources.manifest import find_manifests
+    from gmmpipe.sources.find import find_manifests
+    from gmmpipe.sources.lines import with_plain_lines
 
-    manifests = find_manifests(options.data_dir)
+    manifests = with_plain_lines(
+        find_manifests(options.data_dir), options.output_dir / "plan.lines"
+    )
     wanted = options.plan_options(*digest_manifests(manifests))
     plan = make_plan(manifests, options.features, wanted, options.base_path)
     options.output_dir.mkdir(parents=True, exist_ok=True)
