@@ -31,6 +31,13 @@ def alone() -> Any:
     return World(0, 1, torch.device("cpu"))
 
 
+def corpus_part(path: Path, count: int) -> Path:
+    """The first lines of the demo corpus's manifest as `path`; the audio stays in `CORPUS`."""
+    lines = (CORPUS / "manifest.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:count]))
+    return path
+
+
 def compressed_corpus(folder: Path) -> Path:
     """The demo corpus's manifest as a ``.jsonl.gz`` in `folder`; its audio stays in `CORPUS`."""
     path = folder / "manifest.jsonl.gz"
