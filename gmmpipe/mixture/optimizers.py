@@ -11,9 +11,10 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.parameters import Parameters
-from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
+from gmmpipe.mixture.statistics import Statistics
 
 VarFloor = float | Tensor
 
@@ -254,7 +255,7 @@ class StepwiseEM:
         var_floor: VarFloor,
     ) -> Self:
         """With the sample's statistics, scaled to a step's frames. See `Optimizer.start`."""
-        kernel = StatisticsKernel(len(parameters.means), center)
+        kernel = statistics_kernel(len(parameters.means), center)
         sums = kernel(sample, parameters.mixture).sums.double()
         return cls(sums * (frames_per_step / len(sample)), var_floor)
 

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.optimizers import StepwiseEM, VarFloor, at_least
 from gmmpipe.mixture.parameters import Parameters
-from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR
 from gmmpipe.randomness import permutation, uniforms
 
@@ -101,7 +101,7 @@ def _climb(
     num_components = len(parameters.means)
     step_frames = max(EM_STEP_FRAMES, FRAMES_PER_COMPONENT * num_components)
     steps_per_pass = max(1, len(sample) // step_frames)
-    kernel = StatisticsKernel(num_components, center)
+    kernel = statistics_kernel(num_components, center)
     optimizer = StepwiseEM(torch.zeros_like(kernel.statistics.sums), var_floor)
     last, (high, low) = EM_PASSES * steps_per_pass - 1, EM_RATES
     step = 0
