@@ -10,7 +10,7 @@ import torch
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
 from gmmpipe.errors import CheckpointError
-from gmmpipe.mixture.evaluation import EvaluationSums
+from gmmpipe.mixture.measures import EvaluationSums
 from gmmpipe.mixture.optimizers import em_step
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World

@@ -1,4 +1,4 @@
-"""Where a fit starts: seeding on a sample of the first update, the same on every rank."""
+"""The state that a fit starts from: seeded on a sample of the first update, equal on every rank."""
 
 import logging
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def seed_state(
     options: FitOptions, schedule: Schedule, update: Update, held: HeldFrames, world: World
 ) -> FitState:
-    """The state before the first step: the same bits on every rank, and on any number of them.
+    """The state before the first step: the same bits on every rank, for any number of ranks.
 
     Args:
         options: how many components, which optimizer, how to seed.
@@ -34,7 +34,7 @@ def seed_state(
     sample = torch.zeros(len(numbers), dim, dtype=torch.float32, device=world.device)
     mine = torch.from_numpy((numbers >= held.start) & (numbers < held.stop))
     sample[mine.to(sample.device)] = held.select(numbers).float()
-    world.all_reduce(sample)  # every row is zero on all ranks but one
+    world.all_reduce(sample)  # each frame is zero on all ranks but one
     floor = variance_floor(sample, options.var_floor)
     if isinstance(floor, Tensor):
         world.broadcast(floor)  # CUDA's sums may differ from rank to rank, here and below

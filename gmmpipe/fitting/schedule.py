@@ -1,8 +1,8 @@
 """Which frames, and when: pure functions of the options and the position.
 
 The frames of all epochs form one endless line (`gmmpipe.store.frame_order`). An update owns the
-next B positions of it; each of its steps draws one frame of each equal part of those. Nothing here
-knows of ranks beyond how a range is cut, so any number of them sees the same data, and a fit's
+next B positions of it. Each of its steps draws one frame of each of equal parts of the update.
+Ranks only cut an update into ranges, so any number of ranks sees the same data, and a fit's
 position is three integers: frames done, update, step.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from gmmpipe.files import read_regular, write_atomic
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.optimizers import VarFloor
 from gmmpipe.mixture.parameters import Parameters
@@ -52,7 +52,7 @@ def measure_update(
         schedule: says which frames are the sample.
         world: the ranks that the sums are over.
     """
-    sums = UsageSums.over(held.select(schedule.metric_frames(update)), mixture)
+    sums = UpdateSums.over(held.select(schedule.metric_frames(update)), mixture)
     world.all_reduce(sums.flat, short=True)
     var_change = mixture.log_vars.double().exp() - before.log_vars.double().exp()
     return {
@@ -61,8 +61,8 @@ def measure_update(
         "avg_loss": avg_loss,
         "mean_delta": float((mixture.means.double() - before.means.double()).abs().mean()),
         "var_delta": float(var_change.abs().mean()),
-        **usage_metrics(sums),
-        **shape_metrics(mixture),
+        **sums.measures(),
+        **shape_measures(mixture),
     }
 
 

@@ -185,7 +185,7 @@ class GradientGMM(nn.Module):
             values = {name: content.pop(name) for name in buffers}
             num_components, dim = content.pop("K"), content.pop("dim")
             content.pop("format_version")
-            content.pop("resume", None)  # several times the model, and of use to a fit alone
+            content.pop("resume", None)  # of use to a fit alone, and several times the model's size
             _check_values(values)
             var_floor_from_content({**content, "dim": dim})
             model = cls(values["means"], values["log_vars"], values["log_weights"], info=content)

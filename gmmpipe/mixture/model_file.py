@@ -15,6 +15,7 @@ from gmmpipe.files import open_regular, write_atomic
 from gmmpipe.mixture.var_floor import parse_var_floor
 
 FORMAT_VERSION = 1
+_LARGEST_COUNT = 2**63
 _GLOBALS = {
     "collections OrderedDict",
     "torch Size",
@@ -25,12 +26,12 @@ _GLOBALS = {
         for kind in ("Bool", "Byte", "Double", "Float", "Half", "BFloat16", "Int", "Long")
     ),
 }
-"""All that a model file needs to name; others, like bytearray, may take any amount of memory."""
+"""All names that a model file needs. Others, like bytearray, could take any amount of memory."""
 
 
 def write_model(path: Path, content: dict[str, Any]) -> None:
     """Write a model file's content to `path`, whole or not at all."""
-    buffer = io.BytesIO()  # torch reports a full disk in words of its own
+    buffer = io.BytesIO()  # not the file: torch's own error for a full disk does not say so
     torch.save(content, buffer)
     write_atomic(path, buffer.getvalue())
 
@@ -88,12 +89,29 @@ def var_floor_from_content(content: dict[str, Any]) -> float | Tensor | None:
         raise ValueError(f"its var_floor is {given!r:.40}") from None
     if not isinstance(parsed, str):
         return parsed
-    floors = content.get("var_floors")
-    if not isinstance(floors, Tensor) or floors.shape != (dim,) or floors.dtype != torch.float64:
-        raise ValueError(f"its var_floors are not a tensor of ({dim},) and torch.float64")
-    if not (floors.isfinite() & (floors > 0)).all():
-        raise ValueError("its var_floors are not all above 0 and finite")
+    floors = check_tensor("var_floors", content.get("var_floors"), (dim,), torch.float64)
+    if not (floors > 0).all():
+        raise ValueError("its var_floors are not all above 0")
     return floors
+
+
+def check_count(
+    name: str, value: Any, at_least: int = 0, at_most: int = _LARGEST_COUNT - 1
+) -> None:
+    """Raise ValueError unless a value of a file is an int within bounds."""
+    if type(value) is not int or not at_least <= value <= min(at_most, _LARGEST_COUNT - 1):
+        raise ValueError(f"its {name} is {value!r:.40}")
+
+
+def check_tensor(
+    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """A value of a file; ValueError unless it is a finite tensor of that shape and dtype."""
+    if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"its {name} is not a tensor of {shape} and {dtype}")
+    if not value.isfinite().all():
+        raise ValueError(f"its {name} is not finite")
+    return value
 
 
 def _check_archive(data: bytes) -> None:

@@ -11,14 +11,16 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.model_file import check_count, check_tensor
 from gmmpipe.mixture.parameters import Parameters
-from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
+from gmmpipe.mixture.statistics import Statistics
 
 VarFloor = float | Tensor
 
 _MIN_COUNT = 1e-3
-"""A component with less responsibility than this many frames keeps its place in an M-step."""
+"""A component whose posteriors sum to less than this many frames keeps its place in an M-step."""
 
 _COUNT_OFFSET = 10 * torch.finfo(torch.float64).eps
 
@@ -123,6 +125,20 @@ class Optimizer(Protocol):
     def from_state(cls, state: dict[str, Any], lr: float, device: torch.device) -> Self:
         """An optimizer that goes on from `state_dict`'s state, at the same learning rate."""
 
+    @classmethod
+    def check_state(cls, state: dict[str, Any], num_components: int, dim: int, steps: int) -> None:
+        """Make sure that a state is one that this optimizer can have come to.
+
+        Args:
+            state: as of `state_dict`, from a file.
+            num_components, dim: K and D of the mixture.
+            steps: of the whole fit so far.
+
+        Raises:
+            ValueError: it is not; the message says why.
+            KeyError: it lacks something.
+        """
+
 
 class Adam:
     """Adam (Kingma and Ba 2015) on the exact gradient, with a scale for each coordinate.
@@ -220,6 +236,15 @@ class Adam:
         adam._count = int(state["count"])
         return adam
 
+    @classmethod
+    def check_state(cls, state: dict[str, Any], num_components: int, dim: int, steps: int) -> None:
+        """See `Optimizer.check_state`."""
+        for name in ("scale", "first", "second"):
+            check_tensor(name, state[name], (num_components * (2 * dim + 1),))
+        check_count("count", state["count"], 0, steps)
+        if (state["second"] < 0).any() or (state["scale"] <= 0).any():
+            raise ValueError("its moments or scale are negative")
+
 
 class StepwiseEM:
     """Stepwise EM (Cappé and Moulines 2009; Liang and Klein 2009), on statistics that fade.
@@ -254,7 +279,7 @@ class StepwiseEM:
         var_floor: VarFloor,
     ) -> Self:
         """With the sample's statistics, scaled to a step's frames. See `Optimizer.start`."""
-        kernel = StatisticsKernel(len(parameters.means), center)
+        kernel = statistics_kernel(len(parameters.means), center)
         sums = kernel(sample, parameters.mixture).sums.double()
         return cls(sums * (frames_per_step / len(sample)), var_floor)
 
@@ -286,6 +311,11 @@ class StepwiseEM:
     def from_state(cls, state: dict[str, Any], lr: float, device: torch.device) -> Self:
         """An optimizer that goes on from `state_dict`'s state; it has no learning rate."""
         return cls(state["sums"].to(device), state["var_floor"])
+
+    @classmethod
+    def check_state(cls, state: dict[str, Any], num_components: int, dim: int, steps: int) -> None:
+        """See `Optimizer.check_state`."""
+        check_tensor("sums", state["sums"], (num_components, 2 * dim + 1), torch.float64)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "em": StepwiseEM}

@@ -27,8 +27,8 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.optimizers import Adam
-from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.run.world import open_world
 
 RANKS = (1, 2)
@@ -98,7 +98,7 @@ def work(frames_per_step: int) -> None:
         )
         state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
         stepper = Stepper(rules, state, world, lambda: False)
-        kernel = StatisticsKernel(len(parameters.means), state.center)
+        kernel = statistics_kernel(len(parameters.means), state.center)
         other = parameters.clone()
 
         def work_alone() -> None:

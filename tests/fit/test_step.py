@@ -6,9 +6,9 @@ from torch import Tensor
 
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.seeding import seed_mixture
-from gmmpipe.mixture.statistics import StatisticsKernel
 
 
 @pytest.fixture(scope="module", params=[32, 300])
@@ -32,7 +32,7 @@ def test_the_statistics_of_a_step_are_the_same_for_any_number_of_ranks(
         for rank in range(ranks):
             start, stop = update.rank_slice(rank, ranks)
             held = HeldFrames(frames[start:stop], start, stop)
-            kernel = StatisticsKernel(num_components, frames.mean(0))
+            kernel = statistics_kernel(num_components, frames.mean(0))
             total += kernel(held.select(rules.step_frames(update, 3)), mixture).sums
         return total
 

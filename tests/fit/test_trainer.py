@@ -18,7 +18,7 @@ from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, 
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.update_reader import UpdateStream
-from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.run.world import World
 
@@ -115,8 +115,8 @@ def test_a_row_of_metrics_is_what_the_models_say_of_the_updates_frames(fitted, s
         GradientGMM.load(fitted / name) for name in ("gmm_ckpt_0.004M.pt", "gmm_ckpt_0.008M.pt")
     )
     expected = {
-        **usage_metrics(UsageSums.over(held.frames, after.mixture)),
-        **shape_metrics(after.mixture),
+        **UpdateSums.over(held.frames, after.mixture).measures(),
+        **shape_measures(after.mixture),
         "mean_delta": float((after.means - before.means).abs().double().mean()),
         "var_delta": float((after.covariances - before.covariances).abs().double().mean()),
     }
