@@ -111,14 +111,15 @@ def is_finished(wanted: Any) -> bool:
     from gmmpipe.errors import StoreError
     from gmmpipe.featurization.plan import digest_manifests
     from gmmpipe.sources.manifest import find_manifests
-    from gmmpipe.store.schema import STORE_FILE, StoreInfo
+    from gmmpipe.store.names import STORE_FILE
+    from gmmpipe.store.schema import FeatureIdentity, StoreInfo
 
     path = wanted.output_dir / STORE_FILE
     if not path.exists():
         return False
-    info = StoreInfo.read(path)
+    made = StoreInfo.read(path, FeatureIdentity).identity
     digest, _ = digest_manifests(find_manifests(wanted.data_dir))
-    there = (info.features, info.plan.max_seconds, info.plan.manifest_sha256)
+    there = (made.features, made.plan.max_seconds, made.plan.manifest_sha256)
     names = ("features", "max_seconds", "manifests")
     here = (wanted.features, wanted.max_seconds, digest)
     differing = [name for name, a, b in zip(names, there, here, strict=True) if a != b]

@@ -48,8 +48,8 @@ def command(debug: bool, **options: Any) -> None:
 
         wanted = LabelOptions(**options)
         with open_world("auto") as world:
-            totals = label(wanted, world).totals
-        if world.rank == 0 and totals.left_out_mass is not None:
-            click.echo(f"left_out_mass: {totals.left_out_mass}")
+            left_out_mass = label(wanted, world).sums.left_out_mass
+        if world.rank == 0 and left_out_mass is not None:
+            click.echo(f"left_out_mass: {left_out_mass}")
 
     run_job(job, debug)

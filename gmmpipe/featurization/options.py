@@ -7,7 +7,8 @@ from gmmpipe.errors import ManifestError, OptionError
 from gmmpipe.features.log_mel_spec import LogMelSpec
 from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
-from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
+from gmmpipe.store.names import Format
+from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, StoreAudio
 
 
 @dataclass(frozen=True)

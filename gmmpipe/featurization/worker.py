@@ -28,11 +28,12 @@ from gmmpipe.sources.manifest import (
     parse_line,
     window_key,
 )
-from gmmpipe.store.columns import Column
+from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.schema import SHARD_SUFFIXES, Sidecar, shard_stem
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
 
 BATCH_SAMPLES = 5 << 18
 """Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
@@ -103,14 +104,14 @@ def make_shard(task: ShardTask) -> Tally:
             # Whoever finalizes removes all temporaries; then the shard has been published too.
             if not (sidecar_path.exists() and shard_path.exists()):
                 raise
-    return Sidecar.read(sidecar_path).tally
+    return Sidecar.read(sidecar_path, "features").tally
 
 
 def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
     ledger = _Ledger(task)
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
-    column = Column(task.features.column, task.options.dtype, task.features.dim)
+    (column,) = FeatureIdentity(task.features, task.options).columns
     with open_writer(shard_path, [column]) as writer:
         for batch in _in_batches(_load(task, ledger), task.features):
             for planned, waveform, frames in _compute(batch, task, ledger):
@@ -143,7 +144,8 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
         unstated=unstated,
         seconds_unstated=seconds_unstated,
     )
-    Sidecar(row, written.index, Tally.total([tally]), rejects).write(sidecar_path)
+    tally = Tally.total([tally])  # rounds the seconds
+    Sidecar("features", row, written.index, {}, tally, rejects).write(sidecar_path)
 
 
 def _load(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[_Planned, Waveform]]:

@@ -185,7 +185,7 @@ class _OpenWindow:
         cls, store: FeatureStore, source: TargetSource, order: BatchOrder, window: Window
     ) -> "_OpenWindow":
         shards = np.unique(window.shards).tolist()
-        readers = {shard: ShardReader(store.shards[shard], store.dim) for shard in shards}
+        readers = {shard: ShardReader(store.shards[shard]) for shard in shards}
         targets = {shard: source.open_shard(shard, readers[shard].index) for shard in shards}
         num_frames = np.empty(len(window.shards), dtype=np.int64)
         for shard, reader in readers.items():

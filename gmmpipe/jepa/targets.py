@@ -16,8 +16,8 @@ from gmmpipe.files import listed_paths
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.label_store import LabelReader, LabelStore
-from gmmpipe.store.schema import ShardRow
 from gmmpipe.store.shard_index import ShardIndex
+from gmmpipe.store.sidecar import ShardRow
 
 ShardTargets = Callable[[int, Tensor], dict[str, Tensor]]
 """The targets of one utterance of a shard, from its position and its frames [T, D]: fields of
