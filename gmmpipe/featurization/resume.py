@@ -129,7 +129,7 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
         Raises:
             ClaimError: another process is at work by it.
         """
-        shards = self.fruitless_shards()
+        shards = self.fruitless_shards() if self.splits else None
         if shards is None or (self.options.num_tasks and not shards):
             return  # a plan alone is what the first of many slices leaves to the others
         try:
