@@ -1,8 +1,6 @@
 """`label`: each frame's most likely components as a store beside the feature store."""
 
-import hashlib
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,10 +10,10 @@ import torch
 
 from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
+from gmmpipe.apply.options import LabelOptions
 from gmmpipe.apply.rounds import in_rounds
 from gmmpipe.claim import claim_folder, identity_of, tidy_finished
-from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.errors import StoreError
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
@@ -27,7 +25,6 @@ from gmmpipe.store.finalize import (
     tidy,
 )
 from gmmpipe.store.label_schema import (
-    MAX_COMPONENTS,
     LabelInfo,
     LabelPlan,
     LabelSidecar,
@@ -53,38 +50,6 @@ from gmmpipe.store.schema import (
 
 log = logging.getLogger(__name__)
 _COMMAND = "gmmpipe label"
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The command's options, under their names; its help explains each one."""
-
-    store: Path
-    gmm_path: Path
-    output_dir: Path
-    top_k: int | None = None
-    temperature: float = 1.0
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise OptionError(f"--temperature is {self.temperature}, but must be above 0")
-
-    def plan(self, store: FeatureStore, gmm: GradientGMM) -> LabelPlan:
-        """What decides the label store's bytes.
-
-        Raises:
-            CheckpointError: the model has more components than labels can number.
-            OptionError: it has fewer than are to be kept.
-        """
-        if gmm.K > MAX_COMPONENTS:
-            raise CheckpointError(
-                f"{self.gmm_path}: its K is {gmm.K}, but labels of 16 bits number {MAX_COMPONENTS}"
-            )
-        if self.top_k is not None and self.top_k > gmm.K:
-            raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
-        gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
-        return LabelPlan(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
 
 
 def label(options: LabelOptions, world: World) -> LabelInfo:
