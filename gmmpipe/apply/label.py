@@ -1,63 +1,27 @@
 """`label`: each frame's most likely components as a store beside the feature store."""
 
-import hashlib
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
+from gmmpipe.apply.options import LabelOptions
 from gmmpipe.apply.rounds import in_rounds
-from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.errors import StoreError
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
-from gmmpipe.store.documents import read_document
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.folder import StoreFolder
-from gmmpipe.store.label_schema import MAX_COMPONENTS, LabelIdentity, LabelInfo
-from gmmpipe.store.names import LABEL_PLAN_FILE, STORE_FILE, kind_of, shard_names
+from gmmpipe.store.identity_folder import IdentityFolder
+from gmmpipe.store.label_schema import LabelIdentity, LabelInfo
+from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
 from gmmpipe.store.replace import finish_swap
 from gmmpipe.store.schema import StoreInfo
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The command's options, under their names; its help explains each one."""
-
-    store: Path
-    gmm_path: Path
-    output_dir: Path
-    top_k: int | None = None
-    temperature: float = 1.0
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise OptionError(f"--temperature is {self.temperature}, but must be above 0")
-
-    def identity(self, store: FeatureStore, gmm: GradientGMM) -> LabelIdentity:
-        """What decides the label store's bytes.
-
-        Raises:
-            CheckpointError: the model has more components than labels can number.
-            OptionError: it has fewer than are to be kept.
-        """
-        if gmm.K > MAX_COMPONENTS:
-            raise CheckpointError(
-                f"{self.gmm_path}: its K is {gmm.K}, but labels of 16 bits number {MAX_COMPONENTS}"
-            )
-        if self.top_k is not None and self.top_k > gmm.K:
-            raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
-        gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
-        return LabelIdentity(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
 
 
 def label(options: LabelOptions, world: World) -> LabelInfo:
@@ -102,8 +66,8 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
     return info
 
 
-class _LabelFolder(StoreFolder[LabelIdentity, LabelIdentity]):
-    """The output folder. An unfinished store's plan is its identity alone.
+class _LabelFolder(IdentityFolder[LabelIdentity]):
+    """The output folder.
 
     Args:
         path: the folder.
@@ -112,6 +76,7 @@ class _LabelFolder(StoreFolder[LabelIdentity, LabelIdentity]):
     """
 
     command = "gmmpipe label"
+    made_differently = "from another store or model, or with other options"
 
     def __init__(self, path: Path, wanted: LabelIdentity, num_shards: int) -> None:
         super().__init__(path, wanted)
@@ -119,12 +84,8 @@ class _LabelFolder(StoreFolder[LabelIdentity, LabelIdentity]):
 
     @property
     def shard_names(self) -> list[str]:
+        """The file names of all shards."""
         return shard_names(self.num_shards, self.wanted.format)
-
-    def planned_identity(self) -> LabelIdentity | None:
-        """What the ``plan.json`` that lies here says; StoreError where it is damaged."""
-        path = self.path / LABEL_PLAN_FILE
-        return LabelIdentity.of(read_document(path), path) if path.exists() else None
 
     def planned_shards(self) -> list[str] | None:
         """All shards, where there is a ``plan.json`` that can be read."""
@@ -132,15 +93,6 @@ class _LabelFolder(StoreFolder[LabelIdentity, LabelIdentity]):
             if self.planned_identity() is not None:
                 return self.shard_names
         return None
-
-    def load_plan(self) -> LabelIdentity | None:
-        """As `planned_identity`."""
-        return self.planned_identity()
-
-    def make_plan(self) -> LabelIdentity:
-        """Publish ``plan.json``."""
-        self.wanted.write(self.path / LABEL_PLAN_FILE)
-        return self.wanted
 
     def refuse_other(self) -> None:
         """Raise StoreError where another store is here, of features too."""

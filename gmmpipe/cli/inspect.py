@@ -33,7 +33,7 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
 def _describe_store(folder: Path) -> dict[str, Any]:
     from gmmpipe.errors import StoreError
     from gmmpipe.store.identities import find_identity, read_store_info
-    from gmmpipe.store.names import LABEL_PLAN_FILE, STORE_FILE, kind_of
+    from gmmpipe.store.names import IDENTITY_FILE, STORE_FILE, kind_of
     from gmmpipe.store.sums import Sums
 
     kind, identity = kind_of(folder), find_identity(folder)
@@ -43,7 +43,7 @@ def _describe_store(folder: Path) -> dict[str, Any]:
     elif kind == "labels":
         if identity is None:
             raise StoreError(
-                f"{folder}: holds shards of labels, but no {STORE_FILE} or {LABEL_PLAN_FILE}"
+                f"{folder}: holds shards of labels, but no {STORE_FILE} or {IDENTITY_FILE}"
             )
         sums = Sums.over("labels", sorted(folder.glob("shard-*.json")))
     else:

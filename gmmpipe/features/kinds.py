@@ -44,4 +44,4 @@ def computed_from_json(values: dict[str, Any]) -> ComputedSpec:
 
 def computed_kinds() -> dict[str, type[ComputedSpec]]:
     """The kinds that are computed from audio, by their names in ``--features``."""
-    return {spec.option: spec for spec in KINDS if issubclass(spec, ComputedSpec)}
+    return {spec.option_name: spec for spec in KINDS if issubclass(spec, ComputedSpec)}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gmmpipe.features.mel_filters import check_mel_filters, f_max
 from gmmpipe.features.spec import ComputedSpec
+from gmmpipe.options import option
 
 if TYPE_CHECKING:
     from gmmpipe.features.log_mel import LogMel
@@ -30,7 +31,7 @@ class LogMelSpec(ComputedSpec):
 
     kind: ClassVar[str] = "log_mel"
     column: ClassVar[str] = "logmel"
-    option: ClassVar[str] = "logmel"
+    option_name: ClassVar[str] = "logmel"
     constants: ClassVar[dict[str, Any]] = {
         "window": "hann_periodic",
         "center": True,
@@ -42,7 +43,7 @@ class LogMelSpec(ComputedSpec):
         "log_offset": LOG_OFFSET,
     }
 
-    n_mels: int = 80
+    n_mels: int = option(80, help="Mel bins.", low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

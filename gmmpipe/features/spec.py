@@ -1,13 +1,16 @@
 """What a frame is, whatever kind it is of. Nothing here imports torch."""
 
 import hashlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, SupportsIndex
 
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.files import canonical_json
+from gmmpipe.option_kinds import Strides
+from gmmpipe.options import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,16 +114,23 @@ class ComputedSpec(ABC):
 
     kind: ClassVar[str]
     column: ClassVar[str] = "features"
-    option: ClassVar[str]
+    option_name: ClassVar[str]
     """The name of the kind in ``gmmpipe featurize --features``."""
     constants: ClassVar[dict[str, Any]]
     """What is fixed in every frame of the kind, and so part of the JSON, but not a parameter."""
 
-    sample_rate: int = 16000
-    n_fft: int = 400
-    hop_length: int = 320
+    sample_rate: int = option(16000, help="Hz after resampling.", low=1)
+    n_fft: int = option(400, help="STFT window, in samples.", low=2)
+    hop_length: Strides = option(
+        320,
+        help="Encoder strides; their product is the hop in samples.",
+        name="strides",
+        shown="8,8,5",
+    )
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, _whole(name, value))
         for name, value in asdict(self).items():
             if not 1 <= value <= _LARGEST.get(name, value):
                 bounds = f"at least 1 and at most {_LARGEST[name]}" if value > 0 else "at least 1"
@@ -182,3 +192,9 @@ class ComputedSpec(ABC):
         if spec.to_json() != values:
             raise StoreError("feature parameters of another version of gmmpipe")
         return spec
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise OptionError(f"{name} is {value!r}, but must be a whole number")
+    return operator.index(value)

@@ -61,8 +61,8 @@ def open_folder(options: FeaturizeOptions) -> FeatureFolder:
     """
     path = options.output_dir.absolute()
     manifests = manifests_beside(path, options.data_dir)
-    plan = options.plan_options(*digest_manifests(manifests))
-    return FeatureFolder(path, FeatureIdentity(options.features, plan), manifests, options)
+    plan_options = options.plan_options(*digest_manifests(manifests))
+    return FeatureFolder(path, manifests, options, plan_options)
 
 
 def _say_finished(info: FeatureInfo, options: FeaturizeOptions) -> FeatureInfo:

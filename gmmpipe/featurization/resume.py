@@ -14,7 +14,7 @@ from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.names import PLAN_FILE, REJECTS_FILE, REOPENED_FILE, STORE_FILE, has_shards
 from gmmpipe.store.reopen import remove_shards, reopen
 from gmmpipe.store.replace import SWAP_FILE
-from gmmpipe.store.schema import FeatureIdentity
+from gmmpipe.store.schema import FeatureIdentity, PlanOptions, WriterPlan
 from gmmpipe.store.sidecar import ShardRow, Sidecar
 
 log = logging.getLogger(__name__)
@@ -44,28 +44,40 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
 
     Args:
         path: the folder.
-        wanted: what decides the store's bytes.
         manifests: the manifests, in order.
         options: the command's.
+        plan_options: what decides the store's bytes beyond the features.
     """
 
     command = "gmmpipe featurize"
+    made_differently = "with other options or another manifest"
 
     def __init__(
         self,
         path: Path,
-        wanted: FeatureIdentity,
         manifests: Sequence[Manifest],
         options: FeaturizeOptions,
+        plan_options: PlanOptions,
     ) -> None:
-        super().__init__(path, wanted)
+        super().__init__(path, FeatureIdentity(options.features, plan_options))
         self.manifests = manifests
         self.options = options
+        self.plan_options = plan_options
 
     @property
     def splits(self) -> bool:
         """Whether the plan depends on how long the audio is."""
         return self.options.long_audio == "split"
+
+    def refuse_other(self) -> None:
+        """Raise StoreError where another store is here, of frames that were not computed too."""
+        for there in self.made_with():
+            if isinstance(there.plan, WriterPlan):
+                raise StoreError(
+                    f"{self.path}: holds frames of kind {there.features.kind}, which another "
+                    f"program wrote. {self.remedy}"
+                )
+        super().refuse_other()
 
     def planned_identity(self) -> FeatureIdentity | None:
         """What the ``plan.npz`` that lies here is for; StoreError where it is damaged."""
@@ -93,13 +105,14 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
         return plan
 
     def _plan(self) -> Plan:
-        wanted = self.wanted
-        return make_plan(self.manifests, self.options.features, wanted.plan, self.options.base_path)
+        options = self.options
+        return make_plan(self.manifests, options.features, self.plan_options, options.base_path)
 
     def refuse_other_windows(self, plan: Plan) -> None:
         """Refuse a folder whose store was made when the audio split into other windows."""
-        windows = plan.options.windows_sha256
-        if any(there.plan.windows_sha256 != windows for there in self.made_with()):
+        there = [made.plan for made in self.made_with()]
+        windows = {made.windows_sha256 for made in there if isinstance(made, PlanOptions)}
+        if windows - {plan.options.windows_sha256}:
             raise StoreError(
                 f"{self.path}: audio files changed their lengths since the store was made, so that "
                 "they split into other windows; use --overwrite"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,7 +31,13 @@ def is_orphaned() -> bool:
 
 @contextmanager
 def stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Route `STOP_SIGNALS` to `handler` for the length of the block (main thread only)."""
+    """Route `STOP_SIGNALS` to `handler` for the length of the block.
+
+    In another thread than the main one, which alone hears signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield

@@ -71,7 +71,7 @@ class FeatureStore:
         folders = listed_paths(path)
         if not folders:
             raise StoreError("no feature store given")
-        infos = [read_finished(folder, FeatureIdentity, "gmmpipe featurize") for folder in folders]
+        infos = [read_finished(folder, FeatureIdentity) for folder in folders]
         first = infos[0].identity.features
         for folder, info in zip(folders, infos, strict=True):
             features = info.identity.features

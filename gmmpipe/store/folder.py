@@ -49,6 +49,10 @@ class StoreFolder(Generic[I, P]):
 
     command: ClassVar[str]
     """What is at work here, in words, for whoever is refused."""
+    made_differently: ClassVar[str] = "with other options"
+    """How a store of another identity was made, in words."""
+    remedy: ClassVar[str] = "Use another --output_dir, or --overwrite"
+    """What to do then."""
 
     def __init__(self, path: Path, wanted: I) -> None:
         self.path = path
@@ -137,8 +141,8 @@ class StoreFolder(Generic[I, P]):
         for there in self.made_with():
             if differences := there.differences(self.wanted):
                 raise StoreError(
-                    f"{self.path}: made {self.wanted.made_differently}: {'; '.join(differences)}. "
-                    "Use another --output_dir, or --overwrite"
+                    f"{self.path}: made {self.made_differently}: {'; '.join(differences)}. "
+                    f"{self.remedy}"
                 )
 
     def obtain_plan(self) -> P | StoreInfo[I]:

@@ -6,7 +6,7 @@ from typing import Any
 from gmmpipe.errors import StoreError
 from gmmpipe.store.documents import read_document
 from gmmpipe.store.label_schema import LabelIdentity
-from gmmpipe.store.names import LABEL_PLAN_FILE, REOPENED_FILE, STORE_FILE
+from gmmpipe.store.names import IDENTITY_FILE, REOPENED_FILE, STORE_FILE
 from gmmpipe.store.schema import FeatureIdentity, Identity, StoreInfo
 
 _BY_KIND: dict[str, type[Identity]] = {"features": FeatureIdentity, "labels": LabelIdentity}
@@ -20,7 +20,7 @@ def find_identity(folder: Path) -> Identity | None:
     Raises:
         StoreError: a document that says so is damaged, or of no kind that is known.
     """
-    for name in (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE):
+    for name in (STORE_FILE, REOPENED_FILE, IDENTITY_FILE):
         path = folder / name
         if path.exists():
             document = read_document(path)

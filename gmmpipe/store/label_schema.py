@@ -6,12 +6,11 @@ same order. Version 1, as frozen as `gmmpipe.store.schema`.
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from gmmpipe.store.columns import Column
-from gmmpipe.store.documents import FORMAT_VERSION, pick, write_document
-from gmmpipe.store.names import LABEL_PLAN_FILE, Format
+from gmmpipe.store.documents import pick
+from gmmpipe.store.names import IDENTITY_FILE, Format
 from gmmpipe.store.schema import Identity, StoreInfo, differing
 from gmmpipe.store.sidecar import check_sha256
 
@@ -40,8 +39,8 @@ class LabelIdentity(Identity):
 
     kind = "labels"
     name = "label store"
-    plan_file = LABEL_PLAN_FILE
-    made_differently = "from another store or model, or with other options"
+    command = "gmmpipe label"
+    plan_file = IDENTITY_FILE
 
     source_sha256: str
     gmm_sha256: str
@@ -88,10 +87,6 @@ class LabelIdentity(Identity):
     def differences(self, here: Self) -> list[str]:
         """What differs."""
         return differing(self, here)
-
-    def write(self, path: Path) -> None:
-        """Publish it as the ``plan.json`` of an unfinished store."""
-        write_document(path, {"format_version": FORMAT_VERSION, **self.to_json()})
 
 
 LabelInfo = StoreInfo[LabelIdentity]

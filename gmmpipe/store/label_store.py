@@ -79,7 +79,7 @@ class LabelStore:
             StoreError: it is missing, unfinished or damaged, or no label store.
         """
         folder = Path(path)
-        info = read_finished(folder, LabelIdentity, "gmmpipe label")
+        info = read_finished(folder, LabelIdentity)
         return cls(shards_of(folder, info), info.identity)
 
     def __len__(self) -> int:

@@ -15,9 +15,9 @@ SHARD_SUFFIXES: dict[str, str] = {"tar": ".tar", "zarr": ".zarr"}
 STORE_FILE = "store.json"
 REJECTS_FILE = "rejects.jsonl"
 PLAN_FILE = "plan.npz"
-"""The plan of an unfinished feature store."""
-LABEL_PLAN_FILE = "plan.json"
-"""What an unfinished label store is made by."""
+"""The plan of an unfinished store that `featurize` makes."""
+IDENTITY_FILE = "plan.json"
+"""What an unfinished store of labels, or of a `FeatureStoreWriter`, is made by."""
 REOPENED_FILE = "reopened.json"
 """What ``store.json`` is renamed to while some shards of a finished store are made anew."""
 
@@ -56,7 +56,7 @@ def kind_of(folder: Path) -> str | None:
     Raises:
         StoreError: the file that says so cannot be read.
     """
-    for name in (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE):
+    for name in (STORE_FILE, REOPENED_FILE, IDENTITY_FILE):
         if (folder / name).exists():
             return str(read_document(folder / name).get("kind"))
     if (folder / PLAN_FILE).exists():

@@ -15,7 +15,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.files import remove, sync
 from gmmpipe.store.documents import FORMAT_VERSION, read_document, write_document
 from gmmpipe.store.names import (
-    LABEL_PLAN_FILE,
+    IDENTITY_FILE,
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
@@ -32,7 +32,7 @@ SWAP_FILE = ".swap.json"
 """What goes and what comes, from the moment at which the new store is whole."""
 _DOCUMENTS = {
     "features": (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE),
-    "labels": (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE),
+    "labels": (STORE_FILE, REOPENED_FILE, IDENTITY_FILE),
 }
 DOCUMENTS = {name for documents in _DOCUMENTS.values() for name in documents}
 """Of stores of any kind."""

@@ -12,15 +12,16 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features.kinds import spec_from_json
-from gmmpipe.features.spec import FrameSpec, differences
+from gmmpipe.features.spec import ComputedSpec, FrameSpec, differences
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import FORMAT_VERSION, pick, read_document, write_document
-from gmmpipe.store.names import PLAN_FILE, SHARD_SUFFIXES, Format, Kind
+from gmmpipe.store.names import IDENTITY_FILE, PLAN_FILE, SHARD_SUFFIXES, Format, Kind
 from gmmpipe.store.rejects import Tally
 from gmmpipe.store.sidecar import ShardRow, check_rows, check_sha256
 from gmmpipe.store.sums import Sums
 
 I = TypeVar("I", bound="Identity")  # noqa: E741
+DTYPES = ("float16", "float32")
 Dtype = Literal["float16", "float32"]
 LongAudio = Literal["crop", "split", "skip"]
 StoreAudio = Literal["none", "flac"]
@@ -32,10 +33,10 @@ class Identity(ABC):
     kind: ClassVar[Kind]
     name: ClassVar[str]
     """The kind in words."""
-    plan_file: ClassVar[str]
+    command: ClassVar[str]
+    """What makes such stores."""
+    plan_file: str
     """What an unfinished store is made by."""
-    made_differently: ClassVar[str]
-    """How a store of another identity was made, in words."""
 
     @property
     @abstractmethod
@@ -73,6 +74,10 @@ class Identity(ABC):
     @abstractmethod
     def differences(self, here: Self) -> list[str]:
         """What of this one, which is there, differs from `here`, one phrase a field."""
+
+    def write(self, path: Path) -> None:
+        """Publish it as the ``plan.json`` of an unfinished store."""
+        write_document(path, {"format_version": FORMAT_VERSION, **self.to_json()})
 
     @classmethod
     def of(cls, document: dict[str, Any], path: Path) -> Self:
@@ -113,16 +118,29 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class WriterPlan:
+    """The options of a `FeatureStoreWriter` that decide a store's bytes beyond the frames."""
+
+    utterances_per_shard: int
+    dtype: Dtype
+    format: Format
+
+
+@dataclass(frozen=True)
 class FeatureIdentity(Identity):
     """What decides a feature store's bytes: what a frame is, and what else."""
 
     kind = "features"
     name = "feature store"
-    plan_file = PLAN_FILE
-    made_differently = "with other options or another manifest"
+    command = "gmmpipe featurize"
 
     features: FrameSpec
-    plan: PlanOptions
+    plan: PlanOptions | WriterPlan
+
+    @property
+    def plan_file(self) -> str:  # type: ignore[override]
+        """What an unfinished store is made by."""
+        return PLAN_FILE if isinstance(self.plan, PlanOptions) else IDENTITY_FILE
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -137,7 +155,7 @@ class FeatureIdentity(Identity):
     @property
     def has_audio(self) -> bool:
         """Whether utterances have their waveforms too."""
-        return self.plan.store_audio == "flac"
+        return isinstance(self.plan, PlanOptions) and self.plan.store_audio == "flac"
 
     def to_json(self) -> dict[str, Any]:
         """Its fields of ``store.json``."""
@@ -155,17 +173,20 @@ class FeatureIdentity(Identity):
         if features.fingerprint != document["fingerprint"]:
             raise StoreError("the fingerprint is not that of the features")
         plan = document["plan"]
-        for name, known in (("format", SHARD_SUFFIXES), ("dtype", ("float16", "float32"))):
+        for name, known in (("format", SHARD_SUFFIXES), ("dtype", DTYPES)):
             if plan.get(name, "tar" if name == "format" else None) not in known:
                 raise StoreError(f"shards of {name} {plan.get(name)} cannot be read here")
-        return cls(features, pick(PlanOptions, plan))
+        if isinstance(features, ComputedSpec):
+            return cls(features, pick(PlanOptions, plan))
+        return cls(features, pick(WriterPlan, plan))
 
     def differences(self, here: Self) -> list[str]:
         """What differs, but for the windows, which are found out while a plan is made."""
         ours = differences(self.features.to_json(), here.features.to_json())
-        return ours + differing(
-            self.plan, replace(here.plan, windows_sha256=self.plan.windows_sha256)
-        )
+        there = self.plan
+        if isinstance(there, PlanOptions) and isinstance(here.plan, PlanOptions):
+            there = replace(there, windows_sha256=here.plan.windows_sha256)
+        return ours + (differing(there, here.plan) if type(there) is type(here.plan) else [])
 
 
 def differing(there: Any, here: Any) -> list[str]:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
+from gmmpipe.store.identities import find_identity
 from gmmpipe.store.names import STORE_FILE, Kind, kind_of
 from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_rows
-from gmmpipe.store.schema import I, StoreInfo
+from gmmpipe.store.schema import FeatureIdentity, I, StoreInfo, WriterPlan
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.sidecar import ShardRow, Sidecar
@@ -126,13 +127,12 @@ def forget_sidecars() -> None:
     _read_sidecar.cache_clear()
 
 
-def read_finished(folder: Path, identity: type[I], command: str) -> StoreInfo[I]:
+def read_finished(folder: Path, identity: type[I]) -> StoreInfo[I]:
     """The ``store.json`` of a finished store.
 
     Args:
         folder: the store.
         identity: what it must be of.
-        command: what makes such stores.
 
     Raises:
         StoreError: the store is missing, unfinished, damaged or of another kind.
@@ -145,7 +145,10 @@ def read_finished(folder: Path, identity: type[I], command: str) -> StoreInfo[I]
         raise StoreError(f"{folder}: a store of {kind}, not of {identity.kind}")
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such {identity.name}")
-    remedy = f"run the same {command} command again to finish it"
+    remedy = f"run the same {identity.command} command again to finish it"
+    there = find_identity(folder)
+    if isinstance(there, FeatureIdentity) and isinstance(there.plan, WriterPlan):
+        remedy = "run the program that writes it again to finish it"
     raise StoreError(f"{folder}: not a finished {identity.name} (no {STORE_FILE}); {remedy}")
 
 

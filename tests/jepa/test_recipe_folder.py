@@ -20,6 +20,7 @@ from recipe import (
 from conftest import file_bytes
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.run.world import World
+from pipelines.jepa.checkpoint import load_jepa
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.trainer import Trainer
 
@@ -195,6 +196,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_made_again(
     torch.save(content, out / "jepa.pt")
     with pytest.raises(CheckpointError, match="damaged"):
         train_here(store, gmm_path, out, **SHORT, resume=str(out / "jepa.pt"))
+
+
+def test_a_run_of_an_earlier_version_is_read_and_gone_on_with(
+    short_run, store, gmm_path, tmp_path
+) -> None:
+    """It called the frames log_mel, and their dimension num_mels."""
+    out = tmp_path / "earlier"
+    out.mkdir()
+    content = torch.load(short_run / "jepa_ckpt_2.pt", weights_only=True)
+    sizes, identity = content["sizes"], content["resume"]["identity"]
+    sizes["num_mels"] = sizes.pop("input_dim")
+    sizes["input"] = identity["input"] = "log_mel"
+    torch.save(content, out / "jepa_ckpt_2.pt")
+    assert load_jepa(out / "jepa_ckpt_2.pt")[0].sizes.input_dim == 80
+    train_here(store, gmm_path, out, **SHORT, input="log_mel", resume="auto")
+    assert_same_run(short_run, out)
 
 
 def test_damaged_metrics_of_a_finished_run_are_made_again_with_a_word(

@@ -20,7 +20,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
 from gmmpipe.store.identities import find_identity
-from gmmpipe.store.names import LABEL_PLAN_FILE, REOPENED_FILE
+from gmmpipe.store.names import IDENTITY_FILE, REOPENED_FILE
 from gmmpipe.store.shard import forget_sidecars
 from gmmpipe.store.verify import open_store, verify
 
@@ -126,11 +126,11 @@ def test_a_flip_is_found_or_harmless_and_always_reported(
         assert all(what in error or "shard-000000" in error for error in seen)
 
 
-@pytest.mark.parametrize("name", [LABEL_PLAN_FILE, REOPENED_FILE])
+@pytest.mark.parametrize("name", [IDENTITY_FILE, REOPENED_FILE])
 def test_a_flip_in_what_an_unfinished_store_is_made_by_is_found(
     name: str, stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    kind = "labels" if name == LABEL_PLAN_FILE else "tar"
+    kind = "labels" if name == IDENTITY_FILE else "tar"
     folder = Path(shutil.copytree(stores[kind], tmp_path / kind))
     (folder / "store.json").rename(folder / name)
     for at in range((folder / name).stat().st_size):
