@@ -100,7 +100,7 @@ def is_finished(wanted: FeaturizeOptions) -> bool:
     """
     from gmmpipe.errors import StoreError
     from gmmpipe.featurization.plan import digest_manifests
-    from gmmpipe.sources.manifest import find_manifests
+    from gmmpipe.sources.find import find_manifests
     from gmmpipe.store.names import STORE_FILE
     from gmmpipe.store.schema import FeatureIdentity, StoreInfo
 
@@ -108,7 +108,7 @@ def is_finished(wanted: FeaturizeOptions) -> bool:
     if not path.exists():
         return False
     made = StoreInfo.read(path, FeatureIdentity).identity
-    digest, _ = digest_manifests(find_manifests(wanted.data_dir))
+    digest, _ = digest_manifests(find_manifests(wanted.data_dir, wanted.source_kind))
     plan = [getattr(made.plan, name, None) for name in ("max_seconds", "manifest_sha256")]
     there = (made.features, *plan)
     names = ("features", "max_seconds", "manifests")

@@ -1,5 +1,6 @@
 """What the tests share: the demo corpus, stores made from it once, and ways to start gmmpipe."""
 
+import gzip
 import json
 import os
 import shutil
@@ -113,6 +114,13 @@ def write_manifest(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def compressed_corpus(folder: Path) -> Path:
+    """The demo corpus's manifest as a ``.jsonl.gz`` in `folder`; its audio stays in `CORPUS`."""
+    path = folder / "manifest.jsonl.gz"
+    path.write_bytes(gzip.compress((CORPUS / "manifest.jsonl").read_bytes(), mtime=0))
+    return path
+
+
 def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
     """Real 16 kHz speech from the demo corpus, as float64 samples, and its rate."""
     names = sorted((CORPUS / "ru-festvox").glob("*.flac"))
@@ -149,9 +157,12 @@ def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
 def save_plan(options: Any) -> Any:
     """Publish the plan of a featurize job, as its first seconds do, and return it."""
     from gmmpipe.featurization.plan import digest_manifests, make_plan
-    from gmmpipe.sources.manifest import find_manifests
+    from gmmpipe.sources.find import find_manifests
+    from gmmpipe.sources.lines import with_plain_lines
 
-    manifests = find_manifests(options.data_dir)
+    manifests = with_plain_lines(
+        find_manifests(options.data_dir), options.output_dir / "plan.lines"
+    )
     wanted = options.plan_options(*digest_manifests(manifests))
     plan = make_plan(manifests, options.features, wanted, options.base_path)
     options.output_dir.mkdir(parents=True, exist_ok=True)

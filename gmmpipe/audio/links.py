@@ -1,13 +1,11 @@
 """Which bytes of a file libsndfile must be given for it to read all of the audio in it.
 
-It reads the first of several streams in a row, guesses how long an MP3 without a Xing header is,
-or any in a WAV, and believes a header that states no audio. Only formats in which that may be are
-looked at.
+libsndfile reads the first of several streams in a row, guesses the length of an MP3 that has no
+Xing header or lies in a WAV, and believes a header that states no audio. Only formats in which that
+can happen are looked at.
 """
 
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 
 from gmmpipe.audio import mpeg, ogg
 from gmmpipe.audio.unclosed import STREAMED_LENGTHS, closed_header, data_span
@@ -40,16 +38,14 @@ def may_need_links(container: str, subtype: str, num_samples: int) -> bool:
     return container in CHAINED_FORMATS or subtype.startswith("MPEG") or not num_samples
 
 
-@lru_cache(maxsize=64)  # a long file is asked for each of its segments
 def find_links(
-    path: str, size: int, modified: int, container: str, subtype: str, num_samples: int
+    descriptor: int, size: int, container: str, subtype: str, num_samples: int
 ) -> tuple[Link, ...]:
     """The streams of a file in order, or none where libsndfile reads all of it as it is.
 
     Args:
-        path: the file.
+        descriptor: the open file.
         size: its bytes.
-        modified: when it changed last; with the size, whether it is still the same.
         container: libsndfile's name for it.
         subtype: and for its encoding.
         num_samples: how long libsndfile takes it to be.
@@ -57,10 +53,6 @@ def find_links(
     Raises:
         AudioError: undecodable, truncated or unreadable.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
     try:
         if container == "MP3":
             links = _mpeg_links(mpeg.find_streams(descriptor, 0, size), num_samples)
@@ -74,8 +66,6 @@ def find_links(
             links = [Link(head, ((len(head), size),))] if head else []
     except OSError as error:
         raise AudioError("unreadable", error.strerror or "cannot be read") from error
-    finally:
-        os.close(descriptor)
     if len(links) > _MOST_LINKS:
         raise AudioError("undecodable", f"{len(links)} streams in a row")
     return tuple(links)

@@ -3,7 +3,7 @@
 import os
 import re
 
-from gmmpipe.audio.sound_file import AudioFile, OneWayFile
+from gmmpipe.audio.decoder import AudioFile, OneWayFile
 from gmmpipe.audio.unclosed import STREAMED_LENGTHS
 from gmmpipe.errors import AudioError
 

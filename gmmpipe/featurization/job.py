@@ -12,8 +12,9 @@ from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests
 from gmmpipe.featurization.resume import FeatureFolder, manifests_beside
 from gmmpipe.featurization.summary import report
+from gmmpipe.files import remove
 from gmmpipe.run.progress import Progress
-from gmmpipe.store.names import STORE_FILE
+from gmmpipe.store.names import LINES_FOLDER, STORE_FILE
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.reopen import remove_shards
 from gmmpipe.store.replace import finish_swap
@@ -43,6 +44,7 @@ def featurize(options: FeaturizeOptions) -> FeatureInfo | None:
     if not alone:
         output.renew_plan_alone()
     with output.claim(alone=alone) as claim:
+        output.write_plain_lines()
         if options.overwrite:
             return _replace(output)
         if options.retry_rejected:
@@ -60,7 +62,7 @@ def open_folder(options: FeaturizeOptions) -> FeatureFolder:
         StoreError: the store would overwrite a manifest.
     """
     path = options.output_dir.absolute()
-    manifests = manifests_beside(path, options.data_dir)
+    manifests = manifests_beside(path, options.data_dir, options.source_kind)
     plan_options = options.plan_options(*digest_manifests(manifests))
     return FeatureFolder(path, manifests, options, plan_options)
 
@@ -87,9 +89,11 @@ def _replace(output: FeatureFolder) -> FeatureInfo | None:
     except GmmpipeError as error:
         if not any(row.utterances for row in output.next.finished_rows()):
             output.drop_next()  # nothing was usable
+        remove(output.path / LINES_FOLDER)
         kept = "; the old store is kept" if (output.path / STORE_FILE).exists() else ""
         raise StoreError(f"{error}{kept}") from error
     output.put_next_in_place()
+    remove(output.path / LINES_FOLDER)
     return info
 
 
@@ -183,7 +187,7 @@ def _describe(folder: FeatureFolder, plan: Plan, tried_here: bool, reject: Rejec
 
     Another run may have tried another path, so only what this run tried is named.
     """
-    manifest = plan.table.manifest(folder.manifests, reject.ordinal)
+    manifest = plan.index.manifest(folder.manifests, reject.ordinal)
     start = (folder.options.base_path or manifest.path.parent).absolute()
     tried = ""
     if tried_here and reject.path:

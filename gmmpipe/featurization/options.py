@@ -9,6 +9,8 @@ from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.option_kinds import Folder, Paths
 from gmmpipe.options import Options, option, variant
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
+from gmmpipe.sources.options import SOURCE_KIND_HELP, SourceKindName
+from gmmpipe.sources.registry import AUTO
 from gmmpipe.store.names import Format
 from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, StoreAudio
 
@@ -24,12 +26,14 @@ class FeaturizeOptions(Options):
     """
 
     data_dir: Paths = option(
-        help="Comma-separated folders (each *.jsonl in name order) and/or .jsonl manifests."
+        help="Comma-separated sources: manifests (.jsonl, .ndjson, .json, also .gz), folders of "
+        "them, or quoted patterns of paths."
     )
     output_dir: Folder = option(help="The feature store to write.")
     base_path: Folder | None = option(
         None, help="Prefix of relative audio paths.  [default: their manifest's folder]"
     )
+    source_kind: SourceKindName = option(AUTO, help=SOURCE_KIND_HELP)
     features: ComputedSpec = variant(computed_kinds, help="The kind of frames.")
     max_seconds: float = option(15.0, help="Longest utterance kept whole.", above=0)
     long_audio: LongAudio = option(

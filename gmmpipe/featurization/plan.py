@@ -23,17 +23,18 @@ from numpy.typing import NDArray
 from gmmpipe.errors import StoreError
 from gmmpipe.features.kinds import computed_from_json
 from gmmpipe.features.spec import ComputedSpec
-from gmmpipe.featurization.line_table import COLUMN_DTYPES, LineTable, scan
+from gmmpipe.featurization.manifest_index import COLUMN_DTYPES, ManifestIndex, index_manifests
 from gmmpipe.files import atomic_file, canonical_json, open_regular
 from gmmpipe.randomness import is_permutation, permutation
-from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line, read_lines
+from gmmpipe.sources.lines import read_lines
+from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
 from gmmpipe.store.documents import pick
 from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
 from gmmpipe.store.schema import PlanOptions
 
 
 @dataclass(frozen=True)
-class LineTask:
+class PlanItem:
     """One line, or one window of its audio, to be made into features."""
 
     line: ManifestLine
@@ -49,7 +50,7 @@ class ShardTask:
 
     Args:
         number: the shard's number.
-        lines: its lines, in manifest order.
+        items: its lines, or windows of lines, in manifest order.
         output_dir: the store.
         base_path: prefix of relative audio paths, or None for their manifest's folder.
         features: what a frame is.
@@ -57,7 +58,7 @@ class ShardTask:
     """
 
     number: int
-    lines: list[LineTask]
+    items: list[PlanItem]
     output_dir: Path
     base_path: Path | None
     features: ComputedSpec
@@ -72,14 +73,14 @@ class Plan:
         manifests: the manifests, in order.
         features: what a frame is.
         options: what else decides the bytes.
-        table: where the planned lines stand.
-        order: the rows (windows of lines) in the order of the shards, int64 [rows].
+        index: where the planned lines stand.
+        order: the numbers of the items in the order of the shards, int64 [items].
     """
 
     manifests: Sequence[Manifest]
     features: ComputedSpec
     options: PlanOptions
-    table: LineTable
+    index: ManifestIndex
     order: NDArray[np.int64]
 
     @property
@@ -94,21 +95,20 @@ class Plan:
 
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
         """The task that makes shard number `shard`."""
-        size = self.options.utterances_per_shard
-        table = self.table
-        rows = np.sort(self.order[shard * size : (shard + 1) * size])
-        owners = np.searchsorted(table.first_row, rows, side="right") - 1
-        lines = [
-            LineTask(
-                table.line(self.manifests, at),
-                int(table.byte_offset[at]),
-                bool(table.duplicate[at]),
-                row - int(table.first_row[at]),
-                int(table.num_windows[at]),
+        size, index = self.options.utterances_per_shard, self.index
+        numbers = np.sort(self.order[shard * size : (shard + 1) * size])
+        owners = np.searchsorted(index.first_item, numbers, side="right") - 1
+        items = [
+            PlanItem(
+                index.line(self.manifests, at),
+                int(index.byte_offset[at]),
+                bool(index.duplicate[at]),
+                number - int(index.first_item[at]),
+                int(index.num_windows[at]),
             )
-            for row, at in zip(rows.tolist(), owners.tolist(), strict=True)
+            for number, at in zip(numbers.tolist(), owners.tolist(), strict=True)
         ]
-        return ShardTask(shard, lines, output_dir, base_path, self.features, self.options)
+        return ShardTask(shard, items, output_dir, base_path, self.features, self.options)
 
     def save(self, path: Path) -> None:
         """Publish the plan, so that a rerun or another machine need not make it again."""
@@ -120,7 +120,7 @@ class Plan:
                 file,
                 identity=np.array(identity),
                 order=self.order,
-                **{name: getattr(self.table, name) for name in COLUMN_DTYPES},
+                **{name: getattr(self.index, name) for name in COLUMN_DTYPES},
             )
 
     @classmethod
@@ -134,12 +134,12 @@ class Plan:
         with _open_archive(path) as archive:
             features, options = _read_identity(archive)
             columns = [_read_array(archive, *column) for column in COLUMN_DTYPES.items()]
-            table = LineTable(*columns)
-            table.check(manifests, options)
+            index = ManifestIndex(*columns)
+            index.check(manifests, options)
             order = _read_array(archive, "order", np.int64)
-            if len(order) != table.first_row[-1] or not _is_order(order, options):
+            if len(order) != index.first_item[-1] or not _is_order(order, options):
                 raise ValueError("another order than its seed's")
-            return cls(manifests, features, options, table, order)
+            return cls(manifests, features, options, index, order)
 
     @staticmethod
     def load_identity(path: Path) -> tuple[ComputedSpec, PlanOptions]:
@@ -156,17 +156,17 @@ class Plan:
     def load_shard_names(path: Path) -> list[str]:
         """The file names of a published plan's shards; errors as of `load_identity`."""
         with _open_archive(path) as archive:
-            num_rows = len(_read_array(archive, "order", np.int64))
-            return _shard_names(num_rows, _read_identity(archive)[1])
+            num_items = len(_read_array(archive, "order", np.int64))
+            return _shard_names(num_items, _read_identity(archive)[1])
 
 
-def _num_shards(num_rows: int, options: PlanOptions) -> int:
-    return -(-num_rows // options.utterances_per_shard)
+def _num_shards(num_items: int, options: PlanOptions) -> int:
+    return -(-num_items // options.utterances_per_shard)
 
 
-def _shard_names(num_rows: int, options: PlanOptions) -> list[str]:
+def _shard_names(num_items: int, options: PlanOptions) -> list[str]:
     suffix = SHARD_SUFFIXES[options.format]
-    return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_rows, options))]
+    return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_items, options))]
 
 
 @contextmanager
@@ -252,18 +252,18 @@ def make_plan(
     base_path: Path | None = None,
 ) -> Plan:
     """Plan the lines of `manifests`; `base_path` is where relative audio paths start."""
-    table = scan(manifests, options, base_path)
+    index = index_manifests(manifests, options, base_path)
     if options.long_audio == "split":
-        options = replace(options, windows_sha256=table.windows_sha256)
-    order = _order(int(table.first_row[-1]), options)
-    return Plan(manifests, features, options, table, order)
+        options = replace(options, windows_sha256=index.windows_sha256)
+    order = _order(int(index.first_item[-1]), options)
+    return Plan(manifests, features, options, index, order)
 
 
-def _order(num_rows: int, options: PlanOptions) -> NDArray[np.int64]:
-    """The order of that many rows over the shards."""
+def _order(num_items: int, options: PlanOptions) -> NDArray[np.int64]:
+    """The order of that many items over the shards."""
     if options.shuffle:
-        return permutation(num_rows, "shuffle", options.seed)
-    return np.arange(num_rows, dtype=np.int64)
+        return permutation(num_items, "shuffle", options.seed)
+    return np.arange(num_items, dtype=np.int64)
 
 
 def _is_order(order: NDArray[np.int64], options: PlanOptions) -> bool:

@@ -9,9 +9,18 @@ from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, make_plan
-from gmmpipe.sources.manifest import Manifest, find_manifests
+from gmmpipe.sources.find import find_manifests
+from gmmpipe.sources.lines import with_plain_lines
+from gmmpipe.sources.manifest import Manifest
 from gmmpipe.store.folder import StoreFolder
-from gmmpipe.store.names import PLAN_FILE, REJECTS_FILE, REOPENED_FILE, STORE_FILE, has_shards
+from gmmpipe.store.names import (
+    LINES_FOLDER,
+    PLAN_FILE,
+    REJECTS_FILE,
+    REOPENED_FILE,
+    STORE_FILE,
+    has_shards,
+)
 from gmmpipe.store.reopen import remove_shards, reopen
 from gmmpipe.store.replace import SWAP_FILE
 from gmmpipe.store.schema import FeatureIdentity, PlanOptions, WriterPlan
@@ -20,23 +29,23 @@ from gmmpipe.store.sidecar import ShardRow, Sidecar
 log = logging.getLogger(__name__)
 
 
-def manifests_beside(folder: Path, data_dir: str) -> list[Manifest]:
-    """The manifests, without the rejects that a store lists where they lie.
+def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Manifest]:
+    """The manifests of the sources, without the rejects that a store writes where they lie.
 
     Raises:
         ManifestError: there is none, or one cannot be read.
-        StoreError: a file of the user's would be overwritten by the list of rejects.
+        StoreError: a file of the user's would be overwritten by the rejects.
     """
-    manifests, rejects = find_manifests(data_dir), folder / REJECTS_FILE
-    if not rejects.exists():
-        return manifests
-    documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
-    others = [m for m in manifests if m.path.name != REJECTS_FILE or not m.path.samefile(rejects)]
-    if not others or not (
-        any((folder / name).exists() for name in documents) or has_shards(folder)
-    ):
-        raise StoreError(f"{rejects}: the store's own would overwrite it; use another --output_dir")
-    return others
+    rejects = folder / REJECTS_FILE
+    manifests = find_manifests(data_dir, source_kind, ignored=rejects)
+    if rejects.exists():
+        documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
+        is_own = any((folder / name).exists() for name in documents) or has_shards(folder)
+        if not is_own or not manifests:
+            raise StoreError(
+                f"{rejects}: the store's own would overwrite it; use another --output_dir"
+            )
+    return manifests
 
 
 class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
@@ -60,7 +69,7 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
         plan_options: PlanOptions,
     ) -> None:
         super().__init__(path, FeatureIdentity(options.features, plan_options))
-        self.manifests = manifests
+        self.manifests = self._sources = manifests
         self.options = options
         self.plan_options = plan_options
 
@@ -78,6 +87,18 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
                     f"program wrote. {self.remedy}"
                 )
         super().refuse_other()
+
+    def write_plain_lines(self) -> None:
+        """Write the lines of manifests that are not plain files here, until the store is finished.
+
+        Raises:
+            StoreError: another job, which may use the lines there, made the store here.
+        """
+        if all(manifest.lines_path for manifest in self._sources):
+            return
+        if not self.options.overwrite:
+            self.refuse_other()
+        self.manifests = with_plain_lines(self._sources, self.path / LINES_FOLDER)
 
     def planned_identity(self) -> FeatureIdentity | None:
         """What the ``plan.npz`` that lies here is for; StoreError where it is damaged."""
@@ -147,6 +168,7 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
             return  # a plan alone is what the first of many slices leaves to the others
         try:
             with claim_folder(self.path, "", self.command, alone=True):
+                self.write_plain_lines()
                 self.renew_plan()
         except ClaimError:
             if shards:

@@ -20,6 +20,7 @@ from gmmpipe.files import canonical_json
 from gmmpipe.store.columns import Column
 from gmmpipe.store.identity_folder import IdentityFolder
 from gmmpipe.store.names import (
+    IDENTITY_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
     STORE_FILE,
@@ -49,7 +50,7 @@ class _Folder(IdentityFolder[FeatureIdentity]):
         if (path / STORE_FILE).exists() and not (path / REOPENED_FILE).exists():
             self.settle()
             raise StoreError(f"{path}: holds a finished store; remove it, or write elsewhere")
-        is_planned = any((path / name).exists() for name in (self.wanted.plan_file, REOPENED_FILE))
+        is_planned = any((path / name).exists() for name in (IDENTITY_FILE, REOPENED_FILE))
         if kind_of(path) not in (None, "features") or (has_shards(path) and not is_planned):
             raise StoreError(f"{path}: holds another unfinished store; write elsewhere")
         super().refuse_other()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
-from gmmpipe.files import atomic_file
+from gmmpipe.files import atomic_file, remove
 from gmmpipe.store.names import (
     REJECTS_FILE,
     REOPENED_FILE,
@@ -88,5 +88,5 @@ def _check_rejects(folder: Path, tally: Tally, max_fraction: float, first: str) 
 
 def tidy(folder: Path, identity: Identity) -> None:
     """Remove what only an unfinished store needs, from a finished one."""
-    for leftover in (identity.plan_file, REOPENED_FILE):
-        (folder / leftover).unlink(missing_ok=True)
+    for leftover in (*identity.plan_files, REOPENED_FILE):
+        remove(folder / leftover)

@@ -105,7 +105,7 @@ class StoreFolder(Generic[I, P]):
             StoreError: it is damaged, or not the wanted one.
         """
         finished = (self.path / STORE_FILE).exists()
-        leftovers = (self.wanted.plan_file, REOPENED_FILE)
+        leftovers = (*self.wanted.plan_files, REOPENED_FILE)
         if not finished or any((self.path / name).exists() for name in leftovers):
             return None
         try:

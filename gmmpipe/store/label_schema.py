@@ -40,7 +40,7 @@ class LabelIdentity(Identity):
     kind = "labels"
     name = "label store"
     command = "gmmpipe label"
-    plan_file = IDENTITY_FILE
+    plan_files = (IDENTITY_FILE,)
 
     source_sha256: str
     gmm_sha256: str

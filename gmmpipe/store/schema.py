@@ -15,7 +15,7 @@ from gmmpipe.features.kinds import spec_from_json
 from gmmpipe.features.spec import ComputedSpec, FrameSpec, differences
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import FORMAT_VERSION, pick, read_document, write_document
-from gmmpipe.store.names import IDENTITY_FILE, PLAN_FILE, SHARD_SUFFIXES, Format, Kind
+from gmmpipe.store.names import IDENTITY_FILE, LINES_FOLDER, PLAN_FILE, SHARD_SUFFIXES, Format, Kind
 from gmmpipe.store.rejects import Tally
 from gmmpipe.store.sidecar import ShardRow, check_rows, check_sha256
 from gmmpipe.store.sums import Sums
@@ -35,7 +35,7 @@ class Identity(ABC):
     """The kind in words."""
     command: ClassVar[str]
     """What makes such stores."""
-    plan_file: str
+    plan_files: tuple[str, ...]
     """What an unfinished store is made by."""
 
     @property
@@ -138,9 +138,10 @@ class FeatureIdentity(Identity):
     plan: PlanOptions | WriterPlan
 
     @property
-    def plan_file(self) -> str:  # type: ignore[override]
+    def plan_files(self) -> tuple[str, ...]:  # type: ignore[override]
         """What an unfinished store is made by."""
-        return PLAN_FILE if isinstance(self.plan, PlanOptions) else IDENTITY_FILE
+        is_planned = isinstance(self.plan, PlanOptions)
+        return (PLAN_FILE, LINES_FOLDER) if is_planned else (IDENTITY_FILE,)
 
     @property
     def columns(self) -> tuple[Column, ...]:

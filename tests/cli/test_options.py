@@ -21,6 +21,7 @@ from gmmpipe.cli.featurize import command as featurize
 from gmmpipe.cli.fit import command as fit
 from gmmpipe.cli.from_dataclass import build, command_from
 from gmmpipe.cli.label import command as label
+from gmmpipe.cli.manifest import command as manifest
 from gmmpipe.errors import OptionError
 from gmmpipe.features.kinds import computed_kinds
 from gmmpipe.featurization.options import FeaturizeOptions
@@ -29,6 +30,7 @@ from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.seeding import INITS
 from gmmpipe.option_kinds import parse_frames, show_frames
 from gmmpipe.options import Option, Options, Variant, option, options_and_variants, variant
+from gmmpipe.sources.options import ManifestOptions
 from pipelines.fit_gmm import main as fit_gmm
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.train import main as train
@@ -36,6 +38,7 @@ from pipelines.jepa.train import main as train
 COMMANDS: dict[str, tuple[click.Command, type[Options], set[str]]] = {
     "featurize": (featurize, FeaturizeOptions, {"dry_run"}),
     "fit": (fit, FitOptions, set()),
+    "manifest": (manifest, ManifestOptions, {"json"}),
     "label": (label, LabelOptions, set()),
     "evaluate": (evaluate, EvaluateOptions, {"json"}),
     "train.py": (train, JEPAOptions, set()),

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, run_gmmpipe
+from conftest import (
+    CORPUS,
+    ROOT,
+    compressed_corpus,
+    file_bytes,
+    make_store,
+    one_thread,
+    run_gmmpipe,
+)
 
 OPTIONS = ("--data_dir", CORPUS, "--utterances_per_shard", 4)
 
@@ -21,14 +29,36 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return file_bytes(make_store(CORPUS, folder, utterances_per_shard=4))
 
 
-def test_slices_in_any_order(expected: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """The options for a manifest whose lines have to be written out for the workers."""
+    path = compressed_corpus(tmp_path_factory.mktemp("compressed"))
+    return ("--data_dir", path, "--base_path", CORPUS, "--utterances_per_shard", 4)
+
+
+@pytest.fixture(scope="module")
+def expected_of_compressed(
+    compressed: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("here") / "store"
+    store = make_store(compressed[1], folder, base_path=CORPUS, utterances_per_shard=4)
+    return file_bytes(store)
+
+
+def test_slices_in_any_order(
+    compressed: tuple[object, ...], expected_of_compressed: dict[str, bytes], tmp_path: Path
+) -> None:
     for index in (2, 0, 2, 1):  # a slice submitted twice does no harm
         sliced = ("--task_index", index, "--num_tasks", 3)
-        done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path / "store", *sliced)
+        done = run_gmmpipe("featurize", *compressed, "--output_dir", tmp_path / "store", *sliced)
         finished = (tmp_path / "store" / "store.json").exists()
+        (lines,) = [*(tmp_path / "store").glob("plan.lines/*")] or [None]
+        assert (lines is None) == finished
+        if lines:  # a slice that finds it damaged makes it anew
+            lines.write_bytes(lines.read_bytes()[:-100])
         assert finished == (index == 1)
         assert ("without slices finishes the store" in done.stderr) == (not finished)
-    assert file_bytes(tmp_path / "store") == expected
+    assert file_bytes(tmp_path / "store") == expected_of_compressed
 
 
 def test_the_command_without_slices_finishes_what_slices_left(
@@ -67,7 +97,9 @@ def scheduler_address(scheduler: subprocess.Popen) -> str:
     raise AssertionError("the scheduler ended")
 
 
-def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_dask_cluster_that_loses_a_worker(
+    compressed: tuple[object, ...], expected_of_compressed: dict[str, bytes], tmp_path: Path
+) -> None:
     scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
     processes = [scheduler]
     try:
@@ -75,7 +107,8 @@ def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path
         worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
         processes += [start(*worker), start(*worker)]
         dask = ("--executor", "dask", "--dask_scheduler", address)
-        job = start("gmmpipe", "featurize", *OPTIONS, "--output_dir", tmp_path / "store", *dask)
+        where = ("--output_dir", tmp_path / "store")
+        job = start("gmmpipe", "featurize", *compressed, *where, *dask)
         processes.append(job)
         deadline = time.monotonic() + 120
         while not list((tmp_path / "store").glob("shard-*.json")):
@@ -90,7 +123,7 @@ def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             process.stderr.close()
-    assert file_bytes(tmp_path / "store") == expected
+    assert file_bytes(tmp_path / "store") == expected_of_compressed
 
 
 GONE = (

@@ -149,7 +149,7 @@ def test_a_duration_in_milliseconds_plans_no_more_windows_than_there_is_audio(
 ) -> None:
     manifest = write_manifest({"path": "long.wav", "duration": 11300}, {"path": "short.wav"})
     options = FeaturizeOptions(str(manifest), tmp_path / "s", max_seconds=2.0, long_audio="split")
-    assert save_plan(options).table.num_windows.tolist() == [6, 1]
+    assert save_plan(options).index.num_windows.tolist() == [6, 1]
 
 
 def test_a_plan_made_again_from_changed_audio_is_refused(

@@ -23,7 +23,7 @@ from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, digest_manifests
 from gmmpipe.featurization.worker import make_shard
-from gmmpipe.sources.manifest import find_manifests
+from gmmpipe.sources.find import find_manifests
 
 WriteManifest = Callable[..., Path]
 
@@ -31,7 +31,7 @@ WriteManifest = Callable[..., Path]
 def lines_by_shard(data_dir: object, output_dir: Path, **options: object) -> list[list[int]]:
     plan = save_plan(FeaturizeOptions(data_dir=str(data_dir), output_dir=output_dir, **options))
     tasks = [plan.task(number, output_dir, None) for number in range(plan.num_shards)]
-    return [[planned.line.ordinal for planned in task.lines] for task in tasks]
+    return [[item.line.ordinal for item in task.items] for task in tasks]
 
 
 def test_without_shuffle_shards_follow_the_manifest(tmp_path: Path) -> None:
