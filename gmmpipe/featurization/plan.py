@@ -29,7 +29,8 @@ from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
 from gmmpipe.store.documents import pick
-from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
+from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
+from gmmpipe.store.schema import PlanOptions
 
 
 @dataclass(frozen=True)
