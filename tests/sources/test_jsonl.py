@@ -140,6 +140,12 @@ def test_the_rejects_of_a_store_are_no_manifest_of_its_folder(name: str, data: P
     assert len(find_manifests(str(rejects), ignored=elsewhere)) == 1
 
 
+def test_a_line_without_end_in_a_gz_takes_no_memory(data: Path) -> None:
+    path = write(data / "m.jsonl.gz", bytes(1 << 27))
+    with pytest.raises(ManifestError, match=rf"^{path}: a line of 67108864 bytes or more"):
+        digest_manifests(find_manifests(str(path)))
+
+
 def test_a_dry_run_of_a_gz_writes_nothing(data: Path, tmp_path: Path) -> None:
     options = FeaturizeOptions(str(write(data / "m.jsonl.gz", LINES)), tmp_path / "out")
     assert forecast(options).utterances == 2
