@@ -101,14 +101,16 @@ def is_finished(wanted: FeaturizeOptions) -> bool:
     from gmmpipe.errors import StoreError
     from gmmpipe.featurization.plan import digest_manifests
     from gmmpipe.sources.find import find_manifests
-    from gmmpipe.store.schema import STORE_FILE, StoreInfo
+    from gmmpipe.store.names import STORE_FILE
+    from gmmpipe.store.schema import FeatureIdentity, StoreInfo
 
     path = wanted.output_dir / STORE_FILE
     if not path.exists():
         return False
-    info = StoreInfo.read(path)
+    made = StoreInfo.read(path, FeatureIdentity).identity
     digest, _ = digest_manifests(find_manifests(wanted.data_dir, wanted.source_kind))
-    there = (info.features, info.plan.max_seconds, info.plan.manifest_sha256)
+    plan = [getattr(made.plan, name, None) for name in ("max_seconds", "manifest_sha256")]
+    there = (made.features, *plan)
     names = ("features", "max_seconds", "manifests")
     here = (wanted.features, wanted.max_seconds, digest)
     differing = [name for name, a, b in zip(names, there, here, strict=True) if a != b]

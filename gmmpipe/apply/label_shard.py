@@ -10,47 +10,45 @@ from torch import Tensor
 
 from gmmpipe.mixture.density import exact_log_joints, temper
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.store.feature_store import Shard
-from gmmpipe.store.label_schema import (
-    LABELS,
-    TOPK_IDS,
-    TOPK_PROBS,
-    LabelPlan,
-    LabelSidecar,
-)
+from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
+from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.read_ranges import TORCH_DTYPES
-from gmmpipe.store.schema import SHARD_SUFFIXES
+from gmmpipe.store.rejects import Tally
+from gmmpipe.store.shard import Shard
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
 
 BLOCK_FRAMES = 16384
 """Frames worked on at once, to the next whole utterance: 5 MB at D = 80."""
 
 
-def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, plan: LabelPlan) -> None:
+def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelIdentity) -> None:
     """Label one shard of a feature store, and publish the labels and then their sidecar."""
     index = shard.sidecar().index
-    path = folder / f"{shard.path.stem}{SHARD_SUFFIXES['tar']}"
+    path = folder / f"{shard.path.stem}{SHARD_SUFFIXES[made.format]}"
     left_out = 0.0
-    with open_writer(path, plan.columns, has_json=False) as writer:
+    with open_writer(path, made.columns, has_json=made.has_json) as writer:
         for first, beyond in _blocks(index):
             start, stop = int(index.row_offset[first]), int(index.row_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
             shard.read_rows(start, stop, frames)
-            arrays, beyond_k = label_frames(gmm, frames.to(gmm.means.device), plan)
+            arrays, beyond_k = label_frames(gmm, frames.to(gmm.means.device), made)
             left_out += beyond_k
             for at in range(first, beyond):
                 rows = slice(index.row_offset[at] - start, index.row_offset[at + 1] - start)
                 writer.add(index.keys[at], {name: array[rows] for name, array in arrays.items()})
         written = writer.finish()
     # To nine digits: the last bits of a sum are those of the machine.
-    mass = None if plan.top_k is None else float(f"{left_out:.9g}")
-    indices = {LABELS: written.index, **written.further}
-    LabelSidecar(written.row, indices, mass).write(path.with_suffix(".json"))
+    mass = None if made.top_k is None else float(f"{left_out:.9g}")
+    row = written.row
+    counts = Tally(utterances=row.utterances, frames=row.frames, bytes=row.bytes)
+    sidecar = Sidecar("labels", row, written.index, written.further, counts, left_out=mass)
+    sidecar.write(path.with_suffix(".json"))
 
 
 def label_frames(
-    gmm: GradientGMM, frames: Tensor, plan: LabelPlan
+    gmm: GradientGMM, frames: Tensor, made: LabelIdentity
 ) -> tuple[dict[str, NDArray[Any]], float]:
     """The arrays that a label store keeps of frames [N, D], and the mass that they leave out.
 
@@ -59,15 +57,15 @@ def label_frames(
     """
     arrays = {
         column.name: torch.empty(len(frames), column.width, dtype=TORCH_DTYPES[column.dtype])
-        for column in plan.columns
+        for column in made.columns
     }
     left_out = 0.0
     for rows, _, joints in exact_log_joints(frames, gmm.means, gmm.log_vars, gmm.log_weights):
         arrays[LABELS][rows, 0] = joints.argmax(1).cpu()
-        if plan.top_k is not None:
+        if made.top_k is not None:
             # Of the joints, which stay apart where posteriors underflow to 0.
-            ids = joints.topk(plan.top_k, dim=1).indices
-            posteriors = temper(joints, plan.temperature)
+            ids = joints.topk(made.top_k, dim=1).indices
+            posteriors = temper(joints, made.temperature)
             arrays[TOPK_IDS][rows] = ids.cpu()
             arrays[TOPK_PROBS][rows] = posteriors.gather(1, ids).cpu()
             # Summed themselves, not as what is missing to 1: then a small rest keeps its digits.

@@ -11,7 +11,7 @@ from gmmpipe.options import Options, option
 if TYPE_CHECKING:
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
-    from gmmpipe.store.label_schema import LabelPlan
+    from gmmpipe.store.label_schema import LabelIdentity
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class LabelOptions(Options):
     )
     overwrite: bool = option(False, help="Start afresh.")
 
-    def plan(self, store: "FeatureStore", gmm: "GradientGMM") -> "LabelPlan":
+    def identity(self, store: "FeatureStore", gmm: "GradientGMM") -> "LabelIdentity":
         """What decides the label store's bytes.
 
         Raises:
             CheckpointError: the model has more components than labels can number.
             OptionError: it has fewer than are to be kept.
         """
-        from gmmpipe.store.label_schema import MAX_COMPONENTS, LabelPlan
+        from gmmpipe.store.label_schema import MAX_COMPONENTS, LabelIdentity
 
         if gmm.K > MAX_COMPONENTS:
             raise CheckpointError(
@@ -52,7 +52,7 @@ class LabelOptions(Options):
         if self.top_k is not None and self.top_k > gmm.K:
             raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
         gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
-        return LabelPlan(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
+        return LabelIdentity(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
 
 
 @dataclass(frozen=True)

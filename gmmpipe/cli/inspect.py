@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gmmpipe.cli.common import job_options, run_job
+
+if TYPE_CHECKING:
+    from gmmpipe.store.sums import Sums
 
 
 @click.command("inspect")
@@ -17,14 +20,7 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
     """Say what PATH holds: a store of features or labels, finished or not, or a model file."""
 
     def job() -> None:
-        from gmmpipe.store.schema import kind_of
-
-        if not path.is_dir():
-            found = _describe_model(path)
-        elif kind_of(path) == "labels":
-            found = _describe_labels(path)
-        else:
-            found = _describe_features(path)
+        found = _describe_store(path) if path.is_dir() else _describe_model(path)
         if as_json:
             click.echo(json.dumps(found, sort_keys=True))
         else:
@@ -34,65 +30,46 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
     run_job(job, debug)
 
 
-def _describe_features(folder: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _describe_store(folder: Path) -> dict[str, Any]:
     from gmmpipe.errors import StoreError
-    from gmmpipe.store.finalize import sum_up
-    from gmmpipe.store.schema import STORE_FILE, StoreInfo, find_writer_plan
+    from gmmpipe.store.identities import find_identity, read_store_info
+    from gmmpipe.store.names import IDENTITY_FILE, STORE_FILE, kind_of
+    from gmmpipe.store.sums import Sums
 
+    kind, identity = kind_of(folder), find_identity(folder)
     finished = (folder / STORE_FILE).exists()
     if finished:
-        info = StoreInfo.read(folder / STORE_FILE)
-        tally, num_shards = info.tally, len(info.shards)
-        described: dict[str, Any] = {
-            "features": info.features.to_json(),
-            "fingerprint": info.features.fingerprint,
-            "plan": asdict(info.plan),
-        }
+        sums = read_store_info(folder / STORE_FILE).sums
+    elif kind == "labels":
+        if identity is None:
+            raise StoreError(
+                f"{folder}: holds shards of labels, but no {STORE_FILE} or {IDENTITY_FILE}"
+            )
+        sums = Sums.over("labels", sorted(folder.glob("shard-*.json")))
     else:
         sidecars = sorted(folder.glob("shard-*.json"))
         if not sidecars:
             raise StoreError(f"{folder}: holds no feature store")
-        tally, num_shards = sum_up(sidecars)[1], len(sidecars)
-        described = {}
-        if (writer := find_writer_plan(folder)) is not None:
-            described = {"features": writer[0].to_json(), "plan": asdict(writer[1])}
+        sums = Sums.over("features", sidecars)
+    described = {} if identity is None else identity.to_json()
+    described.pop("kind", None)
     return {
-        "kind": "feature store",
+        "kind": "label store" if kind == "labels" else "feature store",
         "finished": finished,
-        "shards": num_shards,
-        **asdict(tally),
-        "hours": round(tally.seconds_kept / 3600, 6),
+        "shards": len(sums.shards),
+        **_counts(kind, sums),
         **described,
     }
 
 
-def _describe_labels(folder: Path) -> dict[str, Any]:
+def _counts(kind: str | None, sums: "Sums") -> dict[str, Any]:
     from dataclasses import asdict
 
-    from gmmpipe.errors import StoreError
-    from gmmpipe.store.label_schema import LabelInfo, LabelSidecar, find_label_plan
-    from gmmpipe.store.schema import LABEL_PLAN_FILE, STORE_FILE
-
-    plan = find_label_plan(folder)
-    if plan is None:
-        raise StoreError(
-            f"{folder}: holds shards of labels, but no {STORE_FILE} or {LABEL_PLAN_FILE}"
-        )
-    finished = (folder / STORE_FILE).exists()
-    if finished:
-        info = LabelInfo.read(folder / STORE_FILE)
-    else:
-        sidecars = map(LabelSidecar.read, sorted(folder.glob("shard-*.json")))
-        info = LabelInfo.over(plan, sidecars)
-    return {
-        "kind": "label store",
-        "finished": finished,
-        "shards": len(info.shards),
-        **asdict(info.totals),
-        **asdict(info.plan),
-    }
+    tally = asdict(sums.tally)
+    if kind == "labels":
+        counts = {name: tally[name] for name in ("utterances", "frames", "bytes")}
+        return {**counts, "left_out_mass": sums.left_out_mass}
+    return {**tally, "hours": round(sums.tally.seconds_kept / 3600, 6)}
 
 
 def _describe_model(path: Path) -> dict[str, Any]:

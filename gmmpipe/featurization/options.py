@@ -11,7 +11,8 @@ from gmmpipe.options import Options, option, variant
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.sources.options import SOURCE_KIND_HELP, SourceKindName
 from gmmpipe.sources.registry import AUTO
-from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
+from gmmpipe.store.names import Format
+from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, StoreAudio
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
-from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
+from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
+from gmmpipe.store.schema import PlanOptions
 
 
 @dataclass(frozen=True)

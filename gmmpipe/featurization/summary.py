@@ -3,13 +3,14 @@
 import logging
 
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.store.schema import REJECTS_FILE, StoreInfo
+from gmmpipe.store.names import REJECTS_FILE
+from gmmpipe.store.schema import FeatureInfo
 
 log = logging.getLogger(__name__)
 CROP_WARNING_FRACTION = 0.05
 
 
-def report(info: StoreInfo, options: FeaturizeOptions) -> None:
+def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
     """Log the sums of a finished store, and warn of audio that was lost."""
     tally = info.tally
     log.info(

@@ -22,11 +22,12 @@ from gmmpipe.features.spec import ComputedSpec, FrameTransform
 from gmmpipe.featurization.plan import PlanItem, ShardTask
 from gmmpipe.sources.lines import OpenManifests
 from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, window_key
-from gmmpipe.store.columns import Column
+from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.schema import SHARD_SUFFIXES, Sidecar, shard_stem
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
 
 BATCH_SAMPLES = 5 << 18
 """How many samples, over all transform windows, are transformed together: a minute, 10 MB."""
@@ -103,14 +104,14 @@ def make_shard(task: ShardTask) -> Tally:
             # were translated for it; the shard has been published by then.
             if not is_published():
                 raise
-    return Sidecar.read(sidecar_path).tally
+    return Sidecar.read(sidecar_path, "features").tally
 
 
 def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
     rejected = _Rejects(task)
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
-    column = Column(task.features.column, task.options.dtype, task.features.dim)
+    (column,) = FeatureIdentity(task.features, task.options).columns
     with open_writer(shard_path, [column]) as writer:
         for batch in _in_batches(_load(task, rejected), task.features):
             for planned, waveform, frames in _compute(batch, task, rejected):
@@ -144,7 +145,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
         seconds_unstated=seconds_unstated,
     )
     tally = Tally.total([sums])  # which rounds its seconds
-    Sidecar(row, written.index, tally, rejects).write(sidecar_path)
+    Sidecar("features", row, written.index, {}, tally, rejects).write(sidecar_path)
     return tally
 
 

@@ -24,18 +24,19 @@ class JEPABatch:
     None. In padding, features, wav and all targets are 0.
 
     Args:
-        step: the number of the step on the endless line: whoever has done it resumes at step + 1.
+        step: the number of the step, counted through all epochs; a run that has done it resumes at
+            step + 1.
         keys: the utterances' keys, B of them.
         kind: the kind of the frames: ``log_mel``, ``external`` or another.
         features: the frames, float32 [B, D, T].
         lengths: frames of each utterance, int64 [B].
         padding_mask: bool [B, T], True = padding.
         mask: bool [B, T], True = masked, to be predicted; never in padding.
-        targets: p(k | x) of each frame at the temperature chosen, float32 [B, T, K].
-        topk_ids: instead of `targets` where the largest k were chosen: which those are, int64
-            [B, T, k], largest first.
-        topk_probs: and what they are, float32 [B, T, k]; they sum to less than 1 by what the others
-            have.
+        targets: p(k | x) of each frame at the chosen temperature, float32 [B, T, K].
+        topk_ids: the components with the k largest posteriors, largest first, int64 [B, T, k];
+            given instead of `targets` where only the largest k are wanted.
+        topk_probs: their posteriors, float32 [B, T, k]. Their sum is below 1 by the mass of the
+            other components.
         wav: the waveform, float32 [B, S] with S = T * hop_length: frame t begins at sample
             t * hop_length. Samples behind an utterance's last whole hop are cut.
     """
@@ -74,10 +75,11 @@ class JEPABatch:
             raise KeyError(str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From a loader process, tensors go through shared memory where that has room for them.
+        """Tensors leave a loader process through shared memory where that has room for them.
 
-        Else through a pipe, a copy slower: a tensor that finds no room would never arrive, and the
-        trainer would wait for it without an end. Docker gives 64 MB unless told otherwise.
+        Otherwise they go through a pipe, which costs a copy. A tensor that finds no room in shared
+        memory never arrives, and the trainer would wait for it forever. Docker gives 64 MB of it
+        unless told otherwise.
         """
         values = dict(vars(self))
         if get_worker_info() is not None and not self._shared():
@@ -88,9 +90,9 @@ class JEPABatch:
         return _rebuilt, (type(self), values)
 
     def fits_shared_memory(self) -> bool:
-        """Whether shared memory has room for this batch, even if each loader process adds one.
+        """Whether shared memory has room for one batch of each loader process of this machine.
 
-        Twice over, for what others do there; a job of several ranks on this machine counts them.
+        The sizes are counted twice, to leave room for other programs.
         """
         worker = get_worker_info()
         processes = worker.num_workers if worker else 1
@@ -106,7 +108,7 @@ class JEPABatch:
             for value in vars(self).values():
                 if isinstance(value, Tensor):
                     value.share_memory_()  # type: ignore[no-untyped-call]
-        except RuntimeError:  # others were faster
+        except RuntimeError:  # another program has taken the room meanwhile
             return False
         return True
 
@@ -134,7 +136,7 @@ def _rebuilt(kind: type[JEPABatch], values: dict[str, Any]) -> JEPABatch:
 
 
 def free_shared_memory() -> float:
-    """Bytes; infinite where torch has no such bound."""
+    """Free shared memory in bytes; infinite where torch has no such limit."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -15,33 +14,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmmpipe.claim import claim_folder, identity_of
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
-from gmmpipe.features.spec import differences
 from gmmpipe.files import canonical_json
 from gmmpipe.store.columns import Column
-from gmmpipe.store.finalize import finalize, finish_reopening, missing_shards, remove_damaged, tidy
-from gmmpipe.store.rejects import Tally
-from gmmpipe.store.schema import (
-    DTYPES,
+from gmmpipe.store.identity_folder import IdentityFolder
+from gmmpipe.store.names import (
+    IDENTITY_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
     STORE_FILE,
-    Dtype,
     Format,
-    Sidecar,
-    StoreInfo,
-    WriterPlan,
-    find_writer_plan,
+    has_shards,
     kind_of,
     shard_stem,
-    write_writer_plan,
 )
+from gmmpipe.store.rejects import Tally
+from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, StoreInfo, WriterPlan
 from gmmpipe.store.shard_index import is_key
 from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
 
 log = logging.getLogger(__name__)
+
+
+class _Folder(IdentityFolder[FeatureIdentity]):
+    """The folder of the store."""
+
+    command = "a FeatureStoreWriter"
+    remedy = "Remove it, or write elsewhere"
+
+    def refuse_other(self) -> None:
+        """Raise StoreError where a finished store is here, or one of another program."""
+        path = self.path
+        if (path / STORE_FILE).exists() and not (path / REOPENED_FILE).exists():
+            self.settle()
+            raise StoreError(f"{path}: holds a finished store; remove it, or write elsewhere")
+        is_planned = any((path / name).exists() for name in (IDENTITY_FILE, REOPENED_FILE))
+        if kind_of(path) not in (None, "features") or (has_shards(path) and not is_planned):
+            raise StoreError(f"{path}: holds another unfinished store; write elsewhere")
+        super().refuse_other()
 
 
 class FeatureStoreWriter:
@@ -90,8 +102,7 @@ class FeatureStoreWriter:
         dtype: Dtype = "float16",
         format: Format = "tar",  # noqa: A002
     ) -> None:
-        self._folder = Path(path).absolute()
-        self._features = ExternalSpec(dim, frame_rate, dict(description or {}))
+        features = ExternalSpec(dim, frame_rate, dict(description or {}))
         _check_choice("dtype", dtype, DTYPES)
         _check_choice("format", format, SHARD_SUFFIXES)
         if type(utterances_per_shard) is not int or utterances_per_shard < 1:
@@ -99,8 +110,12 @@ class FeatureStoreWriter:
                 f"utterances_per_shard is {utterances_per_shard!r}, but must be a whole number, "
                 "at least 1"
             )
-        self._plan = WriterPlan(utterances_per_shard, dtype, format)
-        self._column = Column(self._features.column, dtype, self._features.dim)
+        self._utterances_per_shard = utterances_per_shard
+        self._frame_rate = features.frame_rate
+        identity = FeatureIdentity(features, WriterPlan(utterances_per_shard, dtype, format))
+        self._folder = _Folder(Path(path).absolute(), identity)
+        (self._column,) = identity.columns
+        self._suffix = SHARD_SUFFIXES[format]
         self._claim = ExitStack()
         self._is_open = False
         self._buffer: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {}
@@ -110,12 +125,10 @@ class FeatureStoreWriter:
 
     def __enter__(self) -> Self:
         """Claim the folder, and look at what an earlier run left there."""
-        identity = identity_of(["features", self._features.to_json(), asdict(self._plan)])
         with ExitStack() as stack:
-            stack.enter_context(
-                claim_folder(self._folder, identity, "a FeatureStoreWriter", alone=True)
-            )
-            self._prepare()
+            stack.enter_context(self._folder.claim(alone=True))
+            self._folder.obtain_plan()
+            self._take_over()
             self._claim = stack.pop_all()
         self._is_open = True
         return self
@@ -153,7 +166,7 @@ class FeatureStoreWriter:
         """
         if not self._is_open:
             raise RuntimeError("a FeatureStoreWriter adds only within its with block")
-        where = f"{self._folder}: utterance {key!r:.100}"
+        where = f"{self._folder.path}: utterance {key!r:.100}"
         if not is_key(key):
             raise StoreError(f"{where}: a key is 1 to 80 letters of A-Z a-z 0-9 _ -")
         if key in self._added:
@@ -164,51 +177,28 @@ class FeatureStoreWriter:
         if key in self._stored:
             return
         self._buffer[key] = stored, {**carried, "key": key, "num_frames": len(stored)}
-        if len(self._buffer) >= self._plan.utterances_per_shard:
+        if len(self._buffer) >= self._utterances_per_shard:
             self._write_shard()
-
-    def _prepare(self) -> None:
-        """Make sure that the folder is empty, or holds what an earlier run of this left there."""
-        folder = self._folder
-        if (folder / REOPENED_FILE).exists():
-            finish_reopening(folder)
-        if (folder / STORE_FILE).exists():
-            tidy(folder)
-            raise StoreError(f"{folder}: holds a finished store; remove it, or write elsewhere")
-        there = find_writer_plan(folder)
-        if there is None:
-            if kind_of(folder) is not None or any(folder.glob("shard-*")):
-                raise StoreError(f"{folder}: holds another unfinished store; write elsewhere")
-            write_writer_plan(folder, self._features, self._plan)
-        elif differing := [
-            *differences(there[0].to_json(), self._features.to_json()),
-            *differences(asdict(there[1]), asdict(self._plan)),
-        ]:
-            raise StoreError(
-                f"{folder}: an unfinished store made with other options: {'; '.join(differing)}. "
-                "Remove it, or write elsewhere"
-            )
-        self._take_over()
 
     def _take_over(self) -> None:
         """Learn which shards an earlier run has finished, and which utterances they hold."""
-        sidecars = sorted(self._folder.glob("shard-*.json"))
-        remove_damaged(self._folder, map(_number, sidecars), self._suffix)
-        for path in sidecars:
-            if path.exists() and path.with_suffix(self._suffix).exists():
-                self._stored.update(Sidecar.read(path).index.keys)
-                self._shards.add(_number(path))
+        path = self._folder.path
+        shards = [found.with_suffix(self._suffix).name for found in path.glob("shard-*.json")]
+        for name, keys in self._folder.remove_damaged(_name_and_keys, sorted(shards)):
+            if (path / name).exists():
+                self._stored.update(keys)
+                self._shards.add(_number(name))
         if self._stored:
             log.warning(
                 "%s: goes on with %d utterances that an earlier run has stored",
-                self._folder,
+                path,
                 len(self._stored),
             )
 
     def _write_shard(self) -> None:
         """Write the utterances at hand as the first shard that is missing."""
         number = next(number for number in count() if number not in self._shards)
-        sidecar = self._folder / f"{shard_stem(number)}.json"
+        sidecar = self._folder.path / f"{shard_stem(number)}.json"
         with open_writer(sidecar.with_suffix(self._suffix), [self._column]) as writer:
             for key, (frames, metadata) in sorted(self._buffer.items()):
                 writer.add(key, {self._column.name: frames}, metadata)
@@ -219,9 +209,9 @@ class FeatureStoreWriter:
             utterances=row.utterances,
             frames=row.frames,
             bytes=row.bytes,
-            seconds_kept=row.frames / self._features.frame_rate,
+            seconds_kept=row.frames / self._frame_rate,
         )
-        Sidecar(row, written.index, Tally.total([tally]), []).write(sidecar)
+        Sidecar("features", row, written.index, {}, Tally.total([tally])).write(sidecar)
         self._shards.add(number)
         self._buffer.clear()
 
@@ -234,27 +224,27 @@ class FeatureStoreWriter:
         """
         if self._buffer:
             self._write_shard()
+        folder = self._folder
         expected = max([0, *(number + 1 for number in self._shards)])
-        reopened = self._folder / REOPENED_FILE
-        if reopened.exists():
-            expected = max(expected, len(StoreInfo.read(reopened).shards))
-        if missing := missing_shards(self._folder, expected, self._suffix):
+        if (reopened := folder.path / REOPENED_FILE).exists():
+            expected = max(expected, len(StoreInfo.read(reopened, FeatureIdentity).shards))
+        if missing := folder.missing(expected):
             raise StoreError(
-                f"{self._folder}: {shard_stem(missing[0])}{self._suffix} is missing still: the "
+                f"{folder.path}: {shard_stem(missing[0])}{self._suffix} is missing still: the "
                 "utterances that it held were not added again"
             )
         if not expected:
-            raise StoreError(f"{self._folder}: no utterances were added")
-        finalize(self._folder, expected, self._features, self._plan, max_reject_fraction=0.0)
-
-    @property
-    def _suffix(self) -> str:
-        return SHARD_SUFFIXES[self._plan.format]
+            raise StoreError(f"{folder.path}: no utterances were added")
+        folder.finish(expected, max_reject_fraction=0.0)
 
 
-def _number(sidecar: Path) -> int:
-    """The number of a shard, by the name of its sidecar."""
-    return int(sidecar.stem.removeprefix("shard-"))
+def _name_and_keys(sidecar: Sidecar) -> tuple[str, list[str]]:
+    return sidecar.row.name, sidecar.index.keys
+
+
+def _number(shard: str) -> int:
+    """The number of a shard, by its file name."""
+    return int(Path(shard).stem.removeprefix("shard-"))
 
 
 def _check_choice(name: str, value: object, known: Collection[str]) -> None:

@@ -40,7 +40,7 @@ class Reject:
     ordinal: int = 0
     num_windows: int = 1
 
-    def ledger_line(self) -> bytes:
+    def to_line(self) -> bytes:
         """The line of ``rejects.jsonl``."""
         values = asdict(self)
         del values["ordinal"], values["num_windows"]

@@ -18,8 +18,8 @@ from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
 from gmmpipe.store.columns import Column
 from gmmpipe.store.read_ranges import crc32c
-from gmmpipe.store.schema import ShardRow
 from gmmpipe.store.shard_index import ShardIndex
+from gmmpipe.store.sidecar import ShardRow
 
 
 @dataclass(frozen=True)

@@ -101,14 +101,14 @@ def plain(
     return DataLoader(
         samples,
         batch_size=options.batch_size,
-        collate_fn=partial(collate, gmm=gmm),
+        collate_fn=partial(collate, column=store.features.column, gmm=gmm),
         num_workers=min(options.num_workers, len(urls)),
     )
 
 
-def collate(samples: list[dict[str, Any]], gmm: GradientGMM | None) -> dict[str, Any]:
+def collate(samples: list[dict[str, Any]], column: str, gmm: GradientGMM | None) -> dict[str, Any]:
     """Decoded samples as a batch, padded to the longest."""
-    frames = [torch.from_numpy(sample["logmel.npy"]).float() for sample in samples]
+    frames = [torch.from_numpy(sample[f"{column}.npy"]).float() for sample in samples]
     batch: dict[str, list[str] | Tensor] = {
         "keys": [sample["__key__"] for sample in samples],
         "lengths": torch.tensor([len(each) for each in frames]),

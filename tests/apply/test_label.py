@@ -275,7 +275,7 @@ def test_more_components_than_sixteen_bits_can_number_are_refused(store, tmp_pat
         GradientGMM(zeros, zeros, torch.zeros(num_components)).save(path)
         options = LabelOptions(store=store, gmm_path=path, output_dir=tmp_path / "l")
         if fits:
-            plan = options.plan(FeatureStore.open(store), GradientGMM.load(path))
+            plan = options.identity(FeatureStore.open(store), GradientGMM.load(path))
             assert num_components == plan.K
         else:
             with pytest.raises(CheckpointError, match=r"gmm\.pt: its K is 65537"):

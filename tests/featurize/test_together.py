@@ -22,14 +22,12 @@ from conftest import (
     read_speech,
     save_plan,
 )
-from gmmpipe.claim import claim_folder
+from gmmpipe.claim import claim_folder, identity_of
 from gmmpipe.errors import ClaimError, StoreError
-from gmmpipe.featurization.job import _Job, featurize
+from gmmpipe.featurization.job import featurize, open_folder
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import digest_manifests
 from gmmpipe.featurization.worker import make_shard
 from gmmpipe.files import canonical_json
-from gmmpipe.sources.find import find_manifests
 
 
 def start(folder: Path, kind: str, *more: object, data_dir: Path = CORPUS) -> subprocess.Popen[str]:
@@ -122,8 +120,7 @@ def test_where_nothing_was_usable_the_right_base_path_tries_again(
 
 
 def identity(options: FeaturizeOptions) -> str:
-    manifests = find_manifests(options.data_dir)
-    return _Job(manifests, options, options.plan_options(*digest_manifests(manifests))).identity
+    return identity_of(open_folder(options).wanted.to_json())
 
 
 def test_a_slice_tries_its_own_shards_again_beside_another(few: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`FeatureStoreWriter`: what it stores, what it refuses, and how it goes on after an end."""
 
+import hashlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import zarr
 from click.testing import CliRunner
 from external import LAYER, utterances, write
 
-from conftest import CORPUS, file_bytes, killed_after, make_store
+from conftest import CORPUS, edit_document, file_bytes, killed_after, make_store
 from gmmpipe import FeatureStore, FeatureStoreWriter
 from gmmpipe.cli import cli
 from gmmpipe.errors import ClaimError, OptionError, StoreError
@@ -301,3 +303,43 @@ def test_a_bad_shard_is_removed_by_verify_and_made_again(tmp_path: Path) -> None
     write(folder, 3)
     assert file_bytes(folder) == whole
     assert CliRunner().invoke(cli, ["verify", str(folder)]).exit_code == 0
+
+
+LIES = {
+    "a huge dim": ({"features": {"dim": 10**9}}, "dim is 1000000000, but must be"),
+    "a fractional dim": ({"features": {"dim": 3.5}}, r"dim is 3\.5"),
+    "no dim": ({"features": {"dim": None}}, "dim is None"),
+    "a rate of none": ({"features": {"frame_rate": 0}}, "frame_rate is 0"),
+    "a rate of a text": ({"features": {"frame_rate": "50"}}, "frame_rate is '50'"),
+    "a list for a description": ({"features": {"description": []}}, r"description is \[\]"),
+    "a further parameter": ({"features": {"layer": 6}}, "another version of gmmpipe"),
+    "an unknown kind": ({"features": {"kind": "spectral_flux"}}, "does not know"),
+    "another D than the shards have": ({"features": {"dim": 2048}}, "fewer bytes than"),
+    "an unknown dtype": ({"plan": {"dtype": "float64"}}, "shards of dtype float64 cannot be read"),
+    "a count of a text": ({"plan": {"utterances_per_shard": "5"}}, "utterances_per_shard is '5'"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_store_that_lies_about_its_frames_is_refused(name: str, tmp_path: Path) -> None:
+    changes, message = LIES[name]
+    path = write(tmp_path / "store", 3, count=4) / "store.json"
+
+    def lie(document: dict) -> None:
+        for field, values in changes.items():
+            document[field] |= values
+        text = json.dumps(document["features"], sort_keys=True, separators=(",", ":"))
+        document["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
+
+    edit_document(path, lie)
+    with pytest.raises(StoreError, match=f"{re.escape(str(path))}: .*{message}"):
+        FeatureStore.open(path.parent)
+
+
+def test_a_damaged_note_of_what_is_being_written_is_an_error(tmp_path: Path) -> None:
+    whole = write(tmp_path / "store", 3)
+    (whole / "store.json").unlink()
+    (whole / "plan.json").write_bytes(b'{"format_version":1,"kind":"features"}\n')
+    refuses(whole, r"plan\.json: not a feature store: KeyError")
+    edit_document(whole / "plan.json", lambda document: document.update(kind="labels"))
+    refuses(whole, "holds another unfinished store")

@@ -20,7 +20,7 @@ from gmmpipe.store.shard_reader import ShardReader
 
 def readers_of(path: Path) -> list[ShardReader]:
     store = FeatureStore.open(path)
-    return [ShardReader(shard, store.dim) for shard in store.shards]
+    return [ShardReader(shard) for shard in store.shards]
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])

@@ -11,7 +11,7 @@ from sealing import make_tiny
 from conftest import CORPUS, edit_document, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
-from gmmpipe.store.finalize import reopen
+from gmmpipe.store.reopen import reopen
 from gmmpipe.store.verify import strangers, verify
 
 
