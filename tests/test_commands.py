@@ -15,15 +15,6 @@ import pytest
 import torch
 
 import gmmpipe
-from conftest import (
-    CORPUS,
-    ROOT,
-    SMALL_FIT,
-    assert_same_fit,
-    one_thread,
-    run,
-    torchrun,
-)
 from gmmpipe import (
     EvaluateOptions,
     FeaturizeOptions,
@@ -39,6 +30,9 @@ from gmmpipe import (
     fit,
     label,
 )
+from helpers.making import CORPUS, SMALL_FIT
+from helpers.processes import ROOT, one_thread, run, torchrun
+from helpers.results import assert_same_fit
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

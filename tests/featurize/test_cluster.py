@@ -10,15 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import (
-    CORPUS,
-    ROOT,
-    compressed_corpus,
-    file_bytes,
-    make_store,
-    one_thread,
-    run_gmmpipe,
-)
+from helpers.making import CORPUS, compressed_corpus, make_store
+from helpers.processes import ROOT, one_thread, run_gmmpipe
+from helpers.results import file_bytes
 
 OPTIONS = ("--data_dir", CORPUS, "--utterances_per_shard", 4)
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import CORPUS, file_bytes, make_store, read_speech, save_plan
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import ManifestError, StoreError
 from gmmpipe.featurization.job import featurize
@@ -24,6 +23,8 @@ from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, digest_manifests
 from gmmpipe.featurization.worker import make_shard
 from gmmpipe.sources.find import find_manifests
+from helpers.making import CORPUS, make_store, read_speech, save_plan
+from helpers.results import file_bytes
 
 WriteManifest = Callable[..., Path]
 

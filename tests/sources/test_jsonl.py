@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from conftest import file_bytes, make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import ManifestError
 from gmmpipe.featurization.forecast import forecast
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import digest_manifests
 from gmmpipe.sources.find import find_manifests
+from helpers.making import make_store, read_speech
+from helpers.results import file_bytes, read_json_lines
 
 LINES = b'{"audio_filepath": "a.wav", "id": "x"}\r\n\n{bad\n{"path": "a.wav", "offset": 0.5}'
 PRETTY = b'{\n  "path": "a.wav",\n  "id": "pretty"\n}\n'

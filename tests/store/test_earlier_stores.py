@@ -7,7 +7,6 @@ import pytest
 import torch
 from sealing import EARLIER, MANIFEST, TINY, make_tiny
 
-from conftest import CORPUS, file_bytes
 from gmmpipe import FeatureConfig, FeatureStore, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.featurization.job import featurize
@@ -15,6 +14,8 @@ from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
 from gmmpipe.store.verify import strangers, verify
+from helpers.making import CORPUS
+from helpers.results import file_bytes
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import CORPUS, file_bytes, killed_after, make_store, save_plan
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.job import featurize
@@ -24,6 +23,9 @@ from gmmpipe.featurization.worker import make_shard
 from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE, finish_swap
+from helpers.making import CORPUS, make_store, save_plan
+from helpers.processes import killed_after
+from helpers.results import file_bytes
 
 STRANGERS = {"shard-1.flac": b"audio", "shard-000123.tar": b"?", "plan.json": b"{}"}
 
