@@ -128,6 +128,12 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
 )
 @click.option("--tensorboard", is_flag=True, help="Also write event files (gmmpipe[tensorboard]).")
 @click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    show_default="all",
+    help="How many checkpoints to keep, the furthest ones.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Replace the fit in --output_dir, once the new one has a checkpoint.",

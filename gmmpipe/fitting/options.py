@@ -44,6 +44,7 @@ class FitOptions:
     device: str = "auto"
     num_workers: int = 2
     tensorboard: bool = False
+    keep: int | None = None
     exchange_timeout: float = EXCHANGE_TIMEOUT
     overwrite: bool = False
 
@@ -60,6 +61,8 @@ class FitOptions:
                 f"--exchange_timeout is {self.exchange_timeout}, but must be from 1 to "
                 f"{MEETING_TIMEOUT:.0f} s"
             )
+        if self.keep is not None and self.keep < 1:
+            raise OptionError(f"--keep is {self.keep}, but must be 1 or more")
         for name, known in (("optimizer", [*OPTIMIZERS]), ("init", [*INITS])):
             if getattr(self, name) not in known:
                 raise OptionError(f"--{name} is {getattr(self, name)}, not one of {known}")

@@ -14,7 +14,7 @@ from pipelines.jepa.model import HOP_SAMPLES, Sizes
 
 NOT_IDENTITY = (
     *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
-    *("resume", "overwrite", "device"),
+    *("keep", "resume", "overwrite", "device"),
 )
 """What a run may be gone on with other values of; the first two by their contents."""
 
@@ -44,6 +44,7 @@ class JEPAOptions:
     seed: int = 0
     num_workers: int = 1
     device: str = "auto"
+    keep: int | None = None
     resume: str | None = None
     overwrite: bool = False
 
@@ -52,6 +53,8 @@ class JEPAOptions:
             raise OptionError(
                 "--resume auto goes on with a run and --overwrite replaces it: choose one"
             )
+        if self.keep is not None and self.keep < 1:
+            raise OptionError(f"--keep is {self.keep}, but must be 1 or more")
         numbers = (
             *("lr", "ema_decay"),
             *("cluster_weight_start", "cluster_weight_end", "cluster_temperature"),

@@ -63,6 +63,12 @@ def option(name: str, default: Any, kind: Any, text: str) -> Any:
 @option("device", "auto", click.Choice(["auto", "cpu", "cuda"]), "auto: cuda where there is one.")
 @option("resume", "none", str, "A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.")
 @click.option(
+    "--keep",
+    type=COUNT,
+    show_default="all",
+    help="How many checkpoints to keep, the furthest ones.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Replace the run in --output_dir, once a step is done.",

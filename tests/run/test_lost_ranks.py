@@ -250,7 +250,7 @@ from dataclasses import replace
 from pathlib import Path
 from gmmpipe.cli.common import run_job
 from gmmpipe.run.world import open_world
-from gmmpipe.run.signals import stop_signals
+from gmmpipe.run.stop import stop_signals
 
 asked = []
 noting = stop_signals(lambda signum, frame: asked.append(signum))
