@@ -214,7 +214,7 @@ class _Fitting:
     def keep_alone(self) -> Path | None:
         """Leave a checkpoint of the last whole step by this rank alone."""
         self._check_mixture()
-        return self.folder.keep(self.state)
+        return self.folder.keep_alone(self.state)
 
     def _check_mixture(self) -> None:
         """Make sure that the steps so far have left a mixture at all."""

@@ -1,10 +1,10 @@
-"""What a kind of run calls its files, and which of its checkpoints to go on from."""
+"""What a run's folder must know of the run: its options, its state, and what its files are."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.run.metrics_file import METRICS_FILE
@@ -15,6 +15,42 @@ Content = dict[str, Any]
 """What a checkpoint holds; ``resume`` has the run's ``identity`` among others."""
 Position = tuple[int, ...]
 """How far a run is: what comes first counts most."""
+
+
+class RunOptions(Protocol):
+    """Of a run's options, those that its folder follows."""
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder."""
+
+    @property
+    def resume(self) -> str | None:
+        """A checkpoint to go on from, ``auto`` for the furthest in the folder, or None."""
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether an earlier run in the folder is to be replaced."""
+
+    @property
+    def keep(self) -> int | None:
+        """How many checkpoints to keep; None: all."""
+
+    def to_yaml(self) -> str:
+        """The content of ``options.yaml``."""
+
+
+class RunState(Protocol):
+    """Of a run's state, what its folder asks for."""
+
+    def position(self) -> Position:
+        """How far the run is."""
+
+    def checkpoint_name(self) -> str:
+        """The name of a checkpoint of it."""
+
+    def metrics_text(self) -> bytes:
+        """The content of ``metrics.tsv``."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
@@ -24,48 +24,14 @@ from gmmpipe.run.run_files import (
     Content,
     Position,
     RunFiles,
+    RunOptions,
+    RunState,
     check_identity,
     identity_of_content,
 )
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
-
-
-class RunOptions(Protocol):
-    """Of a run's options, those that its folder follows."""
-
-    @property
-    def output_dir(self) -> Path:
-        """The folder."""
-
-    @property
-    def resume(self) -> str | None:
-        """A checkpoint to go on from, ``auto`` for the furthest in the folder, or None."""
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether an earlier run in the folder is to be replaced."""
-
-    @property
-    def keep(self) -> int | None:
-        """How many checkpoints to keep; None: all."""
-
-    def to_yaml(self) -> str:
-        """The content of ``options.yaml``."""
-
-
-class RunState(Protocol):
-    """Of a run's state, what its folder asks for."""
-
-    def position(self) -> Position:
-        """How far the run is."""
-
-    def checkpoint_name(self) -> str:
-        """The name of a checkpoint of it."""
-
-    def metrics_text(self) -> bytes:
-        """The content of ``metrics.tsv``."""
 
 
 _State = TypeVar("_State", bound=RunState)
@@ -260,7 +226,7 @@ class RunFolder(Generic[_State]):
         of_this_run = identity_of_content(model) == self._identity
         return of_this_run and self._files.position(model) >= target
 
-    def keep(self, state: _State) -> Path | None:
+    def keep_alone(self, state: _State) -> Path | None:
         """Write a checkpoint by this rank alone, if that is still of use to anybody.
 
         It is not where the folder holds one as far already, of a rank that was faster or of a run
@@ -271,12 +237,12 @@ class RunFolder(Generic[_State]):
         """
         try:
             with claim_run(self.path, *self._claimed_as):
-                return self._keep(state)
+                return self._keep_alone(state)
         except ClaimError as error:
             log.error("%s", error)
             return None
 
-    def _keep(self, state: _State) -> Path | None:
+    def _keep_alone(self, state: _State) -> Path | None:
         files, path = self._files, self.path / state.checkpoint_name()
         # A rank that was asleep may find that the earlier run has been replaced by now.
         if self.replacing and stamps_of(files.models_in(self.path)) == self._replaced:

@@ -226,7 +226,7 @@ class Trainer:
 
     def _keep_alone(self) -> Path | None:
         """Leave a checkpoint of the last whole step by this rank alone."""
-        return self.folder.keep(self.state) if self.state.step else None
+        return self.folder.keep_alone(self.state) if self.state.step else None
 
 
 @torch.no_grad()

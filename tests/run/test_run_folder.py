@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from conftest import SMALL_FIT, file_bytes, killed_after, same_bits
+from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError, OptionError
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.folder import fit_folder
@@ -23,6 +25,7 @@ from gmmpipe.run.run_folder import RunFolder
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from pipelines.jepa.options import JEPAOptions
+from pipelines.jepa.train import main as jepa
 from pipelines.jepa.trainer import Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -333,14 +336,14 @@ def test_a_rank_that_wakes_keeps_only_what_is_of_use(kind, old, new, tmp_path) -
     out = tmp_path / "out"
     folder, state = kind.awake(out, new)
     shutil.copytree(new, out, dirs_exist_ok=True)
-    assert folder.keep(state) == out / kind.model
+    assert folder.keep_alone(state) == out / kind.model
     assert file_bytes(out) == file_bytes(new)
     for name in (kind.model, *kind.checkpoints[1:]):
         (out / name).unlink()
-    assert folder.keep(state) == out / kind.checkpoints[1]
+    assert folder.keep_alone(state) == out / kind.checkpoints[1]
     shutil.rmtree(out)
     shutil.copytree(old, out)
-    assert folder.keep(state) is None
+    assert folder.keep_alone(state) is None
     assert file_bytes(out) == file_bytes(old)
 
 
@@ -353,7 +356,7 @@ def test_a_rank_that_wakes_while_its_run_replaces_another_keeps_what_is_of_use(
     if meanwhile is not None:
         kind.run(copy, **meanwhile, overwrite=True)
     before = file_bytes(copy)
-    folder.keep(state)
+    folder.keep_alone(state)
     left = file_bytes(copy)
     if meanwhile is None:
         assert left.keys() - before.keys() == {f".next-{kind.checkpoints[1]}"}
@@ -456,3 +459,10 @@ def test_to_keep_none_is_wrong_usage(kind, tmp_path) -> None:
     with pytest.raises(OptionError, match="--keep is 0"):
         kind.run(tmp_path / "out", keep=0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [[cli, "fit"], [jepa, "--gmm_path", "gmm.pt"]], ids=KINDS)
+def test_so_it_is_on_the_command_line(command, tmp_path) -> None:
+    places = ["--data_dir", "store", "--output_dir", str(tmp_path / "out")]
+    done = CliRunner().invoke(command[0], [*command[1:], *places, "--keep", "0"])
+    assert (done.exit_code, "--keep" in done.stderr) == (2, True)
