@@ -10,7 +10,8 @@ import torch
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
 from gmmpipe.errors import CheckpointError
-from gmmpipe.mixture.evaluation import EvaluationSums, em_step
+from gmmpipe.mixture.measures import EvaluationSums
+from gmmpipe.mixture.optimizers import em_step
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
@@ -82,7 +83,8 @@ def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World
         for done in in_rounds(blocks, first_pass, world):
             progress.advance(sum(stop - start for start, stop in done), note="scoring")
         world.all_reduce(sums.statistics.flat)
-        stepped = em_step(sums.statistics, gmm.mixture, gmm.info.get("var_floor") or NO_FLOOR)
+        floor = NO_FLOOR if gmm.var_floor is None else gmm.var_floor
+        stepped = em_step(sums.statistics, gmm.mixture, floor)
 
         def second_pass(block: tuple[int, int]) -> None:
             frames = store.read_frames(*block).to(world.device)

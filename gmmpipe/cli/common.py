@@ -14,6 +14,7 @@ import click
 import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError, Stopped
+from gmmpipe.mixture.var_floor import parse_var_floor
 from gmmpipe.run.roll_call import is_busy_in_background
 from gmmpipe.run.stop import exit_status, raise_stopped, stop_signals
 
@@ -58,6 +59,21 @@ class Strides(click.ParamType):
         if any(stride < 1 for stride in strides):
             self.fail(f"{value!r} holds a stride below 1", param, ctx)
         return math.prod(strides)
+
+
+class VarFloor(click.ParamType):
+    """A lower bound of the variances: a number, or per cent like ``1%``."""
+
+    name = "number|percent%"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """The number as a float, or the per cent as text."""
+        try:
+            return parse_var_floor(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class CommaList(click.ParamType):

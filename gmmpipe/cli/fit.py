@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
+from gmmpipe.cli.common import CommaList, FrameCount, VarFloor, job_options, run_job
 
 
 @click.command("fit")
@@ -83,10 +83,11 @@ from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
 )
 @click.option(
     "--var_floor",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.1,
+    type=VarFloor(),
+    default="0.1",
     show_default=True,
-    help="Lower bound of a variance.",
+    help="Lower bound of a variance: a number, or per cent of each dimension's own variance in the "
+    "seeding sample (1%).",
 )
 @click.option(
     "--save_every",

@@ -17,8 +17,13 @@ from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import EVAL_COLUMN, METRIC_COLUMNS, without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.mixture.model_file import read_model, write_model
-from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
+from gmmpipe.mixture.model_file import (
+    read_model,
+    var_floor_from_content,
+    var_floor_to_content,
+    write_model,
+)
+from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer, VarFloor
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position, RunFiles
@@ -35,6 +40,7 @@ class FitState:
         parameters: of the mixture.
         optimizer: with its moments.
         center: [D], what the statistics are centred by.
+        var_floor: the least variance that is allowed, a number or float64 [D].
         frames: frames of finished updates.
         updates: finished updates.
         step: finished steps of the update that is under way.
@@ -48,6 +54,7 @@ class FitState:
     parameters: Parameters
     optimizer: Optimizer
     center: Tensor
+    var_floor: VarFloor
     frames: int = 0
     updates: int = 0
     step: int = 0
@@ -100,7 +107,7 @@ class FitState:
             self.parameters.mixture,
             info={
                 "features": {**features.to_json(), "fingerprint": features.fingerprint},
-                "var_floor": identity["var_floor"],
+                **var_floor_to_content(identity["var_floor"], self.var_floor),
                 "seed": identity["seed"],
                 "frames": self.frames,
                 "resume": {
@@ -124,17 +131,21 @@ class FitState:
     @classmethod
     def from_dict(cls, content: dict[str, Any], device: torch.device) -> "FitState":
         """The inverse of `to_dict`; raises KeyError where the file holds no fit's state."""
-        resume = content["resume"]
+        resume, identity = content["resume"], content["resume"]["identity"]
         num_components, dim = content["K"], content["dim"]
-        optimizer = OPTIMIZERS[resume["identity"]["optimizer"]]
+        var_floor = var_floor_from_content(content)
+        if var_floor is None:
+            raise ValueError("it has no var_floor")
+        optimizer = OPTIMIZERS[identity["optimizer"]]
 
         def view(flat: Tensor) -> Parameters:
             return Parameters.view(flat.to(device, copy=True), num_components, dim)
 
         return cls(
             parameters=view(resume["flat"]),
-            optimizer=optimizer.from_state(resume["optimizer"], device),
+            optimizer=optimizer.from_state(resume["optimizer"], identity["lr"], device),
             center=resume["center"].to(device),
+            var_floor=var_floor.to(device) if isinstance(var_floor, Tensor) else var_floor,
             frames=content["frames"],
             updates=resume["updates"],
             step=resume["step"],

@@ -1,6 +1,5 @@
 """What `gmmpipe fit` is asked to do."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.seeding import INITS
+from gmmpipe.mixture.var_floor import parse_var_floor
 from gmmpipe.run.world import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 from gmmpipe.store.feature_store import FeatureStore
-
-MIN_VAR_FLOOR = 1e-12
-"""Below it, float32 precisions times squared frames come near their limit."""
 
 MAX_LR = 1e30
 """Beyond it, a step of Adam is beyond float32."""
@@ -36,7 +33,7 @@ class FitOptions:
     lr: float = 1e-2
     optimizer: str = "adam"
     init: str = "kmeans"
-    var_floor: float = 0.1
+    var_floor: float | str = 0.1
     save_every: int = 50_000_000
     resume: str | None = None
     eval_data_dir: str | None = None
@@ -66,10 +63,10 @@ class FitOptions:
         for name, known in (("optimizer", [*OPTIMIZERS]), ("init", [*INITS])):
             if getattr(self, name) not in known:
                 raise OptionError(f"--{name} is {getattr(self, name)}, not one of {known}")
-        if not MIN_VAR_FLOOR <= self.var_floor < math.inf:
-            raise OptionError(
-                f"--var_floor is {self.var_floor}, but must be {MIN_VAR_FLOOR} or more"
-            )
+        try:
+            object.__setattr__(self, "var_floor", parse_var_floor(self.var_floor))
+        except ValueError as error:
+            raise OptionError(f"--var_floor: {error}") from None
 
     def schedule(self, store: FeatureStore) -> Schedule:
         """The rules of the fit on the frames of `store`.
@@ -90,8 +87,6 @@ class FitOptions:
             target_frames=self.target_frames,
             steps_per_update=self.n_sgd_steps,
             frames_per_step=self.sgd_batch_size,
-            lr=self.lr,
-            optimizer=self.optimizer,
         )
 
     def identity(self, store: FeatureStore, schedule: Schedule) -> dict[str, Any]:

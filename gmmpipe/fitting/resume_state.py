@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gmmpipe.fitting.update_metrics import METRIC_COLUMNS, read_row
+from gmmpipe.mixture.model_file import var_floor_from_content
 
 _LARGEST_COUNT = 2**63
 
@@ -19,6 +20,8 @@ def check_state(content: dict[str, Any]) -> None:
         KeyError, TypeError, AttributeError: it lacks something, or something is of another kind.
     """
     resume, identity = content["resume"], content["resume"]["identity"]
+    if type(identity["lr"]) is not float or not 0 < identity["lr"] < math.inf:
+        raise ValueError(f"its lr is {identity['lr']!r:.40}")
     for name in ("K", "dim", "batch_update_size", "n_sgd_steps"):
         _check_count(name, identity[name], at_least=1)
     if (identity["K"], identity["dim"]) != (content["K"], content["dim"]):
@@ -83,9 +86,9 @@ def _check_tensors(content: dict[str, Any], steps: int) -> None:
             raise ValueError("its moments or scale are negative")
     else:
         _check_tensor("sums", optimizer["sums"], (num_components, 2 * dim + 1), torch.float64)
-    floor = resume["identity"]["var_floor"]
-    if not math.isclose(optimizer["var_floor"], floor, rel_tol=1e-5):
-        raise ValueError("its optimizer has another var_floor")
+    if content["var_floor"] != resume["identity"]["var_floor"]:
+        raise ValueError("its var_floor is not that of its options")
+    _check_var_floor(optimizer["var_floor"], var_floor_from_content(content))
     size = num_components * dim
     for name, part in (
         ("means", resume["flat"][:size]),
@@ -93,6 +96,17 @@ def _check_tensors(content: dict[str, Any], steps: int) -> None:
     ):
         if not torch.equal(part, content[name].flatten()):
             raise ValueError(f"its {name} are not those of its state")
+
+
+def _check_var_floor(held: Any, asked: float | Tensor | None) -> None:
+    """What the optimizer holds variances to is what was asked for, but for the rounding."""
+    if isinstance(asked, Tensor):
+        _check_tensor("var_floor", held, tuple(asked.shape), torch.float64)
+        same = torch.allclose(held, asked, rtol=1e-5, atol=0.0)
+    else:
+        same = asked is not None and math.isclose(held, asked, rel_tol=1e-5)
+    if not same:
+        raise ValueError("its optimizer has another var_floor")
 
 
 def _check_tensor(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.statistics import StatisticsKernel
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
 
@@ -16,7 +16,7 @@ class Stepper:
     """Takes the steps of a fit, with buffers that are allocated once.
 
     Args:
-        schedule: which frames a step draws, and how far it goes.
+        schedule: which frames a step draws.
         state: what the steps move.
         world: the ranks that share a step's frames.
         stopping: whether this rank was asked to stop.
@@ -29,7 +29,7 @@ class Stepper:
         self._state = state
         self._world = world
         self._stopping = stopping
-        self._kernel = StatisticsKernel(len(state.parameters.means), state.center, extra=2)
+        self._kernel = statistics_kernel(len(state.parameters.means), state.center, extra=2)
         self._sums = RepeatedSum(world, self._kernel.statistics.flat)
         self._loaded: tuple[Update, int] | None = None  # which step `_frames` are of
         self._frames = state.center.new_empty(0, len(state.center))
@@ -54,7 +54,8 @@ class Stepper:
         if step + 1 < update.num_steps:  # meanwhile
             self._load(update, step + 1, held)
         self._sums.wait()
-        rate = self._schedule.rate_at(update, step)
+        place = self._schedule.steps_before(update, step), self._schedule.progress(update, step)
+        rate = state.optimizer.rate_at(*place)
         state.optimizer.step(statistics, state.parameters, state.center, num_frames, rate)
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames

@@ -103,7 +103,7 @@ def _end_again(options: FitOptions, folder: RunFolder[FitState], state: FitState
 
 
 def _warn_of_floor(options: FitOptions, state: FitState) -> None:
-    if mostly_at_floor(state.parameters, options.var_floor):
+    if mostly_at_floor(state.parameters.mixture, state.var_floor):
         log.warning(
             "warning: most variances sit at --var_floor %s: the floor makes this model, not "
             "the data; lower it, or give fewer components",
@@ -221,8 +221,8 @@ class _Fitting:
         parameters = self.state.parameters
         variances = parameters.log_vars.exp()
         sound = parameters.flat.isfinite().all() & variances.isfinite().all()
-        lowest = self.options.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
-        if not (sound and variances.min() >= lowest):
+        lowest = self.state.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
+        if not (sound and (variances >= lowest).all()):
             raise self._ran_away()
 
     def _ran_away(self) -> GmmpipeError:

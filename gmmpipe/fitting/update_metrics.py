@@ -1,11 +1,10 @@
 """A fit's rows of ``metrics.tsv``: what is measured after each update."""
 
-import torch
-
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.optimizers import VarFloor
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
@@ -49,7 +48,7 @@ def measure_update(
         schedule: says which frames are the sample.
         world: the ranks that the sums are over.
     """
-    sums = UsageSums.over(held.select(schedule.metric_frames(update)), mixture)
+    sums = UpdateSums.over(held.select(schedule.metric_frames(update)), mixture)
     world.all_reduce(sums.flat, short=True)
     var_change = mixture.log_vars.double().exp() - before.log_vars.double().exp()
     return {
@@ -58,8 +57,8 @@ def measure_update(
         "avg_loss": avg_loss,
         "mean_delta": float((mixture.means.double() - before.means.double()).abs().mean()),
         "var_delta": float(var_change.abs().mean()),
-        **usage_metrics(sums),
-        **shape_metrics(mixture),
+        **sums.measures(),
+        **shape_measures(mixture),
     }
 
 
@@ -82,7 +81,7 @@ def without_eval(row: str) -> str:
     return "\t".join(row.split("\t")[: len(METRIC_COLUMNS)])
 
 
-def mostly_at_floor(parameters: Parameters, var_floor: float) -> bool:
+def mostly_at_floor(mixture: Mixture, var_floor: VarFloor) -> bool:
     """Whether most variances sit at the floor: then the floor, not the data, makes the model."""
-    at_floor = parameters.log_vars <= torch.tensor(var_floor).log() + 1e-4
+    at_floor = mixture.log_vars.exp() <= var_floor * (1 + 1e-4)
     return bool(at_floor.double().mean() > 0.5)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
+
+from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.statistics import StatisticsKernel
 
 GROUP_SIZE = 16
 """Components are looked at in groups: only where a group's best counts, at each of its own."""
@@ -39,6 +42,53 @@ class LikelyGroups:
     gaps: Tensor
 
 
+class LikelyPairsKernel(StatisticsKernel):
+    """Sums the likely pairs of a block where they are few, and all pairs where they are many.
+
+    Args:
+        num_components, center, extra, block: see `StatisticsKernel`.
+        max_groups: so many groups are held at most before they are summed.
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        center: Tensor,
+        extra: int = 0,
+        block: int | None = None,
+        max_groups: int = MAX_GROUPS,
+    ) -> None:
+        super().__init__(num_components, center, extra, block)
+        self._max_groups = max_groups
+
+    def _padded(self, num_components: int) -> int:
+        return num_components + -num_components % GROUP_SIZE
+
+    def _affine_map(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        matrix, bias = super()._affine_map(mixture)
+        padding = self._joints.shape[1] - mixture.num_components
+        if padding:  # components that no frame is ever of
+            matrix = pad(matrix, (0, 0, 0, padding))
+            bias = pad(bias, (0, padding), value=-math.inf)
+        return matrix, bias
+
+    def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
+        found: list[LikelyGroups] = []
+        first_frame = num_groups = 0
+        for block, joints in self._blocks(expanded, matrix, bias):
+            likely = find_likely_groups(joints, first_frame)
+            if likely:
+                found.append(likely)
+                num_groups += len(likely.groups)
+            else:
+                self._add_all_pairs(block, joints)
+            first_frame += len(block)
+            if found and (first_frame == len(expanded) or num_groups > self._max_groups):
+                add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
+                found.clear()
+                num_groups = 0
+
+
 def margin(num_components: int) -> float:
     """How far below its frame's largest a log joint may lie and still count, nats."""
     return math.log(num_components) + 24 * math.log(2)
@@ -59,9 +109,10 @@ def find_likely_groups(joints: Tensor, first_frame: int) -> LikelyGroups | None:
     # Not below, rather than above: so a frame always counts, however coarse float32 is where its
     # log joints lie, and NaN does not go unnoticed.
     near = ~(best_of_group < (best - margin(num_components))[:, None])
-    frames, groups = near.nonzero().unbind(1)
-    if len(frames) > _MAX_SHARE * near.numel():
+    # Counted first: where all groups count, listing them takes as long as all else here.
+    if int(near.count_nonzero()) > _MAX_SHARE * near.numel():
         return None
+    frames, groups = near.nonzero().unbind(1)
     gaps = grouped.transpose(1, 2)[frames, groups].sub_(best[frames, None])
     return LikelyGroups(frames + first_frame, groups, gaps)
 

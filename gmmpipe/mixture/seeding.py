@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture, block_frames
-from gmmpipe.mixture.optimizers import StepwiseEM
+from gmmpipe.mixture.optimizers import StepwiseEM, VarFloor, at_least
 from gmmpipe.mixture.parameters import Parameters
-from gmmpipe.mixture.statistics import StatisticsKernel
+from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR
 from gmmpipe.randomness import permutation, uniforms
 
 INITS = ("kmeans", "kmeans++", "random")
@@ -25,9 +26,28 @@ EM_STEP_FRAMES = 1_024
 """A step of EM has no fewer, however few components there are."""
 
 
+def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
+    """The lower bound of the variances: the number given, or float64 [D] for per cent.
+
+    A dimension that is constant in the sample counts as one of variance 1, as in scikit-learn's
+    StandardScaler, for a share of 0 would be no bound. No bound is below `MIN_VAR_FLOOR`.
+
+    Args:
+        sample: [S, D], the whole seeding sample.
+        given: as `gmmpipe.mixture.var_floor.parse_var_floor` returns it.
+    """
+    if not isinstance(given, str):
+        return given
+    # A part of the dimensions at a time: all of the sample in float64 may take gigabytes.
+    parts = [part.double().var(0, correction=0) for part in torch.split(sample, 16, dim=1)]
+    constant = sample.amax(0) == sample.amin(0)
+    variances = torch.cat(parts).masked_fill_(constant, 1.0)
+    return variances.mul_(float(given.removesuffix("%")) / 100).clamp_min_(MIN_VAR_FLOOR)
+
+
 @torch.no_grad()
 def seed_mixture(
-    sample: Tensor, num_components: int, var_floor: float, seed: int, init: str = "kmeans"
+    sample: Tensor, num_components: int, var_floor: VarFloor, seed: int, init: str = "kmeans"
 ) -> Parameters:
     """Parameters from a sample of the data.
 
@@ -40,7 +60,7 @@ def seed_mixture(
     Args:
         sample: float32 [S, D], S >= K.
         num_components: K.
-        var_floor: lower bound of a variance.
+        var_floor: lower bound of the variances.
         seed: of the draws.
         init: one of `INITS`.
 
@@ -72,7 +92,7 @@ def seed_mixture(
 
 
 def _climb(
-    sample: Tensor, center: Tensor, parameters: Parameters, var_floor: float, seed: int
+    sample: Tensor, center: Tensor, parameters: Parameters, var_floor: VarFloor, seed: int
 ) -> None:
     """Passes of stepwise EM over `sample`, in place, at a rate that falls along a cosine.
 
@@ -81,7 +101,7 @@ def _climb(
     num_components = len(parameters.means)
     step_frames = max(EM_STEP_FRAMES, FRAMES_PER_COMPONENT * num_components)
     steps_per_pass = max(1, len(sample) // step_frames)
-    kernel = StatisticsKernel(num_components, center)
+    kernel = statistics_kernel(num_components, center)
     optimizer = StepwiseEM(torch.zeros_like(kernel.statistics.sums), var_floor)
     last, (high, low) = EM_PASSES * steps_per_pass - 1, EM_RATES
     step = 0
@@ -95,10 +115,12 @@ def _climb(
             step += 1
 
 
-def _parameters(means: Tensor, variances: Tensor, weights: Tensor, var_floor: float) -> Parameters:
+def _parameters(
+    means: Tensor, variances: Tensor, weights: Tensor, var_floor: VarFloor
+) -> Parameters:
     """Parameters of these means and variances [K, D], and weights [K] that need not sum to 1."""
-    log_vars, log_weights = variances.clamp_min(var_floor).log(), weights.log().log_softmax(0)
-    return Parameters.of(Mixture(means, log_vars, log_weights))
+    log_vars = at_least(variances, var_floor).log()
+    return Parameters.of(Mixture(means, log_vars, torch.log_softmax(weights.log(), 0)))
 
 
 def k_means_plus_plus(frames: Tensor, num_centers: int, seed: int) -> Tensor:

@@ -1,28 +1,18 @@
-"""Sufficient statistics of frames under a mixture: Σ r x and Σ r x², a GEMM after the posteriors.
+"""Sufficient statistics of frames under a mixture: Σ r x and Σ r x², a GEMM with the posteriors.
 
 Legend: `gmmpipe.mixture.mixture`.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from gmmpipe.mixture.likely_pairs import (
-    GROUP_SIZE,
-    MAX_GROUPS,
-    LikelyGroups,
-    add_likely_groups,
-    find_likely_groups,
-)
 from gmmpipe.mixture.mixture import Mixture, block_frames, expand
 
 SPAN_FRAMES = 16384
-"""Frames whose likely pairs are summed at once; a step of a fit has as many by default."""
-MIN_SPARSE_COMPONENTS = 256
-"""From so many components on are likely pairs looked for: fewer are summed as fast as searched."""
+"""Frames that are expanded at once; a step of a fit has as many by default."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +64,25 @@ class Statistics:
 class StatisticsKernel:
     """Sufficient statistics of frames under a mixture, in float32 with buffers allocated once.
 
-    On a CPU, and with components enough, only the pairs of a frame and a component that count are
-    summed, where they are few; see `gmmpipe.mixture.likely_pairs`. A GPU is faster over all pairs.
-    Error against float64: see tests/mixture/test_statistics.py for the bounds that are held to.
+    This one sums all pairs of a frame and a component; `gmmpipe.mixture.kernels` chooses among the
+    kernels that there are. Error against float64: tests/mixture/test_statistics.py has the bounds.
 
     Args:
         num_components: K.
         center: [D], near the data's mean; fixes the device.
         extra: numbers that travel with the statistics.
+        block: frames of a block; None for what suits the device.
     """
 
-    def __init__(self, num_components: int, center: Tensor, extra: int = 0) -> None:
+    def __init__(
+        self, num_components: int, center: Tensor, extra: int = 0, block: int | None = None
+    ) -> None:
         dim, device = len(center), center.device
         self.center = center
         self.statistics = Statistics.zeros(num_components, dim, device, extra)
-        self._sparse = device.type == "cpu" and num_components >= MIN_SPARSE_COMPONENTS
-        self._padding = -num_components % GROUP_SIZE if self._sparse else 0
-        width = num_components + self._padding
-        self._expanded = torch.empty(SPAN_FRAMES, 2 * dim, device=device, dtype=torch.float32)
-        self._joints = torch.empty(block_frames(device), width, device=device, dtype=torch.float32)
+        self._expanded = center.new_empty(SPAN_FRAMES, 2 * dim, dtype=torch.float32)
+        shape = (block or block_frames(device), self._padded(num_components))
+        self._joints = center.new_empty(shape, dtype=torch.float32)
         self._loaded: tuple[Tensor, list[Tensor]] | None = None
 
     def __call__(self, frames: Tensor, mixture: Mixture) -> Statistics:
@@ -111,10 +101,7 @@ class StatisticsKernel:
         """Statistics of the frames that were loaded, in place of the previous ones."""
         assert self._loaded, "frames are loaded once for each sum of them"
         (expanded, later), self._loaded = self._loaded, None
-        matrix, bias = mixture.affine_map(self.center)
-        if self._padding:  # components that no frame is ever of
-            matrix = pad(matrix, (0, 0, 0, self._padding))
-            bias = pad(bias, (0, self._padding), value=-math.inf)
+        matrix, bias = self._affine_map(mixture)
         flat = self.statistics.flat.zero_()
         self._add(expanded, matrix, bias)
         if later:  # in float64, for millions of frames are too long a sum
@@ -126,22 +113,31 @@ class StatisticsKernel:
             flat.copy_(total)
         return self.statistics
 
+    def _padded(self, num_components: int) -> int:
+        """How many columns the log joints have: K, or more where a kernel needs that."""
+        return num_components
+
+    def _affine_map(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        """The map to the log joints, with as many rows as those have columns."""
+        return mixture.affine_map(self.center)
+
     def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
         """Add frames, given their [x - c, (x - c)²], [n, 2D]."""
-        num_components = len(self.statistics.counts)
-        found: list[LikelyGroups] = []
+        for block, joints in self._blocks(expanded, matrix, bias):
+            self._add_all_pairs(block, joints)
+
+    def _blocks(
+        self, expanded: Tensor, matrix: Tensor, bias: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of the expanded frames, each with its log joints, which the next overwrites."""
         size = len(self._joints)
         for start in range(0, len(expanded), size):
             block = expanded[start : start + size]
             joints = self._joints[: len(block)]
             torch.addmm(bias, block, matrix.t(), out=joints)
-            likely = find_likely_groups(joints, start) if self._sparse else None
-            if likely:
-                found.append(likely)
-            else:
-                torch.softmax(joints, 1, out=joints)
-                self.statistics.add(joints[:, :num_components], block)
-            last = start + size >= len(expanded)
-            if found and (last or sum(len(part.groups) for part in found) > MAX_GROUPS):
-                add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
-                found.clear()
+            yield block, joints
+
+    def _add_all_pairs(self, block: Tensor, joints: Tensor) -> None:
+        """Add a block; its log joints become posteriors."""
+        torch.softmax(joints, 1, out=joints)
+        self.statistics.add(joints[:, : len(self.statistics.counts)], block)

@@ -83,15 +83,17 @@ def load(data_dir: str, gmm_path: str) -> tuple[Tensor, Parameters]:
     return frames[torch.randperm(len(frames))], Parameters.of(gmm.mixture)
 
 
-def make_up(num_components: int, dim: int, spread: float) -> tuple[Tensor, Parameters]:
+def make_up(
+    num_components: int, dim: int, spread: float, num_frames: int = STORED_FRAMES
+) -> tuple[Tensor, Parameters]:
     """A mixture with means `spread` apart, and frames of it."""
     mixture = Mixture(
         means=torch.randn(num_components, dim) * spread - 8,
         log_vars=torch.randn(num_components, dim) * spread - 1,
         log_weights=torch.full((num_components,), -math.log(num_components)),
     )
-    chosen = torch.randint(num_components, (STORED_FRAMES,))
-    noise = torch.randn(STORED_FRAMES, dim) * (0.5 * mixture.log_vars[chosen]).exp()
+    chosen = torch.randint(num_components, (num_frames,))
+    noise = torch.randn(num_frames, dim) * (0.5 * mixture.log_vars[chosen]).exp()
     return (mixture.means[chosen] + noise).half(), Parameters.of(mixture)
 
 
@@ -112,12 +114,11 @@ def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> C
         target_frames=len(stored),
         steps_per_update=1_000,
         frames_per_step=frames_per_step,
-        lr=1e-3,
     )
     update = schedule.update_at(0, 0)
     assert update is not None
-    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR)
-    state = FitState(parameters, adam, stored.float().mean(0))
+    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3)
+    state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     stepper = Stepper(schedule, state, world, lambda: False)
     held = HeldFrames(stored, 0, len(stored))

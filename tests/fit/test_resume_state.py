@@ -57,6 +57,8 @@ WRONG: list[tuple[str, Any]] = [
     ("identity", []),
     ("identity.optimizer", "magic"),
     ("identity.n_sgd_steps", 0),
+    *(("identity.lr", value) for value in (0.0, "x", float("nan"))),
+    ("identity.var_floor", 0.2),
 ]
 
 

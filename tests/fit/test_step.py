@@ -6,9 +6,9 @@ from torch import Tensor
 
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.seeding import seed_mixture
-from gmmpipe.mixture.statistics import StatisticsKernel
 
 
 @pytest.fixture(scope="module", params=[32, 300])
@@ -24,7 +24,7 @@ def test_the_statistics_of_a_step_are_the_same_for_any_number_of_ranks(
 ) -> None:
     """Within 1e-5 of their largest entry; what is dropped or counted twice would show as 1e-3."""
     num_components = mixture.num_components
-    rules = Schedule(0, len(frames), len(frames), 9, frames_per_step=num_drawn, lr=0.1)
+    rules = Schedule(0, len(frames), len(frames), 9, frames_per_step=num_drawn)
     update = rules.update_at(0, 0)
 
     def statistics(ranks: int) -> Tensor:
@@ -32,7 +32,7 @@ def test_the_statistics_of_a_step_are_the_same_for_any_number_of_ranks(
         for rank in range(ranks):
             start, stop = update.rank_slice(rank, ranks)
             held = HeldFrames(frames[start:stop], start, stop)
-            kernel = StatisticsKernel(num_components, frames.mean(0))
+            kernel = statistics_kernel(num_components, frames.mean(0))
             total += kernel(held.select(rules.step_frames(update, 3)), mixture).sums
         return total
 

@@ -17,9 +17,9 @@ from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, StoreError
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
-from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import UpdateReader
-from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.measures import UpdateSums, shape_measures
+from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.run.world import World
 
 COLUMNS = [
@@ -115,8 +115,8 @@ def test_a_row_of_metrics_is_what_the_models_say_of_the_updates_frames(fitted, s
         GradientGMM.load(fitted / name) for name in ("gmm_ckpt_0.004M.pt", "gmm_ckpt_0.008M.pt")
     )
     expected = {
-        **usage_metrics(UsageSums.over(held.frames, after.mixture)),
-        **shape_metrics(after.mixture),
+        **UpdateSums.over(held.frames, after.mixture).measures(),
+        **shape_measures(after.mixture),
         "mean_delta": float((after.means - before.means).abs().double().mean()),
         "var_delta": float((after.covariances - before.covariances).abs().double().mean()),
     }
@@ -182,22 +182,25 @@ def test_overwrite_starts_afresh_and_leaves_nothing_of_the_old_fit(store, tmp_pa
     assert_same_fit(tmp_path / "a", tmp_path / "b")
 
 
+def stop_before_the_end_of(last_step: int, patch: pytest.MonkeyPatch) -> None:
+    """Send a real signal in the step of this number, counted over all updates."""
+    rate_at = Adam.rate_at
+
+    def rate_and_signal(adam: Adam, steps_before: int, progress: float) -> float:
+        if steps_before == last_step:
+            signal.raise_signal(signal.SIGTERM)
+        return rate_at(adam, steps_before, progress)
+
+    patch.setattr(Adam, "rate_at", rate_and_signal)
+
+
 def test_a_stop_after_the_last_step_of_an_update_keeps_that_step(
     store, fitted, tmp_path, monkeypatch
 ) -> None:
-    """Not only after measurements, which may take longer than a stop should.
-
-    The signal is real; what is put in the way of the last step sends it just then.
-    """
-    rate_at = Schedule.rate_at
-
-    def stop_at_the_last_step(rules: Schedule, update: Update, step: int) -> float:
-        if (update.index, step) == (1, update.num_steps - 1):
-            signal.raise_signal(signal.SIGTERM)
-        return rate_at(rules, update, step)
-
+    """Not only after measurements, which may take longer than a stop should."""
+    last = 2 * SMALL_FIT["n_sgd_steps"] - 1
     with monkeypatch.context() as patch:
-        patch.setattr(Schedule, "rate_at", stop_at_the_last_step)
+        stop_before_the_end_of(last, patch)
         with pytest.raises(Stopped):
             fit_here(store, tmp_path)
     assert (tmp_path / f"gmm_ckpt_0.004M-s{SMALL_FIT['n_sgd_steps']}.pt").exists()
@@ -364,14 +367,7 @@ def test_a_rate_at_which_the_mixture_runs_away_ends_the_fit_and_is_named(
 
 
 def test_a_stop_keeps_no_mixture_that_ran_away(store, tmp_path, monkeypatch) -> None:
-    rate_at = Schedule.rate_at
-
-    def stop_at_once(rules: Schedule, update: Update, step: int) -> float:
-        if step == 20:
-            signal.raise_signal(signal.SIGTERM)
-        return rate_at(rules, update, step)
-
-    monkeypatch.setattr(Schedule, "rate_at", stop_at_once)
+    stop_before_the_end_of(20, monkeypatch)
     with pytest.raises(GmmpipeError, match="try a lower --lr"):
         fit_here(store, tmp_path, lr=1e20)
     assert not list(tmp_path.glob("*.pt"))

@@ -20,7 +20,7 @@ SEED = 11
 
 
 def schedule(update_frames: int = 3000, target_frames: int = 20_000) -> Schedule:
-    return Schedule(SEED, update_frames, target_frames, 50, 512, 1e-2)
+    return Schedule(SEED, update_frames, target_frames, 50, 512)
 
 
 def open_reader(

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
 from gmmpipe.mixture.statistics import StatisticsKernel
 
@@ -66,6 +67,9 @@ def error_of_bound(sums: Tensor, frames: Tensor, model: Mixture, center: Tensor)
     return float(((sums.double() - expected).abs() / bound.clamp(min=1e-30)).max())
 
 
-def kernel_error(frames: Tensor, model: Mixture, center: Tensor) -> float:
-    sums = StatisticsKernel(model.num_components, center)(frames, model).sums
-    return error_of_bound(sums, frames, model, center)
+def kernel_error(
+    frames: Tensor, model: Mixture, center: Tensor, kernel: StatisticsKernel | None = None
+) -> float:
+    """The error of a kernel, or of the one that is chosen for a fit of so many components."""
+    kernel = kernel or statistics_kernel(model.num_components, center)
+    return error_of_bound(kernel(frames, model).sums, frames, model, center)

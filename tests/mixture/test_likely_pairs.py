@@ -13,18 +13,19 @@ from rounding import kernel_error
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gmmpipe.mixture.kernels import MIN_LIKELY_COMPONENTS
 from gmmpipe.mixture.likely_pairs import (
     GROUP_SIZE,
+    LikelyPairsKernel,
     add_likely_groups,
     find_likely_groups,
     margin,
 )
 from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
-from gmmpipe.mixture.statistics import MIN_SPARSE_COMPONENTS, StatisticsKernel
 
 K = 300
 PADDED = 304
-assert K >= MIN_SPARSE_COMPONENTS
+assert K >= MIN_LIKELY_COMPONENTS
 assert K < PADDED, "some components are there to fill a group up"
 assert PADDED % GROUP_SIZE == 0
 
@@ -119,14 +120,14 @@ def test_blocks_of_either_sort_add_up(frames, model) -> None:
 
 
 def test_the_same_frames_give_the_same_bits(frames, model) -> None:
-    first, second = (StatisticsKernel(K, frames.mean(0))(frames, model).flat for _ in range(2))
+    first, second = (LikelyPairsKernel(K, frames.mean(0))(frames, model).flat for _ in range(2))
     assert torch.equal(first, second)
 
 
 def test_components_without_weight_get_nothing(frames, model) -> None:
     log_weights = model.log_weights.clone()
     log_weights[::2] = -math.inf
-    counts = StatisticsKernel(K, frames.mean(0))(
+    counts = LikelyPairsKernel(K, frames.mean(0))(
         frames, replace(model, log_weights=log_weights)
     ).counts
     assert counts[::2].abs().max() == 0.0
@@ -140,19 +141,18 @@ def test_a_frame_counts_where_float32_has_no_digits_for_the_margin(variance: flo
     frames = torch.randn(600, 80, generator=generator) + 3  # some 1e9 nats from every mean
     log_vars = torch.full((K, 80), math.log(variance))
     model = Mixture(means, log_vars, torch.full((K,), -math.log(K)))
-    counts = StatisticsKernel(K, frames.mean(0))(frames, model).counts
+    counts = LikelyPairsKernel(K, frames.mean(0))(frames, model).counts
     assert float(counts.sum()) == pytest.approx(600, rel=1e-5)
 
 
 def test_nan_does_not_go_unnoticed(frames: Tensor, model: Mixture) -> None:
     spoilt = frames[:1000].clone()
     spoilt[500, 7] = math.nan
-    statistics = StatisticsKernel(K, frames.mean(0))(spoilt, model)
+    statistics = LikelyPairsKernel(K, frames.mean(0))(spoilt, model)
     assert statistics.counts.isnan().any()
 
 
-def test_many_groups_are_summed_a_part_at_a_time(
-    frames: Tensor, model: Mixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gmmpipe.mixture.statistics.MAX_GROUPS", 1000)
-    assert kernel_error(frames, model, frames.mean(0)) < 1
+def test_many_groups_are_summed_a_part_at_a_time(frames: Tensor, model: Mixture) -> None:
+    center = frames.mean(0)
+    kernel = LikelyPairsKernel(K, center, max_groups=1000)
+    assert kernel_error(frames, model, center, kernel) < 1

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gmmpipe.mixture import statistics
 from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.kernels import KERNELS, statistics_kernel
 from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
 from gmmpipe.mixture.statistics import StatisticsKernel
 
@@ -88,6 +89,32 @@ def test_frames_that_are_not_centred_would_be_noticed(seed, spread, frames) -> N
     expected, bound = expected_and_bound(far, model, far.mean(0))
     counts = StatisticsKernel(K, torch.zeros(D))(far, model).counts
     assert ((counts.double() - expected[:, -1]).abs() / bound[:, -1]).max() > 1
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("dim", [1, 39, 80, 768, 2048])
+def test_statistics_are_exact_for_any_number_of_dimensions(dim, kind) -> None:
+    """Frames of a made-up mixture, at scales from 0.1 to 30; but at D = 1 few pairs are likely."""
+    draw = torch.Generator().manual_seed(dim)
+    num_components, scales = 96, torch.logspace(-1, 1.5, dim)
+    means = scales * torch.randn(num_components, dim, generator=draw) * 8 / math.sqrt(dim)
+    log_vars = 2 * scales.log() + 0.1 * torch.randn(num_components, dim, generator=draw)
+    made = Mixture(means, log_vars, torch.full((num_components,), -math.log(num_components)))
+    chosen = torch.randint(num_components, (520,), generator=draw)
+    noise = torch.randn(520, dim, generator=draw) * (0.5 * log_vars[chosen]).exp()
+    x = means[chosen] + noise
+    kernel = statistics_kernel(num_components, x.mean(0), kind=kind)
+    assert kernel_error(x, made, x.mean(0), kernel) < 1
+    expected = gaussian_log_joints(x, made)
+    assert torch.allclose(all_joints(x, made), expected, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_components", "kind"),
+    [("cpu", 255, "all_pairs"), ("cpu", 256, "likely_pairs"), ("meta", 1024, "all_pairs")],
+)
+def test_likely_pairs_are_for_many_components_on_a_cpu(device, num_components, kind) -> None:
+    assert type(statistics_kernel(num_components, torch.zeros(3, device=device))) is KERNELS[kind]
 
 
 @pytest.mark.parametrize("count", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1])

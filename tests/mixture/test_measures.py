@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from torch import Tensor
 
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.seeding import seed_mixture
 
@@ -43,7 +43,7 @@ def seeded(frames: Tensor) -> Mixture:
 
 @pytest.mark.parametrize("name", USAGE)
 def test_usage_metrics_are_those_of_scikit_learn(name, frames, seeded) -> None:
-    got = usage_metrics(UsageSums.over(frames, seeded))
+    got = UpdateSums.over(frames, seeded).measures()
     assert set(got) == set(USAGE)
     assert got["alive"] == 31
     assert got["posterior_entropy"] > 0.01
@@ -52,16 +52,16 @@ def test_usage_metrics_are_those_of_scikit_learn(name, frames, seeded) -> None:
 
 @pytest.mark.parametrize("part", [1, 3, 8])
 def test_usage_sums_of_parts_add_up_however_they_are_cut(part, frames, seeded) -> None:
-    whole = UsageSums.over(frames, seeded)
-    parts = [UsageSums.over(piece, seeded).flat for piece in torch.tensor_split(frames, part)]
-    parts.append(UsageSums.over(frames[:0], seeded).flat)
+    whole = UpdateSums.over(frames, seeded)
+    parts = [UpdateSums.over(piece, seeded).flat for piece in torch.tensor_split(frames, part)]
+    parts.append(UpdateSums.over(frames[:0], seeded).flat)
     torch.testing.assert_close(sum(parts), whole.flat, rtol=1e-10, atol=1e-8)
 
 
 def test_usage_metrics_of_digital_silence_are_finite_and_right(seeded) -> None:
     silence = torch.full((500, 80), math.log(1e-6))
     model = replace(seeded, log_vars=torch.full_like(seeded.log_vars, math.log(0.1)))
-    got = usage_metrics(UsageSums.over(silence, model))
+    got = UpdateSums.over(silence, model).measures()
     assert got["alive"] == 1
     assert got["balance_cv"] == 0.0
     assert got == pytest.approx(reference_usage(silence, model), rel=1e-6, abs=1e-9)
@@ -70,7 +70,7 @@ def test_usage_metrics_of_digital_silence_are_finite_and_right(seeded) -> None:
 def test_shape_metrics_are_those_of_plain_numpy(seeded) -> None:
     weights = seeded.log_weights.double().exp().numpy()
     variances = np.exp(seeded.log_vars.double().numpy())
-    assert shape_metrics(seeded) == pytest.approx(
+    assert shape_measures(seeded) == pytest.approx(
         {
             "weight_entropy": entropy(weights) / np.log(32),
             "avg_var": variances.mean(),
@@ -84,14 +84,14 @@ def test_shape_metrics_are_those_of_plain_numpy(seeded) -> None:
 
 def test_means_are_compared_in_pairs_beyond_one_block_of_them() -> None:
     means = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))
-    got = shape_metrics(Mixture(means, torch.zeros(1500, 8), torch.full((1500,), -math.log(1500))))
+    got = shape_measures(Mixture(means, torch.zeros(1500, 8), torch.full((1500,), -math.log(1500))))
     assert got["inter_cluster_dist"] == pytest.approx(pdist(means.double().numpy()).mean())
     assert got["weight_entropy"] == pytest.approx(1.0)
 
 
 def test_one_component_has_no_spread_and_no_pairs(frames) -> None:
     model = seed_mixture(frames, 1, 0.1, seed=0).mixture
-    got = {**usage_metrics(UsageSums.over(frames, model)), **shape_metrics(model)}
+    got = {**UpdateSums.over(frames, model).measures(), **shape_measures(model)}
     assert got["alive"] == 1
     assert got["balance_cv"] == 0.0
     assert got["inter_cluster_dist"] == 0.0
