@@ -75,6 +75,9 @@ class FitOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
     num_workers: int = option(2, help="Reader threads per rank.", low=1)
     tensorboard: bool = option(False, help="Also write event files (gmmpipe[tensorboard]).")
+    keep: int | None = option(
+        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+    )
     exchange_timeout: float = option(
         EXCHANGE_TIMEOUT,
         help="Seconds that a rank waits for the others in a step; then it leaves a checkpoint of "

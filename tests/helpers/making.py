@@ -53,13 +53,6 @@ def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
     return samples[: int(seconds * 16000)] if seconds else samples, 16000
 
 
-def compressed_corpus(folder: Path) -> Path:
-    """The demo corpus's manifest as a ``.jsonl.gz`` in `folder`; its audio stays in `CORPUS`."""
-    path = folder / "manifest.jsonl.gz"
-    path.write_bytes(gzip.compress((CORPUS / "manifest.jsonl").read_bytes(), mtime=0))
-    return path
-
-
 def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
     """Do what ``gmmpipe featurize`` does, within this process: no workers to wait for.
 
