@@ -27,30 +27,10 @@ MAX_INT = 1 << 60
 _CHECKSUM = "checksum"
 _FIELDS_WITHOUT_CHECKSUM = frozenset(
     [
-        "K",
-        "bytes",
-        "features",
-        "fingerprint",
-        "format_version",
-        "frames",
-        "gmm_sha256",
-        "index",
-        "kind",
-        "left_out",
-        "name",
-        "plan",
-        "redo",
-        "rejects",
-        "sha256",
-        "shards",
-        "source_sha256",
-        "tally",
-        "temperature",
-        "top_k",
-        "topk_ids_index",
-        "topk_probs_index",
-        "totals",
-        "utterances",
+        *("K", "bytes", "features", "fingerprint", "format_version", "frames", "gmm_sha256"),
+        *("index", "kind", "left_out", "name", "plan", "redo", "rejects", "sha256", "shards"),
+        *("source_sha256", "tally", "temperature", "top_k", "topk_ids_index"),
+        *("topk_probs_index", "totals", "utterances"),
     ]
 )
 """The fields of documents before there were checksums. Where another is, there must be one: so a
