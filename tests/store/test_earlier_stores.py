@@ -10,7 +10,6 @@ import pytest
 import torch
 from sealing import EARLIER, MANIFEST, TINY, make_tiny
 
-from conftest import CORPUS, file_bytes, fit_here
 from gmmpipe import FeatureConfig, FeatureStore, LabelStore
 from gmmpipe.apply.label import label
 from gmmpipe.apply.options import LabelOptions
@@ -25,6 +24,8 @@ from gmmpipe.store.shard_kinds import open_writer
 from gmmpipe.store.shard_reader import ShardReader
 from gmmpipe.store.sidecar import Sidecar
 from gmmpipe.store.verify import open_store, strangers, verify
+from helpers.making import CORPUS, fit_here
+from helpers.results import file_bytes
 
 CHECKED = EARLIER / "with_checksums"
 """By a later version than the others; see the README beside them."""
