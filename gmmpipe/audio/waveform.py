@@ -86,7 +86,7 @@ class Waveform:
 
 @dataclass(frozen=True)
 class _Span:
-    """Source samples [start, start + count), and how many beside them a crop leaves out."""
+    """Source samples [start, start + count), and how many others a crop leaves out."""
 
     start: int
     count: int
@@ -94,7 +94,7 @@ class _Span:
 
 
 class _Mixer:
-    """Blocks of a file's channels to mono ones: their mean, or the one that is wanted."""
+    """Mixes blocks of a file's channels to mono: their mean, or the one channel that is wanted."""
 
     def __init__(self, channel: int | None) -> None:
         self._channel = channel

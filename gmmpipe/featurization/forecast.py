@@ -1,4 +1,4 @@
-"""``--dry_run``: what a store would come to, from the manifests and some headers alone."""
+"""``--dry_run``: what a store would hold, by the manifests and some headers alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path
 
 PROBED_HEADERS = 500
 _SAMPLE_OVERHEAD_BYTES = 2 * 512 + 1024 + 256
-"""Of a sample in a tar beside its frames: two headers, its JSON, and what fills the blocks."""
+"""What a sample in a tar takes beside its frames: two headers, its JSON, and padding."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def forecast(options: FeaturizeOptions) -> Forecast:
 
 
 def _expect(plan: Plan, options: FeaturizeOptions) -> tuple[int, float]:
-    """How many utterances a plan comes to, and how many seconds are kept of them, by estimate."""
+    """How many utterances a plan has, and an estimate of the seconds that are kept of them."""
     index = plan.index
     utterances, stated, unstated = 0, 0.0, []
     with OpenManifests() as files:

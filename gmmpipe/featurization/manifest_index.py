@@ -1,4 +1,4 @@
-"""Where each line of the manifests stands, found in one pass, and which may not be used twice."""
+"""Where each line of the manifests is, and which lines repeat a key; found in one pass."""
 
 import hashlib
 import math
@@ -16,7 +16,7 @@ from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
 from gmmpipe.sources.lines import OpenManifests, read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
-from gmmpipe.sources.utterance import ParsedLine, audio_path, parse_window_key
+from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, parse_window_key
 from gmmpipe.store.schema import PlanOptions
 
 _DOUBTFUL_WINDOWS = 64  # a duration this long may be in milliseconds: look at the header
@@ -36,7 +36,7 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class ManifestIndex:
-    """Where every planned line stands.
+    """Where every planned line is.
 
     A shard is made of items: a line each, or one window of its audio where long audio is split.
 
@@ -46,7 +46,7 @@ class ManifestIndex:
         byte_offset: within its manifest, int64 [lines].
         num_windows: into how many windows its audio is split, int32 [lines].
         first_ordinal: lines in all manifests before each one, int64 [manifests].
-        duplicate: whether the line's key is another's already, bool [lines].
+        duplicate: whether an earlier line has the line's key, bool [lines].
     """
 
     manifest_index: NDArray[np.int32]
@@ -111,9 +111,9 @@ class ManifestIndex:
 def index_manifests(
     manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | None
 ) -> ManifestIndex:
-    """Read the manifests: 33 bytes a line, beside a passing 8 for the hash of its key.
+    """Index the lines of the manifests. A line takes 33 bytes, and 8 more until this returns.
 
-    Only where long audio is split and a line states no duration is its file's header read.
+    A file's header is read only where long audio is split and its line states no duration.
     """
     manifest_index, line_number, byte_offset = array("i"), array("q"), array("q")
     num_windows, key_hash = array("i"), array("q")
@@ -132,13 +132,13 @@ def index_manifests(
             line_number.append(number)
             byte_offset.append(offset)
             parsed = ParsedLine(cleaned)
-            key = parsed.key(ordinal)
             if splits:
                 line = ManifestLine(manifest, number, ordinal)
-                num_windows.append(_count_windows(parsed, line, options, base_path))
+                key, windows = _key_and_windows(parsed, line, options, base_path)
                 window_like.add(len(key_hash), key)
             else:
-                num_windows.append(1)
+                key, windows = parsed.key(ordinal), 1
+            num_windows.append(windows)
             # Lines without a key get numbers of their own, so that they match nothing.
             key_hash.append(hash(key or -ordinal))
     hashes = np.frombuffer(key_hash, dtype=np.int64)
@@ -187,14 +187,21 @@ class _WindowLikeKeys:
         return np.compress(is_window, lines)
 
 
-def _count_windows(
+def _key_and_windows(
     parsed: ParsedLine, line: ManifestLine, options: PlanOptions, base_path: Path | None
-) -> int:
-    """Into how many windows a line's audio is split: by its duration, else by its header."""
+) -> tuple[str | None, int]:
+    """A line's key, and into how many windows its audio is split."""
     try:
         utterance = parsed.utterance(line.ordinal)
     except AudioError:
-        return 1
+        return parsed.key(line.ordinal), 1
+    return utterance.key, _count_windows(utterance, line, options, base_path)
+
+
+def _count_windows(
+    utterance: Utterance, line: ManifestLine, options: PlanOptions, base_path: Path | None
+) -> int:
+    """Into how many windows an utterance is split: by its duration, else by its header."""
     seconds = utterance.duration_seconds
     if seconds is None or seconds > _DOUBTFUL_WINDOWS * options.max_seconds:
         path = audio_path(utterance.wav_path, line, base_path)

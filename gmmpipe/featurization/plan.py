@@ -1,34 +1,25 @@
-"""Manifests and options to shard tasks: who goes into which shard, decided once and for all.
+"""The plan: which line goes into which shard, and the task that makes a shard.
 
-Every manifest line that is not blank is planned, good or not: a line that gives no features is a
-reject of its shard. So the plan needs only to know where each line begins, and a shard is a pure
-function of its task.
+Every manifest line that is not blank is planned, good or not. A line that gives no features is a
+reject of its shard. So the plan needs to know where each line begins and nothing more, and a shard
+is a pure function of its task.
 """
 
 import hashlib
-import json
-import math
-import os
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.errors import StoreError
-from gmmpipe.features.kinds import computed_from_json
 from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.featurization.manifest_index import COLUMN_DTYPES, ManifestIndex, index_manifests
-from gmmpipe.files import atomic_file, canonical_json, open_regular
+from gmmpipe.featurization.plan_file import open_plan, read_array, read_identity
+from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
-from gmmpipe.store.documents import pick
 from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
 from gmmpipe.store.schema import PlanOptions
 
@@ -131,12 +122,12 @@ class Plan:
             FileNotFoundError: there is none.
             StoreError: it is damaged, or is not a plan of these manifests.
         """
-        with _open_archive(path) as archive:
-            features, options = _read_identity(archive)
-            columns = [_read_array(archive, *column) for column in COLUMN_DTYPES.items()]
+        with open_plan(path) as archive:
+            features, options = read_identity(archive)
+            columns = [read_array(archive, *column) for column in COLUMN_DTYPES.items()]
             index = ManifestIndex(*columns)
             index.check(manifests, options)
-            order = _read_array(archive, "order", np.int64)
+            order = read_array(archive, "order", np.int64)
             if len(order) != index.first_item[-1] or not _is_order(order, options):
                 raise ValueError("another order than its seed's")
             return cls(manifests, features, options, index, order)
@@ -149,15 +140,15 @@ class Plan:
             FileNotFoundError: there is none.
             StoreError: it is damaged.
         """
-        with _open_archive(path) as archive:
-            return _read_identity(archive)
+        with open_plan(path) as archive:
+            return read_identity(archive)
 
     @staticmethod
     def load_shard_names(path: Path) -> list[str]:
         """The file names of a published plan's shards; errors as of `load_identity`."""
-        with _open_archive(path) as archive:
-            num_items = len(_read_array(archive, "order", np.int64))
-            return _shard_names(num_items, _read_identity(archive)[1])
+        with open_plan(path) as archive:
+            num_items = len(read_array(archive, "order", np.int64))
+            return _shard_names(num_items, read_identity(archive)[1])
 
 
 def _num_shards(num_items: int, options: PlanOptions) -> int:
@@ -167,65 +158,6 @@ def _num_shards(num_items: int, options: PlanOptions) -> int:
 def _shard_names(num_items: int, options: PlanOptions) -> list[str]:
     suffix = SHARD_SUFFIXES[options.format]
     return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_items, options))]
-
-
-@contextmanager
-def _open_archive(path: Path) -> Iterator[ZipFile]:
-    """The file of a plan; what is wrong with it becomes a StoreError that names it."""
-    try:
-        with open(open_regular(path), "rb") as file, ZipFile(file) as archive:
-            yield archive
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (
-        *(ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError),
-        *(RecursionError, NotImplementedError, RuntimeError, struct.error, BadZipFile, StoreError),
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        known = any(path.parent.glob("shard-*"))
-        advice = "use --overwrite" if known else "move it away, or use another --output_dir"
-        raise StoreError(
-            f"{path}: not a plan of this store: {type(error).__name__}: {reason}; {advice}"
-        ) from error
-
-
-def _read_identity(archive: ZipFile) -> tuple[ComputedSpec, PlanOptions]:
-    identity = json.loads(str(_read_array(archive, "identity")))
-    features, options = identity["features"], identity["options"]
-    if unknown := options.keys() - {field.name for field in fields(PlanOptions)}:
-        raise ValueError(f"of another version of gmmpipe: it knows {min(unknown)!r}")
-    return computed_from_json(features), pick(PlanOptions, options)
-
-
-def _read_array(archive: ZipFile, name: str, dtype: type[np.generic] | None = None) -> NDArray[Any]:
-    """An array of one dimension and of this dtype, or without one a short text.
-
-    No memory is taken before what the headers say agrees with the size of the file.
-    """
-    info = archive.getinfo(f"{name}.npy")
-    held = os.fstat(archive.fp.fileno()).st_size  # type: ignore[union-attr]
-    if info.compress_type != ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"{name} is compressed")
-    if info.file_size > held:
-        raise ValueError(f"{name} of {info.file_size} bytes in a file of {held}")
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version != (1, 0):
-            raise ValueError(f"{name} of version {version}")
-        shape, fortran, there = np.lib.format.read_array_header_1_0(member)
-        if dtype is None:
-            fits = shape == () and there.kind == "U" and there.itemsize < 1 << 20
-        else:
-            fits = len(shape) == 1 and there == dtype
-        if not fits:
-            raise ValueError(f"{name} is {there} {list(shape)}")
-        num_bytes = math.prod(shape) * there.itemsize
-        if (fortran and shape) or num_bytes != info.file_size - member.tell():
-            raise ValueError(f"{name} of {num_bytes} bytes in {info.file_size}")
-        content = member.read()
-    return np.frombuffer(content, there).reshape(shape)
 
 
 def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:
@@ -267,7 +199,7 @@ def _order(num_items: int, options: PlanOptions) -> NDArray[np.int64]:
 
 
 def _is_order(order: NDArray[np.int64], options: PlanOptions) -> bool:
-    """Whether `order` is the `_order` of so many rows."""
+    """Whether `order` is the `_order` of so many items."""
     if options.shuffle:
         return is_permutation(order, "shuffle", options.seed)
     return np.array_equal(order, _order(len(order), options))

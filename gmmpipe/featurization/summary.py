@@ -1,4 +1,4 @@
-"""What `featurize` says in the end: hours in and out, rejects, and what deserves a warning."""
+"""What `featurize` logs at the end: hours in and out, rejects, and warnings."""
 
 import logging
 

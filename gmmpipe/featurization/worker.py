@@ -1,7 +1,7 @@
-"""One shard task to one published shard and its sidecar. This is what a worker process runs.
+"""What a worker process runs: a shard task to a published shard and its sidecar.
 
-Utterances go through in the order of their keys: loaded one by one, made into frames some at a time
-(the windows of several in one transform), written one by one.
+Utterances are taken in the order of their keys. They are loaded one by one, transformed some at a
+time, and written one by one.
 """
 
 import math
@@ -30,7 +30,7 @@ from gmmpipe.store.shard_kinds import open_writer
 from gmmpipe.store.sidecar import Sidecar
 
 BATCH_SAMPLES = 5 << 18
-"""Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
+"""How many samples, over all transform windows, are transformed together: a minute, 10 MB."""
 
 
 @lru_cache(maxsize=1)
@@ -150,7 +150,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
 
 
 def _load(task: ShardTask, rejected: _Rejects) -> Iterator[tuple[_Planned, Waveform]]:
-    """The task's utterances that can be heard, in the order of their keys."""
+    """The task's utterances with audio, in the order of their keys; the others are rejected."""
     features = task.features
     for planned in sorted(_utterances(task, rejected), key=lambda planned: planned.utterance.key):
         utterance, item = planned.utterance, planned.item
@@ -200,7 +200,7 @@ def _utterances(task: ShardTask, rejected: _Rejects) -> Iterator[_Planned]:
 def _in_batches(
     loaded: Iterable[tuple[_Planned, Waveform]], features: ComputedSpec
 ) -> Iterator[list[tuple[_Planned, Waveform]]]:
-    """Neighbours, until their windows have samples enough for one transform."""
+    """The utterances in batches, each of enough samples for one transform."""
     batch, num_frames = [], 0
     for planned, waveform in loaded:
         batch.append((planned, waveform))
@@ -215,7 +215,7 @@ def _in_batches(
 def _compute(
     batch: Sequence[tuple[_Planned, Waveform]], task: ShardTask, rejected: _Rejects
 ) -> Iterator[tuple[_Planned, Waveform, NDArray[Any]]]:
-    """The same with frames in the stored dtype, [T, D]; what overflows is rejected."""
+    """The batch with frames [T, D] in the stored dtype; what overflows is rejected."""
     transform, dtype = _transform_of(task.features), TORCH_DTYPES[task.options.dtype]
     computed = transform.frames_of([waveform.samples for _, waveform in batch])
     for (planned, waveform), frames in zip(batch, computed, strict=True):
@@ -243,7 +243,7 @@ def _metadata(
         "offset": waveform.start_seconds,
     }
     for name in ("resampler", "audio_scale"):
-        metadata.pop(name, None)  # the manifest's would pass for ours
+        metadata.pop(name, None)  # a manifest's field of this name would pass for the store's
     if waveform.resampler == "soxr":
         metadata["resampler"] = waveform.resampler
     return metadata

@@ -15,6 +15,8 @@ from gmmpipe.sources.line_fields import parse_json, path_field_of
 from gmmpipe.sources.manifest import Manifest, clean_line
 
 _LONGEST_FIRST_LINE_BYTES = 1 << 20
+_LONGEST_LINE_BYTES = 1 << 26
+"""Of a compressed manifest: a small file may hold a line that no memory does."""
 _SURE = (".jsonl", ".ndjson")
 _DOUBTFUL = (".json",)
 """Endings of other JSON files too, so that a look inside decides."""
@@ -57,7 +59,10 @@ class JsonLines:
     def translate(self, path: Path) -> Iterator[bytes]:
         """See `SourceKind`."""
         with _opened(path) as file:
-            yield from file
+            while raw := file.readline(_LONGEST_LINE_BYTES):
+                if len(raw) == _LONGEST_LINE_BYTES:
+                    raise ManifestError(f"{path}: a line of {_LONGEST_LINE_BYTES} bytes or more")
+                yield raw
 
 
 def _is_same(path: Path, ignored: Path | None) -> bool:

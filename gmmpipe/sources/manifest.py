@@ -20,7 +20,7 @@ class Manifest:
 
     path: Path
     name: str
-    kind: str = "jsonl"
+    kind: str
     lines_path: Path | None = None
 
 

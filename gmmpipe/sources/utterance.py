@@ -77,6 +77,7 @@ class ParsedLine:
             ordinal: the line's number over all manifests.
         """
         try:
+            self._check_path()
             return self._identify(ordinal)[0]
         except AudioError:
             return None
@@ -109,7 +110,6 @@ class ParsedLine:
 
     def _identify(self, ordinal: int) -> tuple[str, str | None]:
         """The line's key and id."""
-        self._check_path()
         identifier = id_of(self._values)
         return make_key(identifier, self.path, ordinal), identifier
 

@@ -12,11 +12,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from conftest import make_store, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, Waveform, load_waveform
 from gmmpipe.errors import AudioError
+from helpers.making import make_store, read_speech
 
 
 def load(

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from conftest import read_speech
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
+from helpers.making import read_speech
 
 FORMATS: dict[str, dict[str, Any]] = {
     "wav": {"format": "WAV", "subtype": "PCM_16"},

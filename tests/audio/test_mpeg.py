@@ -10,10 +10,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from conftest import read_speech
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
+from helpers.making import read_speech
 
 WHOLE = Limit(1e6)
 

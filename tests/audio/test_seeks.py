@@ -9,8 +9,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from conftest import read_speech
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
+from helpers.making import read_speech
 
 WHOLE = Limit(1e6)
 DECODER_NOISE = 1e-6

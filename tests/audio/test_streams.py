@@ -11,12 +11,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.audio.mpeg import Kind
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
+from helpers.making import make_store, read_speech
+from helpers.results import read_json_lines
 
 WHOLE = Limit(1e6)
 VBR: dict[str, Any] = {"bitrate_mode": "VARIABLE", "compression_level": 0.6}

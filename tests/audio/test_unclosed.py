@@ -11,11 +11,13 @@ import pytest
 import soundfile
 import torch
 
-from conftest import make_store, read_json_lines, read_speech, run
 from gmmpipe import FeatureStore
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
+from helpers.making import make_store, read_speech
+from helpers.processes import run
+from helpers.results import read_json_lines
 
 WHOLE = Limit(1e6)
 SECONDS = 2.0

@@ -2,33 +2,19 @@
 
 import gzip
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from conftest import CORPUS, compressed_corpus, make_store, read_json_lines
 from gmmpipe import FeatureStore
-from gmmpipe.cli import cli
+from helpers.making import CORPUS, compressed_corpus, make_store
+from helpers.results import read_json_lines
 
 Invoke = Callable[..., Result]
 BAD = ('{"path": "a.wav", "id": "n"', '{"id": "n"}', '{"path": "a.wav", "start": -1, "id": "n"}')
-
-
-@pytest.fixture
-def invoke() -> Iterator[Invoke]:
-    """Runs ``gmmpipe manifest`` in this process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def run(*arguments: object) -> Result:
-        return CliRunner().invoke(cli, ["manifest", *map(str, arguments)], prog_name="gmmpipe")
-
-    yield run
-    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture
@@ -49,13 +35,12 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def said(result: Result) -> list[dict[str, Any]]:
-    assert result.exit_code == 0, result.output
     sources: list[dict[str, Any]] = json.loads(result.stdout)["sources"]
     return sources
 
 
 def test_sources_as_json(mixed: Path, tmp_path: Path, invoke: Invoke) -> None:
-    corpus, other = said(invoke(f"{compressed_corpus(tmp_path)},{mixed}", "--json"))
+    corpus, other = said(invoke("manifest", f"{compressed_corpus(tmp_path)},{mixed}", "--json"))
     assert corpus.pop("source") == str(tmp_path / "manifest.jsonl.gz")
     first = corpus.pop("first")
     assert corpus == {
@@ -92,7 +77,9 @@ def test_sources_as_json(mixed: Path, tmp_path: Path, invoke: Invoke) -> None:
 
 def test_sources_as_lines(mixed: Path, invoke: Invoke) -> None:
     (mixed / "b.ndjson").write_text('{"path": "x.wav", "offset": 1.5, "channel": "1"}\n')
-    lines = invoke(f"{mixed}/{{b.ndjson,a.jsonl.gz}}", "--base_path", "/data").stdout.splitlines()
+    lines = invoke(
+        "manifest", f"{mixed}/{{b.ndjson,a.jsonl.gz}}", "--base_path", "/data"
+    ).stdout.splitlines()
     assert lines[:5] == [
         f"source: {mixed}/{{b.ndjson,a.jsonl.gz}}",
         *("kind: jsonl", "manifests: 2", "lines: 11", "utterances: 7"),
@@ -116,7 +103,7 @@ def stored(store: Path) -> dict[str, tuple[bytes, float]]:
 def test_what_it_writes_gives_the_same_frames(mixed: Path, tmp_path: Path, invoke: Invoke) -> None:
     output = tmp_path / "elsewhere" / "all.jsonl"
     options = ("--base_path", CORPUS, "--output", output)
-    (source,) = said(invoke(mixed, *options, "--json"))
+    (source,) = said(invoke("manifest", mixed, *options, "--json"))
     assert len(output.read_bytes().split(b"\n")) == 16 + 1
     lines = [json.loads(line) for line in output.read_bytes().split(b"\n") if line]
     assert len(lines) == source["utterances"] == 11
@@ -162,8 +149,7 @@ def test_what_cannot_be_done_is_one_line(
     Path("empty.jsonl").touch()
     Path("torn.jsonl.gz").write_bytes(gzip.compress(b'{"path": "a.wav"}\n' * 99)[:-8])
     there = {path.name for path in Path().iterdir()}
-    result = invoke(sources, *options)
-    assert result.exit_code == status
+    result = invoke("manifest", sources, *options, status=status)
     assert result.stdout == ""
     assert message in " ".join(result.stderr.split())
     if status == 1:

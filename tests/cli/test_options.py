@@ -12,7 +12,6 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from conftest import CORPUS
 from gmmpipe import FeatureConfig
 from gmmpipe.apply.options import EvaluateOptions, LabelOptions
 from gmmpipe.cli.common import job_options
@@ -31,6 +30,7 @@ from gmmpipe.mixture.seeding import INITS
 from gmmpipe.option_kinds import parse_frames, show_frames
 from gmmpipe.options import Option, Options, Variant, option, options_and_variants, variant
 from gmmpipe.sources.options import ManifestOptions
+from helpers.making import CORPUS
 from pipelines.fit_gmm import main as fit_gmm
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.train import main as train

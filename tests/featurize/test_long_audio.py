@@ -9,19 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from conftest import (
-    file_bytes,
-    make_store,
-    read_json_lines,
-    read_speech,
-    run_gmmpipe,
-    save_plan,
-)
 from gmmpipe import FeatureStore, LogMel
 from gmmpipe.errors import StoreError
 from gmmpipe.featurization.forecast import forecast
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
+from helpers.making import make_store, read_speech, save_plan
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes, read_json_lines
 
 SECONDS = 2.0
 

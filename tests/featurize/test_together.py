@@ -12,22 +12,15 @@ from typing import Any
 import pytest
 import soundfile
 
-from conftest import (
-    CORPUS,
-    ROOT,
-    compressed_corpus,
-    file_bytes,
-    make_store,
-    one_thread,
-    read_speech,
-    save_plan,
-)
 from gmmpipe.claim import claim_folder, identity_of
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurization.job import featurize, open_folder
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.worker import make_shard
 from gmmpipe.files import canonical_json
+from helpers.making import CORPUS, compressed_corpus, make_store, read_speech, save_plan
+from helpers.processes import ROOT, one_thread
+from helpers.results import file_bytes
 
 
 def start(folder: Path, kind: str, *more: object, data_dir: Path = CORPUS) -> subprocess.Popen[str]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from conftest import file_bytes, make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import ManifestError
 from gmmpipe.featurization.forecast import forecast
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import digest_manifests
 from gmmpipe.sources.find import find_manifests
+from helpers.making import make_store, read_speech
+from helpers.results import file_bytes, read_json_lines
 
 LINES = b'{"audio_filepath": "a.wav", "id": "x"}\r\n\n{bad\n{"path": "a.wav", "offset": 0.5}'
 PRETTY = b'{\n  "path": "a.wav",\n  "id": "pretty"\n}\n'
@@ -138,6 +139,12 @@ def test_the_rejects_of_a_store_are_no_manifest_of_its_folder(name: str, data: P
         assert [m.name for m in find_manifests(entry, ignored=rejects)] == [name]
     elsewhere = data / "sub" / "rejects.jsonl"
     assert len(find_manifests(str(rejects), ignored=elsewhere)) == 1
+
+
+def test_a_line_without_end_in_a_gz_takes_no_memory(data: Path) -> None:
+    path = write(data / "m.jsonl.gz", bytes(1 << 27))
+    with pytest.raises(ManifestError, match=rf"^{path}: a line of 67108864 bytes or more"):
+        digest_manifests(find_manifests(str(path)))
 
 
 def test_a_dry_run_of_a_gz_writes_nothing(data: Path, tmp_path: Path) -> None:

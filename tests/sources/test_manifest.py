@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import soundfile
 
-from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.line_fields import ID_FIELDS, PATH_FIELDS
 from gmmpipe.sources.utterance import ParsedLine, Utterance
+from helpers.making import make_store, read_speech
+from helpers.results import read_json_lines
 
 WriteManifest = Callable[..., Path]
 NESTED = '{"wav_path": "a.wav", "x": %s}'
