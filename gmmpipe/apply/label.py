@@ -143,7 +143,7 @@ def _prepare(
 def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
     """Publish the labels made in `folder`; those in the hidden one replace the old."""
     info = folder.finish(folder.num_shards)
-    if folder is not output:
+    if folder.path != output.path:
         output.put_next_in_place()
     return info
 
