@@ -21,6 +21,7 @@ from gmmpipe.store.columns import Column
 from gmmpipe.store.identity_folder import IdentityFolder
 from gmmpipe.store.names import (
     IDENTITY_FILE,
+    PLAN_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
     STORE_FILE,
@@ -51,7 +52,8 @@ class _Folder(IdentityFolder[FeatureIdentity]):
             self.settle()
             raise StoreError(f"{path}: holds a finished store; remove it, or write elsewhere")
         is_planned = any((path / name).exists() for name in (IDENTITY_FILE, REOPENED_FILE))
-        if kind_of(path) not in (None, "features") or (has_shards(path) and not is_planned):
+        is_begun = has_shards(path) or (path / PLAN_FILE).exists()
+        if kind_of(path) not in (None, "features") or (is_begun and not is_planned):
             raise StoreError(f"{path}: holds another unfinished store; write elsewhere")
         super().refuse_other()
 

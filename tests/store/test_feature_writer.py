@@ -223,6 +223,9 @@ def test_a_folder_that_holds_another_store_is_refused(tmp_path: Path) -> None:
     refuses(log_mels, "holds a finished store")
     (log_mels / "store.json").unlink()
     refuses(log_mels, "holds another unfinished store")
+    (tmp_path / "planned").mkdir()
+    (tmp_path / "planned" / "plan.npz").touch()
+    refuses(tmp_path / "planned", "holds another unfinished store")
     with pytest.raises(StoreError, match=r"finished: holds frames of kind external.* --overwrite"):
         make_store(CORPUS, tmp_path / "finished")
 

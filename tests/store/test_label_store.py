@@ -61,7 +61,7 @@ def test_any_range_of_frames_has_its_labels(store, fitted, labelled) -> None:
 
 def test_without_top_k_there_are_labels_alone(store, fitted, tmp_path) -> None:
     options = LabelOptions(store=store, gmm_path=fitted, output_dir=tmp_path / "l")
-    assert label(options, alone()).sums.left_out_mass is None
+    assert label(options, alone()).left_out_mass is None
     found = LabelStore.open(tmp_path / "l").read_utterance(2, 3)
     assert found.topk_ids is None
     assert found.topk_probs is None
