@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from external import DIMS, LAYER, utterances, write
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -19,6 +18,7 @@ from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
+from helpers.external import DIMS, LAYER, utterances, write
 from helpers.making import fit_here
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.trainer import Trainer
