@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from external import DIMS, LAYER, utterances, write
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -18,6 +17,7 @@ from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.jepa import JEPABatches
+from helpers.external import DIMS, LAYER, utterances, write
 from helpers.making import alone, fit_here
 from helpers.results import read_metrics
 from pipelines.jepa.options import JEPAOptions
