@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gmmpipe.run.signals import raise_stopped, stop_signals
+from gmmpipe.run.stop import raise_stopped, stop_signals
 
 if TYPE_CHECKING:
     from gmmpipe.apply.evaluate import Evaluation
@@ -54,7 +54,7 @@ def fit(options: "FitOptions") -> "GradientGMM":
         Stopped: a signal ended the fit; a checkpoint in `output_dir` holds what was done.
     """
     from gmmpipe.fitting import trainer
-    from gmmpipe.fitting.checkpoint import MODEL_FILE
+    from gmmpipe.fitting.checkpoint import FIT_FILES
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.run.world import open_world
 
@@ -65,7 +65,7 @@ def fit(options: "FitOptions") -> "GradientGMM":
     ):
         trainer.fit(options, world)
         # Another rank may not see the folder.
-        return world.on_first_rank(lambda: GradientGMM.load(options.output_dir / MODEL_FILE))
+        return world.on_first_rank(lambda: GradientGMM.load(options.output_dir / FIT_FILES.model))
 
 
 def label(options: "LabelOptions") -> "LabelStore":

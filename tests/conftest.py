@@ -14,6 +14,7 @@ from helpers.damage import edit_document  # noqa: F401
 from helpers.making import (
     CORPUS,
     SMALL_FIT,  # noqa: F401
+    compressed_corpus,  # noqa: F401
     fit_arguments,  # noqa: F401
     fit_here,
     make_store,

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +30,9 @@ from gmmpipe import (
     fit,
     label,
 )
-from helpers.making import CORPUS, SMALL_FIT
-from helpers.processes import ROOT, one_thread, run, torchrun
+from gmmpipe.featurization.worker import make_shard
+from helpers.making import CORPUS, SMALL_FIT, corpus_part, save_plan
+from helpers.processes import ROOT, from_checkout, one_thread, run, torchrun
 from helpers.results import assert_same_fit
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -54,27 +55,25 @@ def _nothing_is_left_changed():
     torch.set_float32_matmul_precision("highest")
 
 
-def test_the_example_of_the_documentation_runs_twice(tmp_path: Path) -> None:
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
     (tmp_path / "example.py").write_text(block)
     (tmp_path / "manifests").symlink_to(CORPUS)
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    options = {"cwd": tmp_path, "env": {**one_thread(), "PYTHONPATH": path}}
-    first = run([sys.executable, "example.py"], **options)
-    assert re.fullmatch(r"56 utterances, 8561 frames\nnats a frame: \d+\.\d\d\n", first.stdout)
-    assert first.stderr == ""
-    assert run([sys.executable, "example.py"], **options).stdout == first.stdout
+    done = run([sys.executable, "example.py"], cwd=tmp_path, env=from_checkout())
+    assert re.fullmatch(r"56 utterances, 8561 frames\nnats a frame: \d+\.\d\d\n", done.stdout)
+    assert done.stderr == ""
 
 
-def test_slices_give_a_store_once_all_of_them_are_there(tmp_path: Path, write_manifest) -> None:
-    lines = (CORPUS / "manifest.jsonl").read_text().splitlines()[:2]
-    options = {"data_dir": write_manifest(*lines), "output_dir": tmp_path / "out"}
-    options |= {"base_path": CORPUS, "utterances_per_shard": 1, "num_workers": 1}
-    assert featurize(FeaturizeOptions(**options, task_index=0, num_tasks=2)) is None
-    store = featurize(FeaturizeOptions(**options, task_index=1, num_tasks=2))
-    assert len(store) == 2
-    again = featurize(FeaturizeOptions(**options))
-    assert again.num_frames == store.num_frames
+def test_slices_give_a_store_once_all_of_them_are_there(tmp_path: Path) -> None:
+    manifest = corpus_part(tmp_path / "m.jsonl", 2)
+    places = {"data_dir": manifest, "output_dir": tmp_path / "out", "base_path": CORPUS}
+    options = FeaturizeOptions(**places, utterances_per_shard=1)
+    tasks = save_plan(options)
+    for index, num_utterances in ((0, None), (1, 2)):
+        make_shard(tasks.task(index, options.output_dir, CORPUS))
+        store = featurize(replace(options, task_index=index, num_tasks=2))
+        assert (None if store is None else len(store)) == num_utterances
+    assert featurize(options).num_frames == store.num_frames
 
 
 def test_a_fit_returns_its_mixture_also_when_it_is_done_already(store, tmp_path) -> None:
@@ -114,9 +113,8 @@ def test_ranks_all_get_the_mixture(store, tmp_path) -> None:
         "rank = os.environ['RANK']\n"
         "Path(f'rank-{rank}').write_bytes(gmm.means.numpy().tobytes())\n"
     )
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**one_thread(), "PYTHONPATH": path}
-    run([*torchrun(2, str(script)), json.dumps(options)], cwd=tmp_path, env=environment)
+    command = [*torchrun(2, str(script)), json.dumps(options)]
+    run(command, cwd=tmp_path, env=from_checkout())
     means = torch.load(tmp_path / "fit" / "gmm.pt", weights_only=True)["means"].numpy().tobytes()
     assert [(tmp_path / f"rank-{rank}").read_bytes() for rank in (0, 1)] == [means, means]
 
@@ -189,9 +187,3 @@ def test_the_public_names_are_imported_on_first_use() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=one_thread())
-
-
-def test_no_thread_is_left(store, fitted) -> None:
-    before = threading.enumerate()
-    evaluate(EvaluateOptions(store=store, gmm_path=fitted, max_frames=10))
-    assert threading.enumerate() == before

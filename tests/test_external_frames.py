@@ -12,7 +12,6 @@ from external import DIMS, LAYER, utterances, write
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from conftest import fit_here
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.apply.label import LabelOptions, label
@@ -20,6 +19,7 @@ from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
+from helpers.making import fit_here
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.trainer import Trainer
 

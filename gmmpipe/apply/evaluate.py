@@ -10,8 +10,8 @@ import torch
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.rounds import in_rounds
 from gmmpipe.errors import CheckpointError
-from gmmpipe.mixture.density import exact_log_joints
-from gmmpipe.mixture.evaluation import EvaluationSums, em_step
+from gmmpipe.mixture.measures import EvaluationSums
+from gmmpipe.mixture.optimizers import em_step
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
@@ -70,7 +70,6 @@ def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World
     store.check_files()
     gmm = load_model(gmm_path, store, world.device)
     num_frames = min(store.num_frames, max_frames or store.num_frames)
-    model = (gmm.means, gmm.log_vars, gmm.log_weights)
     # In small stores, too, every rank has its part.
     size = min(BLOCK_FRAMES, -(-num_frames // world.size))
     blocks = [(at, min(at + size, num_frames)) for at in range(0, num_frames, size)]
@@ -78,18 +77,18 @@ def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World
     score_after = torch.zeros((), dtype=torch.float64, device=world.device)
 
     def first_pass(block: tuple[int, int]) -> None:
-        sums.add(store.read_frames(*block).to(world.device), *model)
+        sums.add(store.read_frames(*block).to(world.device), gmm.mixture)
 
     with Progress("evaluate", "frames", total=2 * num_frames) as progress:
         for done in in_rounds(blocks, first_pass, world):
             progress.advance(sum(stop - start for start, stop in done), note="scoring")
         world.all_reduce(sums.statistics.flat)
-        stepped = em_step(sums.statistics, *model, gmm.info.get("var_floor") or NO_FLOOR)
-        model_after = (stepped.means, stepped.log_vars, stepped.log_weights)
+        floor = NO_FLOOR if gmm.var_floor is None else gmm.var_floor
+        stepped = em_step(sums.statistics, gmm.mixture, floor)
 
         def second_pass(block: tuple[int, int]) -> None:
             frames = store.read_frames(*block).to(world.device)
-            for _, _, joints in exact_log_joints(frames, *model_after):
+            for _, _, joints in stepped.log_joints(frames):
                 score_after.add_(torch.logsumexp(joints, 1).sum())
 
         for done in in_rounds(blocks, second_pass, world):

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmmpipe.mixture.density import exact_log_joints, temper
 from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.mixture import temper
 from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.read_ranges import TORCH_DTYPES
@@ -60,7 +60,7 @@ def label_frames(
         for column in made.columns
     }
     left_out = 0.0
-    for rows, _, joints in exact_log_joints(frames, gmm.means, gmm.log_vars, gmm.log_weights):
+    for rows, _, joints in gmm.mixture.log_joints(frames):
         arrays[LABELS][rows, 0] = joints.argmax(1).cpu()
         if made.top_k is not None:
             # Of the joints, which stay apart where posteriors underflow to 0.

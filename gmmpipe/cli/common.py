@@ -14,7 +14,7 @@ import yaml
 from gmmpipe.errors import GmmpipeError, OptionError, Stopped
 from gmmpipe.option_kinds import Kind
 from gmmpipe.run.roll_call import is_busy_in_background
-from gmmpipe.run.signals import exit_status, raise_stopped, stop_signals
+from gmmpipe.run.stop import exit_status, raise_stopped, stop_signals
 
 log = logging.getLogger("gmmpipe")
 _Command = TypeVar("_Command", bound=Callable[..., Any])

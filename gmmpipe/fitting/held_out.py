@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features.spec import FrameSpec
-from gmmpipe.mixture.density import add_nll
-from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 
@@ -56,10 +54,8 @@ class HeldOut:
         frames = store.read_frames(start, stop).to(world.device, store.dtype)
         return cls(frames, num_frames, store.digests)
 
-    def nll(self, parameters: Parameters, world: World) -> float:
+    def nll(self, mixture: Mixture, world: World) -> float:
         """Mean -ln p(x) over the frames of all ranks, nats."""
-        total = torch.zeros((), dtype=torch.float64, device=world.device)
-        model = (parameters.means, parameters.log_vars, parameters.log_weights)
-        add_nll(self.frames, *model, out=total)
+        total = mixture.nll_sum(self.frames)
         world.all_reduce(total, short=True)
         return float(total) / self.num_frames

@@ -1,19 +1,19 @@
 """What `gmmpipe fit` is asked to do."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fitting.schedule import Schedule
-from gmmpipe.option_kinds import Folder, Frames, Paths
+from gmmpipe.mixture.var_floor import parse_var_floor
+from gmmpipe.option_kinds import Folder, Frames, Kind, Paths
 from gmmpipe.options import Options, option
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
     from gmmpipe.store.feature_store import FeatureStore
 
-MIN_VAR_FLOOR = 1e-12
-"""Below it, float32 precisions times squared frames come near their limit."""
+VarFloor = Annotated[float | str, Kind("number|percent%", parse_var_floor)]
 
 MAX_LR = 1e30
 """Beyond it, a step of Adam is beyond float32."""
@@ -54,7 +54,11 @@ class FitOptions(Options):
         help="Where the components start: k-means++, Lloyd and EM passes; k-means++ alone; or "
         "random frames.",
     )
-    var_floor: float = option(0.1, help="Lower bound of a variance.", above=0)
+    var_floor: VarFloor = option(
+        0.1,
+        help="Lower bound of a variance: a number, or per cent of each dimension's own variance in "
+        "the seeding sample (1%).",
+    )
     save_every: Frames = option(
         50_000_000, help="Checkpoint after each update that crosses a multiple of this."
     )
@@ -71,6 +75,9 @@ class FitOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
     num_workers: int = option(2, help="Reader threads per rank.", low=1)
     tensorboard: bool = option(False, help="Also write event files (gmmpipe[tensorboard]).")
+    keep: int | None = option(
+        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+    )
     exchange_timeout: float = option(
         EXCHANGE_TIMEOUT,
         help="Seconds that a rank waits for the others in a step; then it leaves a checkpoint of "
@@ -93,10 +100,6 @@ class FitOptions(Options):
             )
         if self.lr > MAX_LR:
             raise OptionError(f"--lr is {self.lr}, but must be at most {MAX_LR:g}")
-        if self.var_floor < MIN_VAR_FLOOR:
-            raise OptionError(
-                f"--var_floor is {self.var_floor}, but must be {MIN_VAR_FLOOR} or more"
-            )
 
     def schedule(self, store: "FeatureStore") -> Schedule:
         """The rules of the fit on the frames of `store`.
@@ -117,8 +120,6 @@ class FitOptions(Options):
             target_frames=self.target_frames,
             steps_per_update=self.n_sgd_steps,
             frames_per_step=self.sgd_batch_size,
-            lr=self.lr,
-            optimizer=self.optimizer,
         )
 
     def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gmmpipe.fitting.update_metrics import METRIC_COLUMNS, read_row
-
-_LARGEST_COUNT = 2**63
+from gmmpipe.mixture.model_file import check_count, check_tensor, var_floor_from_content
+from gmmpipe.mixture.optimizers import OPTIMIZERS, VarFloor
 
 
 def check_state(content: dict[str, Any]) -> None:
@@ -19,16 +19,18 @@ def check_state(content: dict[str, Any]) -> None:
         KeyError, TypeError, AttributeError: it lacks something, or something is of another kind.
     """
     resume, identity = content["resume"], content["resume"]["identity"]
+    if type(identity["lr"]) is not float or not 0 < identity["lr"] < math.inf:
+        raise ValueError(f"its lr is {identity['lr']!r:.40}")
     for name in ("K", "dim", "batch_update_size", "n_sgd_steps"):
-        _check_count(name, identity[name], at_least=1)
+        check_count(name, identity[name], at_least=1)
     if (identity["K"], identity["dim"]) != (content["K"], content["dim"]):
         raise ValueError("its K and dim are not those of its options")
     frames, updates, step = content["frames"], resume["updates"], resume["step"]
-    _check_count("updates", updates)
-    _check_count("frames", frames, updates, updates * identity["batch_update_size"])
-    _check_count("step", step, 0, identity["n_sgd_steps"])
-    _check_count("loss_count", resume["loss_count"], 0, step)
-    _check_count("update_stop", resume["update_stop"])
+    check_count("updates", updates)
+    check_count("frames", frames, updates, updates * identity["batch_update_size"])
+    check_count("step", step, 0, identity["n_sgd_steps"])
+    check_count("loss_count", resume["loss_count"], 0, step)
+    check_count("update_stop", resume["update_stop"])
     if not math.isfinite(resume["loss_sum"]):
         raise ValueError("its loss_sum is not finite")
     begun = resume["at_start"] is not None
@@ -40,13 +42,6 @@ def check_state(content: dict[str, Any]) -> None:
     if not all(isinstance(digest, str) for digest in resume["eval_stores"]):
         raise ValueError("its eval_stores are no digests")
     _check_tensors(content, updates * identity["n_sgd_steps"] + step)
-
-
-def _check_count(
-    name: str, value: Any, at_least: int = 0, at_most: int = _LARGEST_COUNT - 1
-) -> None:
-    if type(value) is not int or not at_least <= value <= min(at_most, _LARGEST_COUNT - 1):
-        raise ValueError(f"its {name} is {value!r:.40}")
 
 
 def _check_metrics(rows: Any, frames: int, updates: int) -> None:
@@ -71,20 +66,15 @@ def _check_tensors(content: dict[str, Any], steps: int) -> None:
     num_components, dim = content["K"], content["dim"]
     whole = num_components * (2 * dim + 1)
     optimizer = resume["optimizer"]
-    _check_tensor("flat", resume["flat"], (whole,))
-    _check_tensor("center", resume["center"], (dim,))
+    check_tensor("flat", resume["flat"], (whole,))
+    check_tensor("center", resume["center"], (dim,))
     if resume["at_start"] is not None:
-        _check_tensor("at_start", resume["at_start"], (whole,))
-    if resume["identity"]["optimizer"] == "adam":
-        for name in ("scale", "first", "second"):
-            _check_tensor(name, optimizer[name], (whole,))
-        _check_count("count", optimizer["count"], 0, steps)
-        if (optimizer["second"] < 0).any() or (optimizer["scale"] <= 0).any():
-            raise ValueError("its moments or scale are negative")
-    else:
-        _check_tensor("sums", optimizer["sums"], (num_components, 2 * dim + 1), torch.float64)
-    floor = resume["identity"]["var_floor"]
-    if not math.isclose(optimizer["var_floor"], floor, rel_tol=1e-5):
+        check_tensor("at_start", resume["at_start"], (whole,))
+    kind = OPTIMIZERS[resume["identity"]["optimizer"]]
+    kind.check_state(optimizer, num_components, dim, steps)
+    if content["var_floor"] != resume["identity"]["var_floor"]:
+        raise ValueError("its var_floor is not that of its options")
+    if not _is_held(optimizer["var_floor"], var_floor_from_content(content)):
         raise ValueError("its optimizer has another var_floor")
     size = num_components * dim
     for name, part in (
@@ -95,10 +85,9 @@ def _check_tensors(content: dict[str, Any], steps: int) -> None:
             raise ValueError(f"its {name} are not those of its state")
 
 
-def _check_tensor(
-    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> None:
-    if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
-        raise ValueError(f"its {name} is not a tensor of {shape} and {dtype}")
-    if not value.isfinite().all():
-        raise ValueError(f"its {name} is not finite")
+def _is_held(held: Any, asked: VarFloor | None) -> bool:
+    """Whether what an optimizer holds variances to is the floor, but for the rounding."""
+    if isinstance(asked, Tensor):
+        check_tensor("var_floor", held, tuple(asked.shape), torch.float64)
+        return torch.allclose(held, asked, rtol=1e-5, atol=0.0)
+    return asked is not None and math.isclose(held, asked, rel_tol=1e-5)

@@ -1,8 +1,8 @@
-"""Which frames, which learning rate, when: pure functions of the options and the position.
+"""Which frames, and when: pure functions of the options and the position.
 
 The frames of all epochs form one endless line (`gmmpipe.store.frame_order`). An update owns the
-next B positions of it; each of its steps draws one frame of each equal part of those. Nothing here
-knows of ranks beyond how a range is cut, so any number of them sees the same data, and a fit's
+next B positions of it. Each of its steps draws one frame of each of equal parts of the update.
+Ranks only cut an update into ranges, so any number of ranks sees the same data, and a fit's
 position is three integers: frames done, update, step.
 """
 
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from gmmpipe.randomness import sample, uniforms
 
 LOSS_EVERY_STEPS = 50
-FINAL_LR_FRACTION = 0.01
-EM_RATE_OFFSET = 100
-EM_RATE_POWER = 0.7
 SEEDING_FRAMES = 262_144
 METRIC_FRAMES = 50_000
 
@@ -54,8 +51,6 @@ class Schedule:
         target_frames: where the fit ends; its last update may be shorter.
         steps_per_update: steps of a whole update; a shorter one takes its share, rounded up.
         frames_per_step: frames drawn for a step, over all ranks.
-        lr: Adam's learning rate at the start of each update.
-        optimizer: ``adam`` or ``em``.
     """
 
     seed: int
@@ -63,8 +58,6 @@ class Schedule:
     target_frames: int
     steps_per_update: int
     frames_per_step: int
-    lr: float
-    optimizer: str = "adam"
 
     def update_at(self, frames: int, index: int) -> Update | None:
         """The update number `index`, begun after `frames` frames; None where the fit has ended."""
@@ -78,25 +71,18 @@ class Schedule:
         """The update that follows."""
         return self.update_at(update.stop, update.index + 1)
 
-    def rate_at(self, update: Update, step: int) -> float:
-        """How far the optimizer goes at a step."""
-        return self.em_rate_at(update, step) if self.optimizer == "em" else self.lr_at(update, step)
+    def steps_before(self, update: Update, step: int) -> int:
+        """Steps of the whole fit before this one."""
+        return update.index * self.steps_per_update + step
 
-    def em_rate_at(self, update: Update, step: int) -> float:
-        """The weight of a step's statistics among the running ones of stepwise EM."""
-        done = update.index * self.steps_per_update + step
-        return math.pow(done + EM_RATE_OFFSET, -EM_RATE_POWER)
+    def progress(self, update: Update, step: int) -> float:
+        """How far a step is within its update: 0 at its first step, 1 at its last.
 
-    def lr_at(self, update: Update, step: int) -> float:
-        """A cosine within each update, from `lr` at its first step to a hundredth at its last.
-
-        A shorter last update takes the cosine's end: begun at the full rate, it would draw the
-        mixture from all data so far to the few that it owns.
+        A shorter last update has the end of a whole one's. Begun at a full learning rate, it would
+        draw the mixture from all data so far to the few that it owns.
         """
         skipped = self.steps_per_update - update.num_steps
-        progress = (skipped + step) / max(1, self.steps_per_update - 1)
-        low = self.lr * FINAL_LR_FRACTION
-        return low + (self.lr - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        return (skipped + step) / max(1, self.steps_per_update - 1)
 
     def step_frames(self, update: Update, step: int) -> NDArray[np.int64]:
         """The frames of a step, ascending: numbers within the update.

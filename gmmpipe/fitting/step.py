@@ -5,7 +5,7 @@ from collections.abc import Callable
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.density import StatisticsKernel, add_nll
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
 
@@ -16,7 +16,7 @@ class Stepper:
     """Takes the steps of a fit, with buffers that are allocated once.
 
     Args:
-        schedule: which frames a step draws, and how far it goes.
+        schedule: which frames a step draws.
         state: what the steps move.
         world: the ranks that share a step's frames.
         stopping: whether this rank was asked to stop.
@@ -29,7 +29,7 @@ class Stepper:
         self._state = state
         self._world = world
         self._stopping = stopping
-        self._kernel = StatisticsKernel(len(state.parameters.means), state.center, extra=2)
+        self._kernel = statistics_kernel(len(state.parameters.means), state.center, extra=2)
         self._sums = RepeatedSum(world, self._kernel.statistics.flat)
         self._loaded: tuple[Update, int] | None = None  # which step `_frames` are of
         self._frames = state.center.new_empty(0, len(state.center))
@@ -42,21 +42,21 @@ class Stepper:
             held: this rank's frames of it.
         """
         state, step, num_frames = self._state, self._state.step, self._schedule.frames_per_step
-        parameters = state.parameters
-        model = (parameters.means, parameters.log_vars, parameters.log_weights)
+        mixture = state.parameters.mixture
         self._sums.announce()
         if self._loaded != (update, step):
             self._load(update, step, held)
-        statistics = self._kernel.sum_loaded(*model)
+        statistics = self._kernel.sum_loaded(mixture)
         if is_loss_step(step):
-            add_nll(self._frames, *model, out=statistics.extra[_LOSS])
+            statistics.extra[_LOSS] += mixture.nll_sum(self._frames)
         statistics.extra[_STOP] = float(self._stopping())
         self._sums.start()
         if step + 1 < update.num_steps:  # meanwhile
             self._load(update, step + 1, held)
         self._sums.wait()
-        rate = self._schedule.rate_at(update, step)
-        state.optimizer.step(statistics, parameters, state.center, num_frames, rate)
+        place = self._schedule.steps_before(update, step), self._schedule.progress(update, step)
+        rate = state.optimizer.rate_at(*place)
+        state.optimizer.step(statistics, state.parameters, state.center, num_frames, rate)
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
             state.loss_count += 1

@@ -1,17 +1,13 @@
-"""``metrics.tsv``: what is measured after each update, and how it is written."""
+"""A fit's rows of ``metrics.tsv``: what is measured after each update."""
 
-from pathlib import Path
-
-import torch
-
-from gmmpipe.files import read_regular, write_atomic
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.metrics import UsageSums, shape_metrics, usage_metrics
+from gmmpipe.mixture.measures import UpdateSums, shape_measures
+from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.optimizers import VarFloor
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
-METRICS_FILE = "metrics.tsv"
 METRIC_COLUMNS = (
     "frames",
     "update",
@@ -36,7 +32,7 @@ EVAL_COLUMN = "eval_nll"
 def measure_update(
     update: Update,
     held: HeldFrames,
-    parameters: Parameters,
+    mixture: Mixture,
     before: Parameters,
     avg_loss: float,
     schedule: Schedule,
@@ -47,23 +43,22 @@ def measure_update(
     Args:
         update: the update.
         held: this rank's frames of it; the seeded sample is taken from all ranks' frames.
-        parameters, before: at the update's end and start.
+        mixture, before: at the update's end and start.
         avg_loss: mean of the losses evaluated in it, nats a frame.
         schedule: says which frames are the sample.
         world: the ranks that the sums are over.
     """
-    model = (parameters.means, parameters.log_vars, parameters.log_weights)
-    sums = UsageSums.over(held.select(schedule.metric_frames(update)), *model)
+    sums = UpdateSums.over(held.select(schedule.metric_frames(update)), mixture)
     world.all_reduce(sums.flat, short=True)
-    var_change = parameters.log_vars.double().exp() - before.log_vars.double().exp()
+    var_change = mixture.log_vars.double().exp() - before.log_vars.double().exp()
     return {
         "frames": update.stop,
         "update": update.index + 1,
         "avg_loss": avg_loss,
-        "mean_delta": float((parameters.means.double() - before.means.double()).abs().mean()),
+        "mean_delta": float((mixture.means.double() - before.means.double()).abs().mean()),
         "var_delta": float(var_change.abs().mean()),
-        **usage_metrics(sums),
-        **shape_metrics(*model),
+        **sums.measures(),
+        **shape_measures(mixture),
     }
 
 
@@ -86,35 +81,7 @@ def without_eval(row: str) -> str:
     return "\t".join(row.split("\t")[: len(METRIC_COLUMNS)])
 
 
-def metrics_text(rows: list[str]) -> bytes:
-    """The content of ``metrics.tsv``.
-
-    Where only some rows were evaluated on held-out frames, the others get ``nan``.
-    """
-    cells = [row.split("\t") for row in rows]
-    width = max(map(len, cells), default=len(METRIC_COLUMNS))
-    lines = [
-        [*METRIC_COLUMNS, EVAL_COLUMN][:width],
-        *(row + ["nan"] * (width - len(row)) for row in cells),
-    ]
-    return "".join("\t".join(line) + "\n" for line in lines).encode()
-
-
-def write_metrics(folder: Path, rows: list[str]) -> None:
-    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice."""
-    write_atomic(folder / METRICS_FILE, metrics_text(rows))
-
-
-def holds_metrics(folder: Path, rows: list[str]) -> bool:
-    """Whether ``metrics.tsv`` is there, and is what `write_metrics` would write."""
-    expected = metrics_text(rows)
-    try:
-        return read_regular(folder / METRICS_FILE, len(expected)) == expected
-    except OSError:
-        return False
-
-
-def mostly_at_floor(parameters: Parameters, var_floor: float) -> bool:
+def mostly_at_floor(mixture: Mixture, var_floor: VarFloor) -> bool:
     """Whether most variances sit at the floor: then the floor, not the data, makes the model."""
-    at_floor = parameters.log_vars <= torch.tensor(var_floor).log() + 1e-4
+    at_floor = mixture.log_vars.exp() <= var_floor * (1 + 1e-4)
     return bool(at_floor.double().mean() > 0.5)

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.mixture.density import exact_log_joints, temper
-from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
+from gmmpipe.mixture.mixture import Mixture, temper
+from gmmpipe.mixture.model_file import (
+    FORMAT_VERSION,
+    read_model,
+    var_floor_from_content,
+    write_model,
+)
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -64,6 +69,16 @@ class GradientGMM(nn.Module):
         self.register_buffer("weights", torch.softmax(self.log_weights, 0))
         self.info = dict(info or {})
 
+    @classmethod
+    def of(cls, mixture: Mixture, info: dict[str, Any] | None = None) -> Self:
+        """The module that holds a copy of `mixture`."""
+        return cls(mixture.means, mixture.log_vars, mixture.log_weights, info)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The parameters as one value."""
+        return Mixture(self.means, self.log_vars, self.log_weights)
+
     @property
     def K(self) -> int:  # noqa: N802 (the field's name for it)
         """Number of components."""
@@ -73,6 +88,11 @@ class GradientGMM(nn.Module):
     def dim(self) -> int:
         """Feature dimension D."""
         return self.means.shape[1]
+
+    @property
+    def var_floor(self) -> float | Tensor | None:
+        """The least variance that the fit allowed: a number, or float64 [D] on the CPU."""
+        return var_floor_from_content({**self.info, "dim": self.dim})
 
     def assign(self, x: Tensor) -> Tensor:
         """The most likely component of each frame, int64 [N].
@@ -124,8 +144,7 @@ class GradientGMM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             num_frames = self._count_frames(x)
             out = torch.empty(num_frames, *shape, dtype=dtype, device=x.device)
-            parameters = (self.means, self.log_vars, self.log_weights)
-            for rows, _, joints in exact_log_joints(x, *parameters):
+            for rows, _, joints in self.mixture.log_joints(x):
                 out[rows] = result(joints)
         return out
 
@@ -166,8 +185,9 @@ class GradientGMM(nn.Module):
             values = {name: content.pop(name) for name in buffers}
             num_components, dim = content.pop("K"), content.pop("dim")
             content.pop("format_version")
-            content.pop("resume", None)  # several times the model, and of use to a fit alone
+            content.pop("resume", None)  # of use to a fit alone, and several times the model's size
             _check_values(values)
+            var_floor_from_content({**content, "dim": dim})
             model = cls(values["means"], values["log_vars"], values["log_weights"], info=content)
         except _NO_MODEL as error:
             raise CheckpointError(f"{source}: not a gmmpipe model file: {error!r}") from error

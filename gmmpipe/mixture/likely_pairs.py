@@ -1,8 +1,10 @@
-"""The pairs of a frame and a component that count: on speech, a few components of a thousand.
+"""Statistics of the likely pairs of a frame and a component alone.
 
-Posteriors e^-m of their frame's largest are left out, with m so large that all that a frame leaves
-out is below 2^-24 of it: nothing, in float32. The rest is found and summed in a fraction of the
-time that a softmax over all pairs and a GEMM with them take. Legend: `gmmpipe.mixture.density`.
+On speech, a few components of a thousand are likely for a frame. A pair is left out if its
+posterior is below e^-m of the frame's largest, with m (`margin`) so large that all pairs that a
+frame leaves out add up to less than 2^-24 of it: nothing, in float32. To find and sum the others
+takes a fraction of the time of a softmax over all pairs and a GEMM with them. Legend:
+`gmmpipe.mixture.mixture`.
 """
 
 import math
@@ -10,16 +12,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
+
+from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.statistics import StatisticsKernel
 
 GROUP_SIZE = 16
-"""Components are looked at in groups: only where a group's best counts, at each of its own."""
+"""Components in a group. The search takes each group's largest log joint first, and looks at the
+group's components only where that one counts."""
 
 _MAX_SHARE = 1 / 5
-"""Where more of the groups count than this, a GEMM over all pairs takes less time."""
+"""If more of the groups count than this share, a GEMM over all pairs takes less time."""
 
 MAX_GROUPS = 1 << 17
-"""So many groups are held at most before they are summed, some 60 MB; speech has half as many."""
+"""The most groups that are held before they are summed, some 60 MB; speech has half as many."""
 
 _MAX_TERMS = 256
 """The longest sum that is taken one term after another."""
@@ -27,7 +33,7 @@ _MAX_TERMS = 256
 
 @dataclass(frozen=True)
 class LikelyGroups:
-    """Groups of components of which at least one counts for a frame.
+    """Groups of components, each with a frame for which at least one of its components counts.
 
     Args:
         frames, groups: their numbers, int64 [G].
@@ -39,13 +45,60 @@ class LikelyGroups:
     gaps: Tensor
 
 
+class LikelyPairsKernel(StatisticsKernel):
+    """Sums the likely pairs of a block where they are few, and all pairs where they are many.
+
+    Args:
+        num_components, center, extra, block: see `StatisticsKernel`.
+        max_groups: how many groups are held at most before they are summed.
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        center: Tensor,
+        extra: int = 0,
+        block: int | None = None,
+        max_groups: int = MAX_GROUPS,
+    ) -> None:
+        super().__init__(num_components, center, extra, block)
+        self._max_groups = max_groups
+
+    def _padded(self, num_components: int) -> int:
+        return num_components + -num_components % GROUP_SIZE
+
+    def _affine_map(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        matrix, bias = super()._affine_map(mixture)
+        padding = self._joints.shape[1] - mixture.num_components
+        if padding:  # components that are never likely fill up the groups
+            matrix = pad(matrix, (0, 0, 0, padding))
+            bias = pad(bias, (0, padding), value=-math.inf)
+        return matrix, bias
+
+    def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
+        found: list[LikelyGroups] = []
+        first_frame = num_groups = 0
+        for block, joints in self._blocks(expanded, matrix, bias):
+            likely = find_likely_groups(joints, first_frame)
+            if likely:
+                found.append(likely)
+                num_groups += len(likely.groups)
+            else:
+                self._add_all_pairs(block, joints)
+            first_frame += len(block)
+            if found and (first_frame == len(expanded) or num_groups > self._max_groups):
+                add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
+                found.clear()
+                num_groups = 0
+
+
 def margin(num_components: int) -> float:
-    """How far below its frame's largest a log joint may lie and still count, nats."""
+    """How far a log joint may lie below the frame's largest and still count, nats."""
     return math.log(num_components) + 24 * math.log(2)
 
 
 def find_likely_groups(joints: Tensor, first_frame: int) -> LikelyGroups | None:
-    """The groups that count, or None where there are so many that a GEMM is the faster way.
+    """The groups that count; None if there are so many that a GEMM over all pairs is faster.
 
     Args:
         joints: log joints [n, K], contiguous; K is a multiple of `GROUP_SIZE`. Group g holds every
@@ -56,12 +109,13 @@ def find_likely_groups(joints: Tensor, first_frame: int) -> LikelyGroups | None:
     grouped = joints.view(num_frames, GROUP_SIZE, -1)
     best_of_group = grouped.amax(1)
     best = best_of_group.amax(1)
-    # Not below, rather than above: so a frame always counts, however coarse float32 is where its
-    # log joints lie, and NaN does not go unnoticed.
+    # "Not below" instead of "above", so that every frame has a group that counts, however coarse
+    # float32 is at the size of its log joints, and so that NaN counts and is noticed later.
     near = ~(best_of_group < (best - margin(num_components))[:, None])
-    frames, groups = near.nonzero().unbind(1)
-    if len(frames) > _MAX_SHARE * near.numel():
+    # Counted first: where all groups count, listing them takes as long as all else here.
+    if int(near.count_nonzero()) > _MAX_SHARE * near.numel():
         return None
+    frames, groups = near.nonzero().unbind(1)
     gaps = grouped.transpose(1, 2)[frames, groups].sub_(best[frames, None])
     return LikelyGroups(frames + first_frame, groups, gaps)
 
@@ -83,7 +137,7 @@ def add_likely_groups(
     groups = torch.cat([part.groups for part in found])
     gaps = torch.cat([part.gaps for part in found])
     place, member = (~(gaps < -margin(num_groups * GROUP_SIZE))).nonzero().unbind(1)
-    # What fills up the groups beyond K counts only where all of a frame is NaN.
+    # The components that fill up the groups count only if all log joints of a frame are NaN.
     components = (member * num_groups + groups[place]).clamp_(max=num_components - 1)
     frames = frames[place]
     likelihoods = gaps[place, member].exp_()
@@ -100,8 +154,8 @@ def _sum_by_component(
 ) -> Tensor:
     """Σ r [x - c, (x - c)²] of each component, [K, 2D], of pairs in the order of the components.
 
-    In two stages, of at most `_MAX_TERMS` pairs each at first: frames of digital silence are all
-    alike, and so would be the rounding error of each addition to one long sum.
+    The sum has two stages; the first takes at most `_MAX_TERMS` pairs at a time. Frames of digital
+    silence are all alike, and in one long sum each addition would have the same rounding error.
     """
     every = torch.arange(num_components)
     rank = torch.arange(len(components)) - torch.searchsorted(components, components)

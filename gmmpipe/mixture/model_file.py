@@ -12,8 +12,10 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.files import open_regular, write_atomic
+from gmmpipe.mixture.var_floor import parse_var_floor
 
 FORMAT_VERSION = 1
+_LARGEST_COUNT = 2**63
 _GLOBALS = {
     "collections OrderedDict",
     "torch Size",
@@ -24,12 +26,12 @@ _GLOBALS = {
         for kind in ("Bool", "Byte", "Double", "Float", "Half", "BFloat16", "Int", "Long")
     ),
 }
-"""All that a model file needs to name; others, like bytearray, may take any amount of memory."""
+"""All names that a model file needs. Others, like bytearray, could take any amount of memory."""
 
 
 def write_model(path: Path, content: dict[str, Any]) -> None:
     """Write a model file's content to `path`, whole or not at all."""
-    buffer = io.BytesIO()  # torch reports a full disk in words of its own
+    buffer = io.BytesIO()  # not the file: torch's own error for a full disk does not say so
     torch.save(content, buffer)
     write_atomic(path, buffer.getvalue())
 
@@ -59,6 +61,57 @@ def read_model(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
     return content
+
+
+def var_floor_to_content(given: float | str, var_floor: float | Tensor) -> dict[str, Any]:
+    """What a model file says of its variance floor.
+
+    ``var_floor`` is what was given, a number or per cent as text; for per cent ``var_floors``,
+    float64 [D], has the bounds that it came to.
+    """
+    if isinstance(var_floor, Tensor):
+        return {"var_floor": given, "var_floors": var_floor.cpu()}
+    return {"var_floor": given}
+
+
+def var_floor_from_content(content: dict[str, Any]) -> float | Tensor | None:
+    """The variance floor that a model file tells of, as a number or float64 [D]; None without one.
+
+    Raises:
+        ValueError: it is no floor for variances of the file's D dimensions.
+    """
+    given = content.get("var_floor")
+    if given is None:
+        return None
+    try:
+        parsed, dim = parse_var_floor(given), content["dim"]
+    except ValueError:
+        raise ValueError(f"its var_floor is {given!r:.40}") from None
+    if not isinstance(parsed, str):
+        return parsed
+    floors = check_tensor("var_floors", content.get("var_floors"), (dim,), torch.float64)
+    if not (floors > 0).all():
+        raise ValueError("its var_floors are not all above 0")
+    return floors
+
+
+def check_count(
+    name: str, value: Any, at_least: int = 0, at_most: int = _LARGEST_COUNT - 1
+) -> None:
+    """Raise ValueError unless a value of a file is an int within bounds."""
+    if type(value) is not int or not at_least <= value <= min(at_most, _LARGEST_COUNT - 1):
+        raise ValueError(f"its {name} is {value!r:.40}")
+
+
+def check_tensor(
+    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """A value of a file; ValueError unless it is a finite tensor of that shape and dtype."""
+    if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"its {name} is not a tensor of {shape} and {dtype}")
+    if not value.isfinite().all():
+        raise ValueError(f"its {name} is not finite")
+    return value
 
 
 def _check_archive(data: bytes) -> None:

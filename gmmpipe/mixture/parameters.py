@@ -5,10 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.mixture import Mixture
+
 
 @dataclass(frozen=True)
 class Parameters:
-    """Views of one flat buffer, so that an optimizer steps all of them at once.
+    """The coordinates in which a mixture is fitted: views of one buffer, stepped all at once.
+
+    A gradient and Adam's moments have the same coordinates. `mixture` is the mixture that the
+    coordinates stand for at the moment.
 
     Args:
         flat: [K (2D + 1)].
@@ -30,21 +35,16 @@ class Parameters:
         return cls(flat, means.view(shape), log_vars.view(shape), logits)
 
     @classmethod
-    def of(
-        cls,
-        means: Tensor,
-        log_vars: Tensor,
-        log_weights: Tensor,
-        dtype: torch.dtype = torch.float32,
-    ) -> "Parameters":
-        """A copy of the given parameters in a new buffer."""
-        parts = [part.to(dtype).flatten() for part in (means, log_vars, log_weights)]
-        return cls.view(torch.cat(parts), *means.shape)
+    def of(cls, mixture: Mixture, dtype: torch.dtype = torch.float32) -> "Parameters":
+        """A mixture's parameters, copied to a new buffer."""
+        parts = (mixture.means, mixture.log_vars, mixture.log_weights)
+        flat = torch.cat([part.to(dtype).flatten() for part in parts])
+        return cls.view(flat, *mixture.means.shape)
 
     @property
-    def log_weights(self) -> Tensor:
-        """ln w, [K]: the logits, normalised."""
-        return torch.log_softmax(self.logits, 0)
+    def mixture(self) -> Mixture:
+        """The mixture: means and log variances are views, the weights are normalised."""
+        return Mixture(self.means, self.log_vars, torch.log_softmax(self.logits, 0))
 
     def clone(self) -> "Parameters":
         """A copy in a buffer of its own."""

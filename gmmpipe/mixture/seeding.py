@@ -1,13 +1,15 @@
-"""Where a fit starts: k-means++, Lloyd passes, then passes of stepwise EM over one sample."""
+"""The mixture that a fit starts from: k-means++, Lloyd and stepwise EM passes over one sample."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.density import StatisticsKernel, block_frames
-from gmmpipe.mixture.optimizers import StepwiseEM
+from gmmpipe.mixture.kernels import statistics_kernel
+from gmmpipe.mixture.mixture import Mixture, block_frames
+from gmmpipe.mixture.optimizers import StepwiseEM, VarFloor, at_least
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR
 from gmmpipe.randomness import permutation, uniforms
 
 INITS = ("kmeans", "kmeans++", "random")
@@ -18,28 +20,47 @@ EM_RATES = (0.7, 0.02)
 """The weight of a step's statistics in stepwise EM, at the first step and at the last."""
 
 FRAMES_PER_COMPONENT = 32
-"""So many frames at least, for each component, does a step of EM take, and k-means++ draw from."""
+"""Frames for each component that a step of EM takes, and that k-means++ draws from, at least."""
 
 EM_STEP_FRAMES = 1_024
-"""A step of EM has no fewer, however few components there are."""
+"""Frames of a step of EM, at least, however few components there are."""
+
+
+def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
+    """The lower bound of the variances: the number given, or float64 [D] for per cent.
+
+    A dimension that is constant in the sample counts as one of variance 1, as in scikit-learn's
+    StandardScaler, for a share of 0 would be no bound. No bound is below `MIN_VAR_FLOOR`.
+
+    Args:
+        sample: [S, D], the whole seeding sample.
+        given: as `gmmpipe.mixture.var_floor.parse_var_floor` returns it.
+    """
+    if not isinstance(given, str):
+        return given
+    # A part of the dimensions at a time: all of the sample in float64 may take gigabytes.
+    parts = [part.double().var(0, correction=0) for part in torch.split(sample, 16, dim=1)]
+    constant = sample.amax(0) == sample.amin(0)
+    variances = torch.cat(parts).masked_fill_(constant, 1.0)
+    return variances.mul_(float(given.removesuffix("%")) / 100).clamp_min_(MIN_VAR_FLOOR)
 
 
 @torch.no_grad()
 def seed_mixture(
-    sample: Tensor, num_components: int, var_floor: float, seed: int, init: str = "kmeans"
+    sample: Tensor, num_components: int, var_floor: VarFloor, seed: int, init: str = "kmeans"
 ) -> Parameters:
     """Parameters from a sample of the data.
 
-    ``kmeans`` is k-means++ on a part of the sample, then Lloyd and stepwise EM passes over it all.
-    ``kmeans++`` leaves out the passes, and ``random`` takes frames at random for centres; both
-    begin with the sample's own variances and even weights.
+    ``kmeans`` is k-means++ on a part of the sample, then Lloyd and stepwise EM passes over all of
+    it. ``kmeans++`` is that without the passes, and ``random`` takes random frames as centres; both
+    give every component the sample's variances and an equal weight.
 
     The same sample, seed, device and thread count give the same bits.
 
     Args:
         sample: float32 [S, D], S >= K.
         num_components: K.
-        var_floor: lower bound of a variance.
+        var_floor: lower bound of the variances.
         seed: of the draws.
         init: one of `INITS`.
 
@@ -53,7 +74,7 @@ def seed_mixture(
         numbers = permutation(len(sample), "random centres", seed)[:num_components]
         centers = centred[torch.from_numpy(numbers).to(sample.device)]
     else:
-        # A random part: neighbouring frames are of one utterance, and would be of few.
+        # The part is random because neighbouring frames are of one utterance.
         part = permutation(len(sample), "k-means++ part", seed)
         enough = max(PLUS_PLUS_FRAMES, FRAMES_PER_COMPONENT * num_components)
         chosen = torch.from_numpy(part[:enough])
@@ -71,44 +92,43 @@ def seed_mixture(
 
 
 def _climb(
-    sample: Tensor, center: Tensor, parameters: Parameters, var_floor: float, seed: int
+    sample: Tensor, center: Tensor, parameters: Parameters, var_floor: VarFloor, seed: int
 ) -> None:
     """Passes of stepwise EM over `sample`, in place, at a rate that falls along a cosine.
 
-    Large rates at first let components move between basins that whole passes of EM stay in.
+    The rates are large at first, so that components move between basins of the likelihood; whole
+    passes of EM stay in the basin that they begin in.
     """
     num_components = len(parameters.means)
     step_frames = max(EM_STEP_FRAMES, FRAMES_PER_COMPONENT * num_components)
     steps_per_pass = max(1, len(sample) // step_frames)
-    kernel = StatisticsKernel(num_components, center)
+    kernel = statistics_kernel(num_components, center)
     optimizer = StepwiseEM(torch.zeros_like(kernel.statistics.sums), var_floor)
     last, (high, low) = EM_PASSES * steps_per_pass - 1, EM_RATES
     step = 0
     for number in range(EM_PASSES):
         shuffled = torch.from_numpy(permutation(len(sample), "seeding pass", seed, number))
         for chosen in shuffled.to(sample.device).tensor_split(steps_per_pass):
-            model = (parameters.means, parameters.log_vars, parameters.log_weights)
-            statistics = kernel(sample.index_select(0, chosen), *model)
+            statistics = kernel(sample.index_select(0, chosen), parameters.mixture)
             rate = low + (high - low) * 0.5 * (1 + math.cos(math.pi * step / max(1, last)))
             # The running statistics begin with those of the first step.
             optimizer.step(statistics, parameters, center, len(chosen), rate if step else 1.0)
             step += 1
 
 
-def _parameters(means: Tensor, variances: Tensor, weights: Tensor, var_floor: float) -> Parameters:
+def _parameters(
+    means: Tensor, variances: Tensor, weights: Tensor, var_floor: VarFloor
+) -> Parameters:
     """Parameters of these means and variances [K, D], and weights [K] that need not sum to 1."""
-    return Parameters.of(
-        means=means,
-        log_vars=variances.clamp_min(var_floor).log(),
-        log_weights=torch.log_softmax(weights.log(), 0),
-    )
+    log_vars = at_least(variances, var_floor).log()
+    return Parameters.of(Mixture(means, log_vars, torch.log_softmax(weights.log(), 0)))
 
 
 def k_means_plus_plus(frames: Tensor, num_centers: int, seed: int) -> Tensor:
-    """Centres drawn by D² sampling (Arthur and Vassilvitskii 2007), keeping running minima.
+    """Centres drawn by D² sampling (Arthur and Vassilvitskii 2007), the greedy variant.
 
-    Each is the best of 2 + ln K candidates, the one that leaves the least squared distance in all:
-    the greedy variant of the same paper's conclusions.
+    Each centre is the best of 2 + ln K candidates: the one that leaves the least sum of squared
+    distances. Each frame's distance to its nearest centre is kept as a running minimum.
 
     Args:
         frames: [S, D], centred near 0.
@@ -130,7 +150,7 @@ def k_means_plus_plus(frames: Tensor, num_centers: int, seed: int) -> Tensor:
             targets = torch.from_numpy(draws[number] * total).to(frames.device)
             found = torch.searchsorted(cumulative, targets, right=True)
             candidates = found.clamp_max_(len(frames) - 1)
-        else:  # the first; or every frame is a centre already
+        else:  # the first centre; or every frame is a centre already
             candidates = torch.tensor([int(draws[number, 0] * len(frames))], device=frames.device)
         # |x - c|² = |x|² - 2 x·c + |c|², which rounding may leave just below 0.
         distances = torch.addmm(norms, frames[candidates], frames.t(), alpha=-2.0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gmmpipe.errors import NoAnswerError, OptionError, RankError, RankGoneError, Stopped
 from gmmpipe.run.roll_call import RollCall, in_background
-from gmmpipe.run.signals import is_orphaned, stop_signals
+from gmmpipe.run.stop import is_orphaned, stop_signals
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, JOIN_TIMEOUT, MEETING_TIMEOUT
 
 _Result = TypeVar("_Result")

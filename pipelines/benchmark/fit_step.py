@@ -25,8 +25,8 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.density import block_frames, exact_log_joints
 from gmmpipe.mixture.likely_pairs import margin
+from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
@@ -71,7 +71,7 @@ def main() -> None:
     medians["autograd, N x K x D"] *= options.frames / DIFFERENCE_FRAMES
     step = medians["step"]
     print(f"{options.frames} frames, K = {shape[0]}, D = {shape[1]}, {options.threads} threads")
-    print(f"{likely_pairs(stored[:2048], parameters):.1f} likely components a frame")
+    print(f"{likely_pairs(stored[:2048], parameters.mixture):.1f} likely components a frame")
     for name, seconds in medians.items():
         print(f"{name:22} {1e3 * seconds:10.1f} ms {seconds / step:9.2f} of a step")
 
@@ -80,28 +80,28 @@ def load(data_dir: str, gmm_path: str) -> tuple[Tensor, Parameters]:
     """Shuffled frames of a store, in float16, and a mixture of them."""
     store, gmm = FeatureStore.open(data_dir), GradientGMM.load(gmm_path)
     frames = store.read_frames(0, min(STORED_FRAMES, store.num_frames)).half()
-    parameters = Parameters.of(gmm.means, gmm.log_vars, gmm.log_weights)
-    return frames[torch.randperm(len(frames))], parameters
+    return frames[torch.randperm(len(frames))], Parameters.of(gmm.mixture)
 
 
-def make_up(num_components: int, dim: int, spread: float) -> tuple[Tensor, Parameters]:
+def make_up(
+    num_components: int, dim: int, spread: float, num_frames: int = STORED_FRAMES
+) -> tuple[Tensor, Parameters]:
     """A mixture with means `spread` apart, and frames of it."""
-    parameters = Parameters.of(
+    mixture = Mixture(
         means=torch.randn(num_components, dim) * spread - 8,
         log_vars=torch.randn(num_components, dim) * spread - 1,
         log_weights=torch.full((num_components,), -math.log(num_components)),
     )
-    chosen = torch.randint(num_components, (STORED_FRAMES,))
-    noise = torch.randn(STORED_FRAMES, dim) * (0.5 * parameters.log_vars[chosen]).exp()
-    return (parameters.means[chosen] + noise).half(), parameters
+    chosen = torch.randint(num_components, (num_frames,))
+    noise = torch.randn(num_frames, dim) * (0.5 * mixture.log_vars[chosen]).exp()
+    return (mixture.means[chosen] + noise).half(), Parameters.of(mixture)
 
 
-def likely_pairs(frames: Tensor, parameters: Parameters) -> float:
+def likely_pairs(frames: Tensor, mixture: Mixture) -> float:
     """How many components of a frame are not left out, in the mean."""
-    model = (parameters.means, parameters.log_vars, parameters.log_weights)
     counts = [
         (joints > joints.amax(1, keepdim=True) - margin(joints.shape[1])).sum()
-        for _, _, joints in exact_log_joints(frames, *model)
+        for _, _, joints in mixture.log_joints(frames)
     ]
     return float(sum(counts)) / len(frames)
 
@@ -114,12 +114,11 @@ def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> C
         target_frames=len(stored),
         steps_per_update=1_000,
         frames_per_step=frames_per_step,
-        lr=1e-3,
     )
     update = schedule.update_at(0, 0)
     assert update is not None
-    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR)
-    state = FitState(parameters, adam, stored.float().mean(0))
+    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3)
+    state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     stepper = Stepper(schedule, state, world, lambda: False)
     held = HeldFrames(stored, 0, len(stored))

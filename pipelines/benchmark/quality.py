@@ -36,7 +36,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.mixture.metrics import UsageSums
+from gmmpipe.mixture.measures import UpdateSums
 from gmmpipe.randomness import permutation
 from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.lines import read_lines
@@ -264,7 +264,7 @@ def judge(model: GradientGMM, train: np.ndarray, held_out: np.ndarray) -> dict[s
     log_vars = model.log_vars.clamp_min(float(np.log(VAR_FLOOR)))
     clipped = GradientGMM(model.means, log_vars, model.log_weights)
     score = clipped.score_samples(torch.from_numpy(held_out)).double().mean()
-    usage = UsageSums.over(torch.from_numpy(train), model.means, log_vars, model.log_weights)
+    usage = UpdateSums.over(torch.from_numpy(train), clipped.mixture).usage
     return {"held_out": float(score), "dead": int((usage.counts == 0).sum())}
 
 

@@ -27,7 +27,7 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.density import StatisticsKernel
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.optimizers import Adam
 from gmmpipe.run.world import open_world
 
@@ -87,23 +87,24 @@ def work(frames_per_step: int) -> None:
     """What each rank runs: print the median seconds of a step, and of its bare work."""
     torch.manual_seed(0)  # the same frames and mixture on all ranks
     stored, parameters = make_up(1024, 80, SPREAD)
-    rules = Schedule(0, len(stored), len(stored), 1000, frames_per_step, lr=1e-3)
+    rules = Schedule(0, len(stored), len(stored), 1000, frames_per_step)
     update = rules.update_at(0, 0)
     assert update is not None
     with open_world("cpu") as world:
         start, stop = update.rank_slice(world.rank, world.size)
         held = HeldFrames(stored[start:stop].clone(), start, stop)
-        state = FitState(
-            parameters, Adam(torch.ones_like(parameters.flat), VAR_FLOOR), stored.float().mean(0)
+        adam, other_adam = (
+            Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3) for _ in range(2)
         )
+        state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
         stepper = Stepper(rules, state, world, lambda: False)
-        kernel = StatisticsKernel(len(parameters.means), state.center)
-        other, adam = parameters.clone(), Adam(torch.ones_like(parameters.flat), VAR_FLOOR)
+        kernel = statistics_kernel(len(parameters.means), state.center)
+        other = parameters.clone()
 
         def work_alone() -> None:
             frames = held.select(rules.step_frames(update, 0))
-            sums = kernel(frames, other.means, other.log_vars, other.log_weights)
-            adam.step(sums, other, state.center, frames_per_step, 1e-3)
+            sums = kernel(frames, other.mixture)
+            other_adam.step(sums, other, state.center, frames_per_step, 1e-3)
 
         # One after the other: where they took turns, a step would wait for the other rank's work.
         medians = [

@@ -28,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.cli.common import run_job
 from gmmpipe.errors import GmmpipeError
+from gmmpipe.run.metrics_file import METRICS_FILE
 from pipelines.jepa.checkpoint import load_jepa
 from pipelines.jepa.evaluation import EvaluationSample
-from pipelines.jepa.folder import METRICS_FILE, MODEL_FILE
+from pipelines.jepa.folder import MODEL_FILE
 from pipelines.jepa.measures import effective_rank, entropy, feature_std, singular_values
 from pipelines.jepa.model import JEPA, FeaturesFrontend, Sizes
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NOT_IDENTITY = (
     *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
-    *("resume", "overwrite", "device", "exchange_timeout"),
+    *("keep", "resume", "overwrite", "device", "exchange_timeout"),
 )
 """What a run may be gone on with other values of; the first two by their contents."""
 
@@ -67,6 +67,9 @@ class JEPAOptions(Options):
         high=MEETING_TIMEOUT,
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
+    keep: int | None = option(
+        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+    )
     resume: str | None = option(
         None,
         help="A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.  [default: none]",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from helpers.making import CORPUS, make_store
+from helpers.making import CORPUS, corpus_part, make_store
 from helpers.processes import ROOT, one_thread, run, torchrun
 from pipelines.fit_gmm import main as fit_gmm
 
@@ -98,9 +98,7 @@ def test_the_one_command_form_makes_features_and_fits_them(
 
 
 def test_the_one_command_form_refuses_the_features_of_other_data(tmp_path: Path) -> None:
-    manifest = tmp_path / "other.jsonl"
-    lines = (CORPUS / "manifest.jsonl").read_text().splitlines()[:4]
-    manifest.write_text("\n".join(lines) + "\n")
+    manifest = corpus_part(tmp_path / "other.jsonl", 4)
     out = tmp_path / "out"
     make_store(manifest, out / "features", base_path=CORPUS)
     places = ["--data_dir", str(CORPUS), "--output_dir", str(out)]
@@ -121,4 +119,4 @@ def test_help_and_version_need_no_heavy_import(option: str) -> None:
 
 
 def test_an_unknown_command_is_wrong_usage(invoke) -> None:
-    assert "no-such-command" in invoke("no-such-command", status=2).stderr
+    assert "No such command" in invoke("no-such-command", status=2).stderr

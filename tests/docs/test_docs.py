@@ -8,8 +8,8 @@ import sys
 import click
 import pytest
 
-from conftest import ROOT
 from gmmpipe.cli import cli
+from helpers.processes import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

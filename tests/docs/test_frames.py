@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from gmmpipe import FeatureStore
+from helpers.processes import ROOT
 
 PAGE = (ROOT / "docs" / "frames.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import CORPUS, fit_here, make_store
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.cli.from_dataclass import parameters
 from gmmpipe.errors import OptionError
@@ -18,6 +17,7 @@ from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.options import option, options_and_variants
+from helpers.making import CORPUS, fit_here, make_store
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Which frames, which learning rate, when: properties that hold for every position."""
+"""Which frames, and when: properties that hold for every position."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +18,7 @@ from gmmpipe.fitting.schedule import (
 
 def schedule(**changes: float) -> Schedule:
     values = {"seed": 3, "update_frames": 4000, "target_frames": 10_000, "steps_per_update": 50}
-    return Schedule(**{**values, "frames_per_step": 512, "lr": 1e-2, **changes})
+    return Schedule(**{**values, "frames_per_step": 512, **changes})
 
 
 def updates(rules: Schedule) -> list[Update]:
@@ -67,60 +66,37 @@ def test_a_target_that_is_reached_leaves_nothing_to_do() -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 3, 50, 2000])
-def test_the_learning_rate_falls_from_lr_to_a_hundredth_in_every_update(steps) -> None:
+def test_progress_goes_from_0_to_1_in_every_update(steps) -> None:
     rules = schedule(steps_per_update=steps, target_frames=8000)
     for update in updates(rules):
-        rates = [rules.lr_at(update, step) for step in range(update.num_steps)]
-        assert rates[0] == pytest.approx(1e-2)
-        assert rates[-1] == pytest.approx(1e-4)
-        assert rates == sorted(rates, reverse=True)
-        middle = (rates[len(rates) // 2] + rates[(len(rates) - 1) // 2]) / 2
-        assert middle == pytest.approx(0.505e-2), "a cosine is as far above its middle as below"
+        progress = [rules.progress(update, step) for step in range(update.num_steps)]
+        assert (progress[0], progress[-1]) == (0, 1)
+        assert progress == sorted(progress)
 
 
-def test_a_short_last_update_ends_at_a_hundredth_too() -> None:
+def test_a_short_last_update_has_the_end_of_a_whole_one() -> None:
     rules = schedule()
-    last = updates(rules)[-1]
-    rates = [rules.lr_at(last, step) for step in range(last.num_steps)]
-    assert rates[-1] == pytest.approx(1e-4)
-    assert rates == sorted(rates, reverse=True)
-    assert rates[0] <= 1e-2
-
-
-def test_a_single_step_has_a_rate_within_the_bounds() -> None:
-    rules = schedule(steps_per_update=1, target_frames=4000)
-    assert 1e-4 <= rules.lr_at(updates(rules)[0], 0) <= 1e-2
-
-
-def test_the_weight_of_a_step_of_em_falls_over_all_updates() -> None:
-    """As t^-power with a power between 1/2 and 1, where stepwise EM converges."""
-    rules = schedule(optimizer="em")
-    rates = [
-        rules.rate_at(update, step) for update in updates(rules) for step in range(update.num_steps)
+    first, _, last = updates(rules)
+    skipped = first.num_steps - last.num_steps
+    assert [rules.progress(last, step) for step in range(last.num_steps)] == [
+        rules.progress(first, skipped + step) for step in range(last.num_steps)
     ]
-    assert 0 < rates[-1] < rates[0] < 1
-    assert rates == sorted(rates, reverse=True)
-    assert len(set(rates)) == len(rates)
-    far = [rules.rate_at(Update(10**n, 0, 4000, 50), 0) for n in (6, 9, 12)]
-    powers = [math.log10(one / two) / 3 for one, two in pairwise(far)]
-    assert powers == pytest.approx([powers[0]] * 2, rel=1e-3)
-    assert 0.5 < powers[0] <= 1
 
 
-def test_the_weight_of_a_step_of_em_knows_no_end_and_no_ranks() -> None:
-    short, long = (schedule(optimizer="em", target_frames=n) for n in (8000, 10**9))
-    for one, two in zip(
-        updates(short), (long.update_at(0, 0), long.update_at(4000, 1)), strict=True
-    ):
-        assert [short.rate_at(one, step) for step in range(50)] == [
-            long.rate_at(two, step) for step in range(50)
-        ]
+def test_a_single_step_is_at_the_start_of_its_update() -> None:
+    rules = schedule(steps_per_update=1, target_frames=4000)
+    assert rules.progress(updates(rules)[0], 0) == 0
 
 
-def test_adams_rate_is_its_learning_rate() -> None:
+def test_steps_are_counted_over_all_updates() -> None:
     rules = schedule()
-    update = updates(rules)[1]
-    assert rules.rate_at(update, 7) == rules.lr_at(update, 7)
+    counts = [
+        rules.steps_before(update, step)
+        for update in updates(rules)
+        for step in range(update.num_steps)
+    ]
+    assert counts == list(range(125))
+    assert rules.steps_before(Update(2**40, 0, 4000, 50), 7) == 50 * 2**40 + 7
 
 
 @pytest.mark.parametrize("num_drawn", [1, 7, 3999, 4000, 4001, 100_000])

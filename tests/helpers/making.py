@@ -31,12 +31,11 @@ def alone() -> Any:
     return World(0, 1, torch.device("cpu"))
 
 
-def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Real 16 kHz speech from the demo corpus, as float64 samples, and its rate."""
-    names = sorted((CORPUS / "ru-festvox").glob("*.flac"))
-    parts = [soundfile.read(name)[0] for name in names]
-    samples = np.concatenate(parts)
-    return samples[: int(seconds * 16000)] if seconds else samples, 16000
+def corpus_part(path: Path, count: int) -> Path:
+    """The first lines of the demo corpus's manifest as `path`; the audio stays in `CORPUS`."""
+    lines = (CORPUS / "manifest.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:count]))
+    return path
 
 
 def compressed_corpus(folder: Path) -> Path:
@@ -44,6 +43,14 @@ def compressed_corpus(folder: Path) -> Path:
     path = folder / "manifest.jsonl.gz"
     path.write_bytes(gzip.compress((CORPUS / "manifest.jsonl").read_bytes(), mtime=0))
     return path
+
+
+def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Real 16 kHz speech from the demo corpus, as float64 samples, and its rate."""
+    names = sorted((CORPUS / "ru-festvox").glob("*.flac"))
+    parts = [soundfile.read(name)[0] for name in names]
+    samples = np.concatenate(parts)
+    return samples[: int(seconds * 16000)] if seconds else samples, 16000
 
 
 def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:

@@ -93,8 +93,8 @@ class Started:
         return process
 
     def output(self, number: int = 0) -> str:
-        """What the n-th process has printed."""
-        return self._path(number).read_text()
+        """What the n-th process has printed; -1 is the last one started."""
+        return self._path(number % len(self._processes)).read_text()
 
     def end(self) -> None:
         """Kill what is left of them, and what they have started."""

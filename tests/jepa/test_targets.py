@@ -9,12 +9,13 @@ import soundfile
 import torch
 from runs import SIZES, assert_same, load, rows_of
 
-from conftest import edit_document, make_store, read_speech
 from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import CheckpointError, StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
+from helpers.damage import edit_document
+from helpers.making import make_store, read_speech
 
 
 def test_targets_are_the_posteriors_of_the_frames(store: Path, gmm_path: Path) -> None:

@@ -9,33 +9,35 @@ import math
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.density import BLOCK_FRAMES, StatisticsKernel
+from gmmpipe.mixture.kernels import statistics_kernel
+from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
+from gmmpipe.mixture.statistics import StatisticsKernel
 
 ROUNDING = 2.0**-24
 """The largest relative error of one operation in float32."""
-Model = tuple[Tensor, Tensor, Tensor]
 
 
-def gaussian_log_joints(frames: Tensor, model: Model) -> Tensor:
+def gaussian_log_joints(frames: Tensor, model: Mixture) -> Tensor:
     """ln w_k N(x; mean_k, var_k) as the textbook has it, float64 [N, K]."""
-    x, means, log_vars, log_weights = (value.double() for value in (frames, *model))
-    columns = []
-    for mean, variance, log_weight in zip(means, log_vars.exp(), log_weights, strict=True):
+    x, wide, columns = frames.double(), model.double(), []
+    parts = (wide.means, wide.log_vars.exp(), wide.log_weights)
+    for mean, variance, log_weight in zip(*parts, strict=True):
         exponent = ((x - mean).square() / variance).sum(1)
         columns.append(log_weight - 0.5 * (exponent + (2 * math.pi * variance).log().sum()))
     return torch.stack(columns, 1)
 
 
-def term_sizes(centred: Tensor, model: Model, center: Tensor) -> Tensor:
+def term_sizes(centred: Tensor, model: Mixture, center: Tensor) -> Tensor:
     """Σ |term| of each log joint's affine map, which cancel in part; float64 [N, K]."""
-    means, log_vars, log_weights = (value.double() for value in model)
-    precisions, moved = torch.exp(-log_vars), (means - center.double()).abs()
-    constants = (math.log(2 * math.pi) + log_vars.abs() + precisions * moved.square()).sum(1) / 2
+    wide = model.double()
+    precisions, moved = torch.exp(-wide.log_vars), (wide.means - center.double()).abs()
+    logarithms = math.log(2 * math.pi) + wide.log_vars.abs()
+    constants = (logarithms + precisions * moved.square()).sum(1) / 2
     of_frames = centred.abs() @ (precisions * moved).t() + centred.square() @ precisions.t() / 2
-    return of_frames + log_weights.abs() + constants
+    return of_frames + wide.log_weights.abs() + constants
 
 
-def expected_and_bound(frames: Tensor, model: Model, center: Tensor) -> tuple[Tensor, Tensor]:
+def expected_and_bound(frames: Tensor, model: Mixture, center: Tensor) -> tuple[Tensor, Tensor]:
     """Σ r [x - c, (x - c)², 1] in float64, and how far float32 may be from it; [K, 2D + 1] each.
 
     A log joint is a sum of n = 2D + 1 products. Its rounding errors add up to n roundings of
@@ -46,7 +48,7 @@ def expected_and_bound(frames: Tensor, model: Model, center: Tensor) -> tuple[Te
     a block's frames and over blocks are held to the very worst, for equal frames do round alike.
     Posteriors below a rounding / K may be left out.
     """
-    num_components, dim = model[0].shape
+    num_components, dim = model.means.shape
     centred = frames.double() - center.double()
     posteriors = torch.softmax(gaussian_log_joints(frames, model), 1)
     errors = 3 * math.sqrt(2 * dim + 1) * ROUNDING * term_sizes(centred, model, center)
@@ -58,13 +60,16 @@ def expected_and_bound(frames: Tensor, model: Model, center: Tensor) -> tuple[Te
     return posteriors.t() @ summed, changes.t() @ summed.abs()
 
 
-def error_of_bound(sums: Tensor, frames: Tensor, model: Model, center: Tensor) -> float:
+def error_of_bound(sums: Tensor, frames: Tensor, model: Mixture, center: Tensor) -> float:
     """The largest error of any entry, as a multiple of what is allowed for that entry."""
     expected, bound = expected_and_bound(frames, model, center)
     # Of components that no frame is near, both are 0.
     return float(((sums.double() - expected).abs() / bound.clamp(min=1e-30)).max())
 
 
-def kernel_error(frames: Tensor, model: Model, center: Tensor) -> float:
-    sums = StatisticsKernel(len(model[0]), center)(frames, *model).sums
-    return error_of_bound(sums, frames, model, center)
+def kernel_error(
+    frames: Tensor, model: Mixture, center: Tensor, kernel: StatisticsKernel | None = None
+) -> float:
+    """The error of a kernel, or of the one that is chosen for a fit of so many components."""
+    kernel = kernel or statistics_kernel(model.num_components, center)
+    return error_of_bound(kernel(frames, model).sums, frames, model, center)

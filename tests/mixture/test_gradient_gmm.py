@@ -16,10 +16,10 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from conftest import one_thread
 from gmmpipe import GradientGMM
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.seeding import seed_mixture
+from helpers.processes import one_thread
 
 SILENCE = math.log(1e-6)
 FLOOR = math.log(0.1)
@@ -28,8 +28,7 @@ METHODS = ("assign", "soft_assign", "score_samples")
 
 @pytest.fixture(scope="module")
 def gmm(frames: Tensor) -> GradientGMM:
-    parameters = seed_mixture(frames, 32, 0.1, seed=0)
-    return GradientGMM(parameters.means, parameters.log_vars, parameters.log_weights)
+    return GradientGMM.of(seed_mixture(frames, 32, 0.1, seed=0).mixture)
 
 
 def generator() -> torch.Generator:
@@ -164,7 +163,7 @@ def test_results_do_not_depend_on_what_surrounds_the_call(surrounding, method, g
     expected = getattr(model, method)(x)
     with SURROUNDINGS[surrounding]():
         # A model made there is no other either.
-        again = GradientGMM(model.means, model.log_vars, model.log_weights)
+        again = GradientGMM.of(model.mixture)
         got, of_again = getattr(model, method)(x), getattr(again, method)(x)
     assert got.dtype == expected.dtype
     assert torch.equal(got, expected)
@@ -267,7 +266,7 @@ def test_parameters_whose_shapes_do_not_belong_together_are_refused() -> None:
 
 @pytest.fixture
 def saved(gmm: GradientGMM, tmp_path: Path) -> Path:
-    model = GradientGMM(gmm.means, gmm.log_vars, gmm.log_weights, info={"seed": 7, "frames": 2**40})
+    model = GradientGMM.of(gmm.mixture, info={"seed": 7, "frames": 2**40})
     model.save(tmp_path / "gmm.pt")
     return tmp_path / "gmm.pt"
 
@@ -299,7 +298,7 @@ def test_the_file_holds_what_the_contract_says(saved) -> None:
 
 def test_saving_leaves_no_other_file_and_a_failure_leaves_the_old_one(saved, gmm) -> None:
     before = saved.read_bytes()
-    unsaveable = GradientGMM(gmm.means, gmm.log_vars, gmm.log_weights, info={"x": lambda: None})
+    unsaveable = GradientGMM.of(gmm.mixture, info={"x": lambda: None})
     with pytest.raises((AttributeError, pickle.PicklingError)):
         unsaveable.save(saved)
     assert os.listdir(saved.parent) == ["gmm.pt"]

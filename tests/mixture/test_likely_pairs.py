@@ -5,6 +5,7 @@ as a rule; one sum of 16,384 equal terms, by 1e-4.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,37 +13,33 @@ from rounding import kernel_error
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gmmpipe.mixture.density import (
-    BLOCK_FRAMES,
-    MIN_SPARSE_COMPONENTS,
-    StatisticsKernel,
-    exact_log_joints,
-)
+from gmmpipe.mixture.kernels import MIN_LIKELY_COMPONENTS
 from gmmpipe.mixture.likely_pairs import (
     GROUP_SIZE,
+    LikelyPairsKernel,
     add_likely_groups,
     find_likely_groups,
     margin,
 )
+from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
 
 K = 300
 PADDED = 304
-assert K >= MIN_SPARSE_COMPONENTS
+assert K >= MIN_LIKELY_COMPONENTS
 assert K < PADDED, "some components are there to fill a group up"
 assert PADDED % GROUP_SIZE == 0
-Model = tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
-def model(frames: Tensor) -> Model:
+def model(frames: Tensor) -> Mixture:
     """Means at every 28th frame, each with the variances of a small cluster of speech."""
     log_vars = (frames.var(0) / 16).log()
-    return frames[::28][:K].clone(), log_vars.repeat(K, 1), torch.full((K,), -math.log(K))
+    return Mixture(frames[::28][:K].clone(), log_vars.repeat(K, 1), torch.full((K,), -math.log(K)))
 
 
-def log_joints(frames: Tensor, model: Model) -> Tensor:
+def log_joints(frames: Tensor, model: Mixture) -> Tensor:
     """Float32 [n, PADDED]."""
-    joints = [joints.float() for _, _, joints in exact_log_joints(frames, *model)]
+    joints = [joints.float() for _, _, joints in model.log_joints(frames)]
     return pad(torch.cat(joints), (0, PADDED - K), value=-math.inf)
 
 
@@ -106,7 +103,7 @@ def test_the_kernel_is_exact_to_roundings_of_log_joints(count, frames, model) ->
 
 
 def test_frames_of_which_many_components_are_likely_lose_none(frames, model) -> None:
-    flat = (model[0], model[1] + 5.0, model[2])
+    flat = replace(model, log_vars=model.log_vars + 5.0)
     assert find_likely_groups(log_joints(frames, flat), 0) is None
     assert kernel_error(frames, flat, frames.mean(0)) < 1
 
@@ -114,7 +111,7 @@ def test_frames_of_which_many_components_are_likely_lose_none(frames, model) -> 
 def test_blocks_of_either_sort_add_up(frames, model) -> None:
     """Half of the components lie on one frame: many are likely there, and few elsewhere."""
     crowd = frames.mean(0).expand(K // 2, 80)
-    mixed = (torch.cat([model[0][: K // 2], crowd]), *model[1:])
+    mixed = replace(model, means=torch.cat([model.means[: K // 2], crowd]))
     x = torch.cat([frames[:BLOCK_FRAMES], crowd.repeat(4, 1)])
     first, *others = log_joints(x, mixed).split(BLOCK_FRAMES)
     assert find_likely_groups(first, 0)
@@ -123,14 +120,16 @@ def test_blocks_of_either_sort_add_up(frames, model) -> None:
 
 
 def test_the_same_frames_give_the_same_bits(frames, model) -> None:
-    first, second = (StatisticsKernel(K, frames.mean(0))(frames, *model).flat for _ in range(2))
+    first, second = (LikelyPairsKernel(K, frames.mean(0))(frames, model).flat for _ in range(2))
     assert torch.equal(first, second)
 
 
 def test_components_without_weight_get_nothing(frames, model) -> None:
-    log_weights = model[2].clone()
+    log_weights = model.log_weights.clone()
     log_weights[::2] = -math.inf
-    counts = StatisticsKernel(K, frames.mean(0))(frames, *model[:2], log_weights).counts
+    counts = LikelyPairsKernel(K, frames.mean(0))(
+        frames, replace(model, log_weights=log_weights)
+    ).counts
     assert counts[::2].abs().max() == 0.0
     assert float(counts.sum()) == pytest.approx(len(frames), rel=1e-6)
 
@@ -140,20 +139,20 @@ def test_a_frame_counts_where_float32_has_no_digits_for_the_margin(variance: flo
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(K, 80, generator=generator)
     frames = torch.randn(600, 80, generator=generator) + 3  # some 1e9 nats from every mean
-    model = (means, torch.full((K, 80), math.log(variance)), torch.full((K,), -math.log(K)))
-    counts = StatisticsKernel(K, frames.mean(0))(frames, *model).counts
+    log_vars = torch.full((K, 80), math.log(variance))
+    model = Mixture(means, log_vars, torch.full((K,), -math.log(K)))
+    counts = LikelyPairsKernel(K, frames.mean(0))(frames, model).counts
     assert float(counts.sum()) == pytest.approx(600, rel=1e-5)
 
 
-def test_nan_does_not_go_unnoticed(frames: Tensor, model: Model) -> None:
+def test_nan_does_not_go_unnoticed(frames: Tensor, model: Mixture) -> None:
     spoilt = frames[:1000].clone()
     spoilt[500, 7] = math.nan
-    statistics = StatisticsKernel(K, frames.mean(0))(spoilt, *model)
+    statistics = LikelyPairsKernel(K, frames.mean(0))(spoilt, model)
     assert statistics.counts.isnan().any()
 
 
-def test_many_groups_are_summed_a_part_at_a_time(
-    frames: Tensor, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gmmpipe.mixture.density.MAX_GROUPS", 1000)
-    assert kernel_error(frames, model, frames.mean(0)) < 1
+def test_many_groups_are_summed_a_part_at_a_time(frames: Tensor, model: Mixture) -> None:
+    center = frames.mean(0)
+    kernel = LikelyPairsKernel(K, center, max_groups=1000)
+    assert kernel_error(frames, model, center, kernel) < 1

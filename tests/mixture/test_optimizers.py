@@ -9,13 +9,15 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from gmmpipe.mixture.density import Statistics, StatisticsKernel
 from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.optimizers import Adam, StepwiseEM, m_step, nll_gradient
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
 
 K, D = 16, 80
 FLOOR = 0.1
+LR = 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,11 @@ def parameters(sample: Tensor) -> Parameters:
     processor's, can tip its choice. Variances are those of the whole sample, so that every
     component shares some 28 frames or more, and none has band-limited speech to itself: some mel
     bins of that are constants, whose variance scikit-learn's M-step finds to be below 0. Such bins
-    and silence are in tests/mixture/test_density.py.
+    and silence are in tests/mixture/test_statistics.py.
     """
     means = torch.stack([group.mean(0) for group in sample.tensor_split(K)])
     log_vars = sample.var(0, correction=0).log().expand(K, D)
-    moved = Parameters.of(means, log_vars, torch.zeros(K))
+    moved = Parameters.of(Mixture(means, log_vars, torch.zeros(K)))
     moved.flat.add_(0.3 * torch.randn(len(moved.flat), generator=torch.Generator().manual_seed(4)))
     moved.logits.add_(5.0)
     return moved
@@ -54,8 +56,7 @@ def mean_nll(frames: Tensor, parameters: Parameters) -> float:
 
 
 def statistics_of(frames: Tensor, parameters: Parameters, center: Tensor) -> Statistics:
-    model = (parameters.means, parameters.log_vars, parameters.log_weights)
-    return StatisticsKernel(len(parameters.means), center)(frames, *model)
+    return StatisticsKernel(len(parameters.means), center)(frames, parameters.mixture)
 
 
 def autograd_gradient(frames: Tensor, parameters: Parameters) -> Parameters:
@@ -113,12 +114,12 @@ def test_em_never_lowers_the_likelihood(sample, parameters) -> None:
 
 def test_an_m_step_is_that_of_scikit_learn(sample, parameters) -> None:
     here, center = parameters.clone(), sample.mean(0)
-    model = GradientGMM(here.means, here.log_vars, here.log_weights).to_sklearn()
+    model = GradientGMM.of(here.mixture).to_sklearn()
     m_step(statistics_of(sample, here, center), here, center, var_floor=1e-6)
     model.reg_covar = 0.0
     _, log_posteriors = GaussianMixture._e_step(model, sample.double().numpy())
     model._m_step(sample.double().numpy(), log_posteriors)
-    assert np.allclose(here.log_weights.exp().numpy(), model.weights_, atol=1e-6)
+    assert np.allclose(here.mixture.log_weights.exp().numpy(), model.weights_, atol=1e-6)
     assert np.allclose(here.means.numpy(), model.means_, atol=2e-5)
     assert np.allclose(here.log_vars.exp().numpy(), model.covariances_, rtol=1e-5, atol=3e-4)
 
@@ -140,7 +141,7 @@ def test_a_component_without_responsibility_keeps_its_place(sample, parameters) 
     assert torch.equal(here.log_vars[3], before.log_vars[3])
     assert not torch.equal(here.means[2], before.means[2])
     assert torch.isfinite(here.flat).all()
-    assert here.log_weights[3] < -10
+    assert here.mixture.log_weights[3] < -10
 
 
 def gradients(count: int, size: int = 500) -> list[Tensor]:
@@ -153,7 +154,7 @@ def gradients(count: int, size: int = 500) -> list[Tensor]:
 def test_adam_is_torch_optims_adam_over_200_steps() -> None:
     start = torch.randn(500, generator=torch.Generator().manual_seed(4))
     ours, theirs = start.clone(), start.clone().requires_grad_()
-    adam = Adam(torch.ones(500), FLOOR)
+    adam = Adam(torch.ones(500), FLOOR, LR)
     reference = torch.optim.Adam([theirs], lr=1.0)
     for step, gradient in enumerate(gradients(200)):
         lr = 1e-2 * (1 + math.cos(step / 50))
@@ -167,7 +168,7 @@ def test_adam_is_torch_optims_adam_over_200_steps() -> None:
 
 def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
     one, three = torch.zeros(500), torch.zeros(500)
-    adams = Adam(torch.ones(500), FLOOR), Adam(torch.full((500,), 3.0), FLOOR)
+    adams = Adam(torch.ones(500), FLOOR, LR), Adam(torch.full((500,), 3.0), FLOOR, LR)
     for gradient in gradients(5):
         for adam, values in zip(adams, (one, three), strict=True):
             adam.descend(values, gradient, 1e-2)
@@ -176,13 +177,13 @@ def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
 
 def test_adam_goes_on_exactly_from_its_state() -> None:
     whole, parts = torch.zeros(500), torch.zeros(500)
-    adam, first = (Adam(torch.linspace(1, 2, 500), FLOOR) for _ in range(2))
+    adam, first = (Adam(torch.linspace(1, 2, 500), FLOOR, LR) for _ in range(2))
     steps = gradients(20)
     for gradient in steps:
         adam.descend(whole, gradient, 1e-2)
     for gradient in steps[:10]:
         first.descend(parts, gradient, 1e-2)
-    second = Adam.from_state(first.state_dict(), torch.device("cpu"))
+    second = Adam.from_state(first.state_dict(), LR, torch.device("cpu"))
     for gradient in steps[10:]:
         second.descend(parts, gradient, 1e-2)
     assert torch.equal(whole, parts)
@@ -190,8 +191,8 @@ def test_adam_goes_on_exactly_from_its_state() -> None:
 
 @pytest.mark.parametrize("count", [2**24, 2**31 - 1, 2**31, 2**53])
 def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
-    adam = Adam(torch.ones(3), FLOOR)
-    adam = Adam.from_state({**adam.state_dict(), "count": count}, torch.device("cpu"))
+    adam = Adam(torch.ones(3), FLOOR, LR)
+    adam = Adam.from_state({**adam.state_dict(), "count": count}, LR, torch.device("cpu"))
     values = torch.zeros(3)
     adam.descend(values, torch.ones(3), 1.0)
     assert adam.state_dict()["count"] == count + 1
@@ -205,7 +206,7 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
     statistics = statistics_of(sample, here, center)
     gradient = here.clone()
     nll_gradient(statistics, here, center, len(sample), out=gradient)
-    Adam(torch.ones_like(here.flat), FLOOR).step(statistics, here, center, len(sample), 0.1)
+    Adam(torch.ones_like(here.flat), FLOOR, LR).step(statistics, here, center, len(sample), 0.1)
     # Adam's first step is lr times the sign of the gradient.
     expected = parameters.flat - 0.1 * gradient.flat.sign()
     low = Parameters.view(expected, K, D)
@@ -214,6 +215,29 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
     assert large.double().mean() > 0.5
     torch.testing.assert_close(here.flat[large], low.flat[large], rtol=0, atol=1e-4)
     assert here.log_vars.min() >= math.log(FLOOR) - 1e-6
+
+
+@pytest.mark.parametrize("steps", [2, 3, 50, 2000])
+def test_adams_rate_falls_from_lr_to_a_hundredth_over_an_update(steps) -> None:
+    adam = Adam(torch.ones(3), FLOOR, LR)
+    rates = [adam.rate_at(7, step / (steps - 1)) for step in range(steps)]
+    assert rates[0] == pytest.approx(1e-2)
+    assert rates[-1] == pytest.approx(1e-4)
+    assert rates == sorted(rates, reverse=True)
+    middle = (rates[len(rates) // 2] + rates[(len(rates) - 1) // 2]) / 2
+    assert middle == pytest.approx(0.505e-2), "a cosine is as far above its middle as below"
+
+
+def test_the_weight_of_a_step_of_em_falls_over_all_updates() -> None:
+    """As t^-power with a power between 1/2 and 1, where stepwise EM converges."""
+    em = StepwiseEM(torch.zeros(K, 161), FLOOR)
+    rates = [em.rate_at(step, step % 50 / 49) for step in range(500)]
+    assert 0 < rates[-1] < rates[0] < 1
+    assert rates == sorted(set(rates), reverse=True)
+    far = [em.rate_at(50 * 10**n, 0.0) for n in (6, 9, 12)]
+    powers = [math.log10(one / two) / 3 for one, two in pairwise(far)]
+    assert powers == pytest.approx([powers[0]] * 2, rel=1e-3)
+    assert 0.5 < powers[0] <= 1
 
 
 def stepwise(frames: Tensor, parameters: Parameters, center: Tensor) -> StepwiseEM:
@@ -264,7 +288,7 @@ def test_stepwise_em_goes_on_exactly_from_its_state(sample, parameters) -> None:
     for number, part in enumerate(sample[:2000].split(200)):
         em.step(statistics_of(part, whole, center), whole, center, len(part), 0.1)
         if number == 5:
-            first = StepwiseEM.from_state(first.state_dict(), torch.device("cpu"))
+            first = StepwiseEM.from_state(first.state_dict(), LR, torch.device("cpu"))
         first.step(statistics_of(part, parts, center), parts, center, len(part), 0.1)
     assert torch.equal(whole.flat, parts.flat)
 
@@ -287,8 +311,8 @@ def test_a_component_that_loses_all_its_frames_keeps_its_place_in_stepwise_em(
     assert torch.isfinite(here.flat).all()
     torch.testing.assert_close(here.means[3], place)
     torch.testing.assert_close(here.log_vars[3], spread)
-    assert here.log_weights[3] < -10
-    assert here.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
+    assert here.mixture.log_weights[3] < -10
+    assert here.mixture.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_stepwise_em_is_exact_close_to_the_floor(sample) -> None:
@@ -297,17 +321,12 @@ def test_stepwise_em_is_exact_close_to_the_floor(sample) -> None:
     groups = [sample[n * 50] + 0.03 * torch.randn(300, D, generator=generator) for n in (1, 9, 20)]
     frames, center = torch.cat(groups), sample.mean(0)
     floor = math.log(1e-4)
-    here = Parameters.of(
-        torch.stack([group.mean(0) for group in groups]), torch.full((3, D), -7.0), torch.zeros(3)
-    )
-    em = StepwiseEM(StatisticsKernel(3, center)(frames, *model_of(here)).sums, math.exp(floor))
+    means = torch.stack([group.mean(0) for group in groups])
+    here = Parameters.of(Mixture(means, torch.full((3, D), -7.0), torch.zeros(3)))
+    em = StepwiseEM(StatisticsKernel(3, center)(frames, here.mixture).sums, math.exp(floor))
     for _ in range(300):
-        statistics = StatisticsKernel(3, center)(frames, *model_of(here))
+        statistics = StatisticsKernel(3, center)(frames, here.mixture)
         em.step(statistics, here, center, len(frames), 0.05)
     expected = torch.stack([group.double().var(0, correction=0) for group in groups])
     assert (here.log_vars.exp() / expected - 1).abs().max() < 0.1
     assert here.log_vars.min() >= floor
-
-
-def model_of(parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-    return parameters.means, parameters.log_vars, parameters.log_weights

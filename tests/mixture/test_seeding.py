@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.metrics import UsageSums
-from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.measures import UpdateSums
 from gmmpipe.mixture.seeding import k_means_plus_plus, lloyd_pass, seed_mixture
 
 SILENCE = math.log(1e-6)
@@ -93,10 +92,6 @@ def test_a_lloyd_pass_moves_empty_clusters_to_the_worst_served_frames(centred) -
     assert (lloyd_pass(centred, means)[2] > 0).all()
 
 
-def model_of(parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-    return parameters.means, parameters.log_vars, parameters.log_weights
-
-
 def test_the_same_seed_gives_the_same_bits(frames) -> None:
     first, second = (seed_mixture(frames.clone(), 32, 0.1, seed=5) for _ in range(2))
     assert torch.equal(first.flat, second.flat)
@@ -113,7 +108,7 @@ def test_without_passes_the_means_are_frames_and_all_else_is_even(init, frames) 
     torch.testing.assert_close(
         seeded.log_vars.exp().double(), spread.expand(32, 80), rtol=1e-4, atol=0
     )
-    torch.testing.assert_close(seeded.log_weights.exp(), torch.full((32,), 1 / 32))
+    torch.testing.assert_close(seeded.mixture.log_weights.exp(), torch.full((32,), 1 / 32))
     again, other = (seed_mixture(frames, 32, 0.1, seed=seed, init=init) for seed in (5, 6))
     assert torch.equal(seeded.flat, again.flat)
     assert not torch.equal(seeded.flat, other.flat)
@@ -129,9 +124,9 @@ def test_each_way_to_start_serves_frames_better_than_the_next(centred) -> None:
 
 def test_no_seeded_component_is_dead_on_speech(frames) -> None:
     seeded = seed_mixture(frames, 64, 0.1, seed=0)
-    counts = UsageSums.over(frames, *model_of(seeded)).counts
+    counts = UpdateSums.over(frames, seeded.mixture).usage.counts
     assert counts.min() >= 1
-    assert seeded.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
+    assert seeded.mixture.log_weights.exp().sum() == pytest.approx(1.0, abs=1e-5)
     assert seeded.log_vars.min() >= math.log(0.1) - 1e-6
 
 
@@ -142,10 +137,10 @@ def test_fewer_distinct_frames_than_components_still_give_a_proper_density(
     few = torch.cat([torch.full((1, 80), SILENCE), frames[:2]])[:distinct].repeat(300, 1)
     seeded = seed_mixture(few, 8, 0.1, seed=0)
     assert torch.isfinite(seeded.flat).all()
-    sums = UsageSums.over(few, *model_of(seeded))
+    measures = UpdateSums.over(few, seeded.mixture).measures()
     # All of it sits at the floor: ln N(0; 0, 0.1) per dimension, less ln of the weight it shares.
     best = 40 * math.log(2 * math.pi * 0.1)
-    assert float(sums.totals[1]) / len(few) == pytest.approx(best + math.log(distinct), abs=0.05)
+    assert measures["nll"] == pytest.approx(best + math.log(distinct), abs=0.05)
 
 
 def test_as_many_components_as_frames_is_allowed(frames) -> None:

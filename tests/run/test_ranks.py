@@ -26,6 +26,7 @@ SIZES = {
     "n_sgd_steps": 60,
     "K": 24,
     "save_every": 4001,
+    "var_floor": "5%",
 }
 FORMS = {2: ("-m", "gmmpipe"), 4: ("--no-python", str(Path(sys.executable).with_name("gmmpipe")))}
 
@@ -50,6 +51,7 @@ def test_any_number_of_ranks_gives_the_same_model(size, fits) -> None:
     assert (one["log_vars"] - many["log_vars"])[heavy].abs().max() < 1e-2
     assert (one["weights"] - many["weights"]).abs().max() < 1e-3
     assert one["frames"] == many["frames"] == 10_001
+    torch.testing.assert_close(one["var_floors"], many["var_floors"], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from google_crc32c import value as crc32c
 
-from conftest import CORPUS, edit_document, make_store
 from gmmpipe import FeatureConfig
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import read_document
 from gmmpipe.store.shard_kinds import shard_file
+from helpers.damage import edit_document
+from helpers.making import CORPUS, make_store
 
 EARLIER = Path(__file__).parent / "earlier"
 """Stores made by a version that wrote no checksums of documents; see its README."""

@@ -15,11 +15,14 @@ import zarr
 from click.testing import CliRunner
 from external import LAYER, utterances, write
 
-from conftest import CORPUS, edit_document, file_bytes, killed_after, make_store
 from gmmpipe import FeatureStore, FeatureStoreWriter
 from gmmpipe.cli import cli
 from gmmpipe.errors import ClaimError, OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
+from helpers.damage import edit_document
+from helpers.making import CORPUS, make_store
+from helpers.processes import killed_after
+from helpers.results import file_bytes
 
 
 def added(dim: int = 3) -> dict[str, np.ndarray]:

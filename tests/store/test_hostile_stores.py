@@ -17,7 +17,6 @@ import pytest
 import torch
 from sealing import EARLIER, edit_sidecar, make_tiny, seal, shard_path
 
-from conftest import edit_document, run_gmmpipe
 from gmmpipe import FeatureStore, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
@@ -27,6 +26,8 @@ from gmmpipe.store.documents import read_document
 from gmmpipe.store.shard import forget_sidecars
 from gmmpipe.store.tar_writer import _tar_header
 from gmmpipe.store.verify import verify
+from helpers.damage import edit_document
+from helpers.processes import run_gmmpipe
 
 Change = Callable[[dict[str, Any]], object]
 HUGE = 10**18

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.run.world import World
+from helpers.making import CORPUS, make_store
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.worker import make_shard
-from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE, finish_swap
-from helpers.making import CORPUS, make_store, save_plan
+from helpers.damage import flip
+from helpers.making import CORPUS, alone, corpus_part, make_store, save_plan
 from helpers.processes import killed_after
 from helpers.results import file_bytes
 
@@ -33,9 +32,7 @@ STRANGERS = {"shard-1.flac": b"audio", "shard-000123.tar": b"?", "plan.json": b"
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of six files of the demo corpus."""
-    path = tmp_path_factory.mktemp("few") / "m.jsonl"
-    path.write_text("\n".join((CORPUS / "manifest.jsonl").read_text().splitlines()[:6]) + "\n")
-    return path
+    return corpus_part(tmp_path_factory.mktemp("few") / "m.jsonl", 6)
 
 
 def add_strangers(folder: Path) -> None:
@@ -92,7 +89,7 @@ def test_a_kill_after_any_file_operation_loses_no_labels(
     store: Path, fitted: Path, tmp_path: Path
 ) -> None:
     def job(folder: Path, **options: Any) -> None:
-        world = World(0, 1, torch.device("cpu"))
+        world = alone()
         label(LabelOptions(store=store, gmm_path=fitted, output_dir=folder, **options), world)
 
     start, out = tmp_path / "start", tmp_path / "out"
@@ -142,12 +139,6 @@ def test_the_old_store_stays_where_the_new_one_is_refused(
         assert file_bytes(out) == file_bytes(fresh)
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def name_another(path: Path) -> None:
     values = read_document(path)
     values["shards"][0]["name"] = "../precious"
@@ -193,7 +184,7 @@ def test_an_unfinished_store_is_replaced_with_its_half_shards(few: Path, tmp_pat
 def test_labels_are_not_replaced_by_features(
     store: Path, fitted: Path, few: Path, tmp_path: Path
 ) -> None:
-    world = World(0, 1, torch.device("cpu"))
+    world = alone()
     label(LabelOptions(store=store, gmm_path=fitted, output_dir=tmp_path / "out"), world)
     before = file_bytes(tmp_path / "out")
     options = FeaturizeOptions(str(few), tmp_path / "out", base_path=CORPUS, overwrite=True)

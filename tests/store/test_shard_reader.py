@@ -12,10 +12,11 @@ import soundfile
 import torch
 import webdataset as wds
 
-from conftest import edit_document, make_store, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.store.shard_reader import ShardReader
+from helpers.damage import edit_document
+from helpers.making import make_store, read_speech
 
 
 def readers_of(path: Path) -> list[ShardReader]:

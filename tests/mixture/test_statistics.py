@@ -6,6 +6,7 @@ frames and mixture at hand (`rounding`), not to a number that some mixtures happ
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,26 +14,31 @@ import torch
 from rounding import error_of_bound, expected_and_bound, gaussian_log_joints, kernel_error
 from torch import Tensor
 
-from gmmpipe.mixture import density
-from gmmpipe.mixture.density import BLOCK_FRAMES, StatisticsKernel, exact_log_joints
+from gmmpipe.mixture import statistics
 from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.kernels import KERNELS, statistics_kernel
+from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
+from gmmpipe.mixture.statistics import StatisticsKernel
 
 K, D = 24, 80
 FLOOR = 0.1
 SILENCE = math.log(1e-6)
-Model = tuple[Tensor, Tensor, Tensor]
 
 
-def make_model(frames: Tensor, seed: int, spread: str) -> Model:
+def make_model(frames: Tensor, seed: int, spread: str) -> Mixture:
     """Means at random frames; variances of all speech, of a small cluster of it, or the floor."""
     numbers = torch.randperm(len(frames), generator=torch.Generator().manual_seed(seed))[:K]
     variances = frames.var(0).expand(K, D) * {"wide": 1.0, "narrow": 1 / 16, "floor": 0.0}[spread]
     log_weights = torch.log_softmax(torch.linspace(-1, 1, K), 0)
-    return frames[numbers].clone(), variances.clamp(min=FLOOR).log(), log_weights
+    return Mixture(frames[numbers].clone(), variances.clamp(min=FLOOR).log(), log_weights)
+
+
+def moved(model: Mixture, offset: float) -> Mixture:
+    return replace(model, means=model.means + offset)
 
 
 @pytest.fixture(scope="module")
-def model(frames: Tensor) -> Model:
+def model(frames: Tensor) -> Mixture:
     return make_model(frames, 0, "narrow")
 
 
@@ -46,8 +52,8 @@ def spread(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def at_floor(model: Model) -> Model:
-    return model[0], torch.full_like(model[1], math.log(FLOOR)), model[2]
+def at_floor(model: Mixture) -> Mixture:
+    return replace(model, log_vars=torch.full_like(model.log_vars, math.log(FLOOR)))
 
 
 def silence(count: int) -> Tensor:
@@ -60,31 +66,55 @@ def test_statistics_of_speech_are_exact_to_float32(seed, spread, frames) -> None
 
 
 def test_statistics_of_frames_far_from_zero_are_as_exact(seed, spread, frames) -> None:
-    means, *others = make_model(frames, seed, spread)
-    far = frames + 100
-    assert kernel_error(far, (means + 100, *others), far.mean(0)) < 1
+    made, far = make_model(frames, seed, spread), frames + 100
+    assert kernel_error(far, moved(made, 100), far.mean(0)) < 1
 
 
 def test_products_of_ten_bits_would_be_noticed(seed, spread, frames, monkeypatch) -> None:
     """As TF32 has them, the coarsest that a GPU calls float32: 13 bits of 23 are cut off."""
     made, center = make_model(frames, seed, spread), frames.mean(0)
-    expand = density.expand
+    expand = statistics.expand
 
     def coarse(*arguments: Tensor) -> Tensor:
         expanded = expand(*arguments)
         expanded.view(torch.int32).bitwise_and_(-(1 << 13))
         return expanded
 
-    monkeypatch.setattr(density, "expand", coarse)
+    monkeypatch.setattr(statistics, "expand", coarse)
     assert kernel_error(frames, made, center) > 1
 
 
 def test_frames_that_are_not_centred_would_be_noticed(seed, spread, frames) -> None:
-    means, *others = make_model(frames, seed, spread)
-    far, moved = frames + 300, (means + 300, *others)
-    expected, bound = expected_and_bound(far, moved, far.mean(0))
-    counts = StatisticsKernel(K, torch.zeros(D))(far, *moved).counts
+    far, model = frames + 300, moved(make_model(frames, seed, spread), 300)
+    expected, bound = expected_and_bound(far, model, far.mean(0))
+    counts = StatisticsKernel(K, torch.zeros(D))(far, model).counts
     assert ((counts.double() - expected[:, -1]).abs() / bound[:, -1]).max() > 1
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("dim", [1, 39, 80, 768, 2048])
+def test_statistics_are_exact_for_any_number_of_dimensions(dim, kind) -> None:
+    """Frames of a made-up mixture, at scales from 0.1 to 30; but at D = 1 few pairs are likely."""
+    draw = torch.Generator().manual_seed(dim)
+    num_components, scales = 96, torch.logspace(-1, 1.5, dim)
+    means = scales * torch.randn(num_components, dim, generator=draw) * 8 / math.sqrt(dim)
+    log_vars = 2 * scales.log() + 0.1 * torch.randn(num_components, dim, generator=draw)
+    made = Mixture(means, log_vars, torch.full((num_components,), -math.log(num_components)))
+    chosen = torch.randint(num_components, (520,), generator=draw)
+    noise = torch.randn(520, dim, generator=draw) * (0.5 * log_vars[chosen]).exp()
+    x = means[chosen] + noise
+    kernel = statistics_kernel(num_components, x.mean(0), kind=kind)
+    assert kernel_error(x, made, x.mean(0), kernel) < 1
+    expected = gaussian_log_joints(x, made)
+    assert torch.allclose(all_joints(x, made), expected, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_components", "kind"),
+    [("cpu", 255, "all_pairs"), ("cpu", 256, "likely_pairs"), ("meta", 1024, "all_pairs")],
+)
+def test_likely_pairs_are_for_many_components_on_a_cpu(device, num_components, kind) -> None:
+    assert type(statistics_kernel(num_components, torch.zeros(3, device=device))) is KERNELS[kind]
 
 
 @pytest.mark.parametrize("count", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1])
@@ -96,16 +126,16 @@ def test_statistics_of_float16_frames_are_those_of_the_same_values_in_float32(
     frames, model
 ) -> None:
     kernel = StatisticsKernel(K, frames.mean(0))
-    half = kernel(frames.half(), *model).flat.clone()
-    assert torch.equal(half, kernel(frames, *model).flat)
+    half = kernel(frames.half(), model).flat.clone()
+    assert torch.equal(half, kernel(frames, model).flat)
 
 
 def test_statistics_of_digital_silence_beside_speech(seed, spread, frames) -> None:
     """Silence alone has no variance, so the component that sits on it is at the floor."""
     mixed = torch.cat([frames, silence(3000)])
-    means, log_vars, log_weights = make_model(frames, seed, spread)
-    means[0], log_vars[0] = SILENCE, math.log(FLOOR)
-    assert kernel_error(mixed, (means, log_vars, log_weights), mixed.mean(0)) < 1
+    model = make_model(frames, seed, spread)
+    model.means[0], model.log_vars[0] = SILENCE, math.log(FLOOR)
+    assert kernel_error(mixed, model, mixed.mean(0)) < 1
 
 
 @pytest.mark.parametrize("centre_on", ["silence", "speech"])
@@ -116,13 +146,13 @@ def test_statistics_of_near_identical_components_on_digital_silence(
     generator = torch.Generator().manual_seed(seed)
     near = silence(K) + 0.05 * torch.randn(K, D, generator=generator)
     center = {"silence": silence(1)[0], "speech": frames.mean(0)}[centre_on]
-    assert kernel_error(silence(3000), (near, *at_floor(model)[1:]), center) < 1
+    assert kernel_error(silence(3000), replace(at_floor(model), means=near), center) < 1
 
 
 def test_no_frames_give_no_statistics_even_after_others(frames, model) -> None:
     kernel = StatisticsKernel(K, frames.mean(0), extra=2)
-    kernel(frames, *model).extra.fill_(7.0)
-    empty = kernel(frames[:0], *model)
+    kernel(frames, model).extra.fill_(7.0)
+    empty = kernel(frames[:0], model)
     assert torch.equal(empty.flat, torch.zeros(K * 161 + 2))
 
 
@@ -132,15 +162,15 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole(size, frames, model) -
     kernel = StatisticsKernel(K, frames.mean(0))
     parts = torch.zeros(K, 2 * D + 1)
     for part in torch.tensor_split(frames, size):
-        parts += kernel(part, *model).sums
+        parts += kernel(part, model).sums
     assert error_of_bound(parts, frames, model, frames.mean(0)) < 1
-    parts += kernel(frames[:1], *model).sums
+    parts += kernel(frames[:1], model).sums
     assert error_of_bound(parts, frames, model, frames.mean(0)) > 10
 
 
-def all_joints(frames: Tensor, model: Model) -> Tensor:
-    blocks = [(rows, joints.clone()) for rows, _, joints in exact_log_joints(frames, *model)]
-    out = torch.full((len(frames), len(model[0])), torch.nan, dtype=torch.float64)
+def all_joints(frames: Tensor, model: Mixture) -> Tensor:
+    blocks = [(rows, joints.clone()) for rows, _, joints in model.log_joints(frames)]
+    out = torch.full((len(frames), model.num_components), torch.nan, dtype=torch.float64)
     for rows, joints in blocks:
         out[rows] = joints
     return out
@@ -150,12 +180,12 @@ def all_joints(frames: Tensor, model: Model) -> Tensor:
 @pytest.mark.parametrize("data", ["speech", "silence"])
 def test_exact_log_joints_are_the_formula_to_nine_digits(data, offset, frames, model) -> None:
     x = {"speech": frames, "silence": silence(2100)}[data] + offset
-    moved = (model[0] + offset, *at_floor(model)[1:])
-    expected = gaussian_log_joints(x, moved)
-    assert torch.allclose(all_joints(x, moved), expected, rtol=1e-11, atol=1e-9)
+    shifted = moved(at_floor(model), offset)
+    expected = gaussian_log_joints(x, shifted)
+    assert torch.allclose(all_joints(x, shifted), expected, rtol=1e-11, atol=1e-9)
 
 
 def test_exact_log_joints_are_those_of_scikit_learn(frames, model) -> None:
-    reference = GradientGMM(*model).to_sklearn()
+    reference = GradientGMM.of(model).to_sklearn()
     theirs = reference._estimate_weighted_log_prob(frames.double().numpy())
     assert np.abs(all_joints(frames, model).numpy() - theirs).max() < 1e-4  # float32 log weights

@@ -1,0 +1,34 @@
+"""Which kernel sums the statistics: chosen by the device and the number of components."""
+
+from torch import Tensor
+
+from gmmpipe.mixture.likely_pairs import LikelyPairsKernel
+from gmmpipe.mixture.statistics import StatisticsKernel
+
+MIN_LIKELY_COMPONENTS = 256
+"""From so many components on the likely pairs pay: fewer are summed as fast as searched."""
+
+KERNELS: dict[str, type[StatisticsKernel]] = {
+    "all_pairs": StatisticsKernel,
+    "likely_pairs": LikelyPairsKernel,
+}
+
+
+def statistics_kernel(
+    num_components: int, center: Tensor, extra: int = 0, kind: str | None = None
+) -> StatisticsKernel:
+    """The fastest kernel for a device and a number of components; all give the same statistics.
+
+    On a GPU the search for likely pairs would wait for the device, and the product over all pairs
+    takes no time to speak of.
+
+    Args:
+        num_components: K.
+        center: [D], near the data's mean; fixes the device.
+        extra: numbers that travel with the statistics.
+        kind: one of `KERNELS`, instead of the fastest.
+    """
+    if kind is None:
+        likely = center.device.type == "cpu" and num_components >= MIN_LIKELY_COMPONENTS
+        kind = "likely_pairs" if likely else "all_pairs"
+    return KERNELS[kind](num_components, center, extra)

@@ -1,0 +1,192 @@
+"""How well a mixture describes frames, and how its components are used.
+
+All in float64: these numbers are compared with those of other programs, so they must not depend on
+the kernel that a fit takes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gmmpipe.mixture.mixture import Mixture, expand
+from gmmpipe.mixture.statistics import Statistics
+
+_NUM_TOTALS = 5
+
+
+@dataclass(frozen=True)
+class UsageSums:
+    """Sums over frames, float64, which add up over ranks: views of one buffer.
+
+    Args:
+        counts: frames whose most likely component is k, [K].
+        totals: frames, Σ ln p(x), Σ (ln p(x))², Σ H(p(k|x)) and Σ max_k p(k|x), [5].
+    """
+
+    counts: Tensor
+    totals: Tensor
+
+    @staticmethod
+    def size(num_components: int) -> int:
+        """Numbers in the buffer."""
+        return num_components + _NUM_TOTALS
+
+    @classmethod
+    def view(cls, flat: Tensor) -> "UsageSums":
+        """The sums in `flat`, [K + 5], which they share."""
+        return cls(*torch.split(flat, [len(flat) - _NUM_TOTALS, _NUM_TOTALS]))
+
+    def add(self, joints: Tensor) -> Tensor:
+        """Add frames, given their log joints [n, K]; returns their posteriors [n, K]."""
+        labels = joints.argmax(1)
+        posteriors = torch.softmax(joints, 1)
+        # ln p(x) = ln p(k, x) - ln p(k|x) for any k, without a second pass of exponentials.
+        best = labels[:, None]
+        scores = (joints.gather(1, best) - posteriors.gather(1, best).log())[:, 0]
+        # A weight of 0 gives -inf, and 0 times that would be NaN.
+        entropies = scores - (posteriors * joints.clamp_min(-1e300)).sum(1)
+        self.counts.add_(torch.bincount(labels, minlength=len(self.counts)))
+        self.totals[0] += len(joints)
+        parts = (scores, scores.square(), entropies.clamp_min_(0.0), posteriors.amax(1))
+        self.totals[1:] += torch.stack([part.sum() for part in parts])
+        return posteriors
+
+    def measures(self) -> dict[str, float]:
+        """alive, nll and posterior_entropy.
+
+        alive: components that are some frame's most likely one. nll and entropy are in nats a
+        frame, means over at least one frame.
+        """
+        frames, score, _, entropy, _ = self.totals.tolist()
+        return {
+            "alive": int((self.counts > 0).sum()),
+            "nll": -score / frames,
+            "posterior_entropy": entropy / frames,
+        }
+
+    @property
+    def alive_counts(self) -> Tensor:
+        """The frame counts of the components that are alive."""
+        return self.counts[self.counts > 0]
+
+
+@dataclass(frozen=True)
+class UpdateSums:
+    """What an update's metrics are made of; sums over frames, float64, which add up over ranks.
+
+    Args:
+        flat: the buffer that the others are views of, [K + 6].
+        usage: see `UsageSums`.
+        distance: Σ_n Σ_k p(k|x)·|x - mean_k|², [1].
+    """
+
+    flat: Tensor
+    usage: UsageSums
+    distance: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def over(cls, frames: Tensor, mixture: Mixture) -> "UpdateSums":
+        """The sums over `frames` [N, D]; N may be 0."""
+        size = UsageSums.size(mixture.num_components)
+        flat = torch.zeros(size + 1, dtype=torch.float64, device=frames.device)
+        usage, distance = torch.split(flat, [size, 1])
+        sums = cls(flat, UsageSums.view(usage), distance)
+        means = mixture.means.double()
+        square_norms = means.square().sum(1)
+        for _, block, joints in mixture.log_joints(frames):
+            posteriors = sums.usage.add(joints)
+            # |x - mean|² weighted by posteriors that sum to 1.
+            weighted = posteriors @ means
+            squares = block.square().sum() - 2 * (block * weighted).sum()
+            distance += squares + (posteriors @ square_norms).sum()
+        return sums
+
+    def measures(self) -> dict[str, float]:
+        """alive, nll, posterior_entropy, balance_cv and intra_cluster_dist.
+
+        balance_cv: unbiased standard deviation over mean of the frame counts of the components
+        that are alive. See `UsageSums.measures` for the first three.
+        """
+        alive = self.usage.alive_counts
+        spread = float(alive.std()) if len(alive) > 1 else 0.0
+        return {
+            **self.usage.measures(),
+            "balance_cv": spread / float(alive.mean()),
+            "intra_cluster_dist": float(self.distance) / float(self.usage.totals[0]),
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationSums:
+    """What an evaluation is made of; sums over frames, float64, which add up over ranks.
+
+    Args:
+        statistics: of the frames, centred by 0; all the sums are views of its flat buffer.
+        usage: see `UsageSums`.
+    """
+
+    statistics: Statistics
+    usage: UsageSums
+
+    @classmethod
+    def zeros(cls, num_components: int, dim: int, device: torch.device) -> "EvaluationSums":
+        """Sums over no frames."""
+        extra = UsageSums.size(num_components)
+        statistics = Statistics.zeros(num_components, dim, device, extra, torch.float64)
+        return cls(statistics, UsageSums.view(statistics.extra))
+
+    @torch.no_grad()
+    def add(self, frames: Tensor, mixture: Mixture) -> None:
+        """Add `frames` [N, D] under a mixture, in memory that does not grow with N."""
+        origin = torch.zeros(mixture.dim, dtype=torch.float64, device=frames.device)
+        for _, block, joints in mixture.log_joints(frames):
+            expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
+            self.statistics.add(self.usage.add(joints), expanded)
+
+    def measures(self) -> dict[str, float]:
+        """alive, nll, posterior_entropy, nll_stderr, usage_perplexity and max_posterior.
+
+        nll_stderr: the standard error of the nll, which takes the frames for independent.
+        usage_perplexity: exp H of the shares of frames that the components are the most likely
+        ones of, between 1 and alive. max_posterior: mean of the largest posterior. See
+        `UsageSums.measures` for the first three.
+        """
+        frames, score, squares, _, largest = self.usage.totals.tolist()
+        variance = max(0.0, squares - score * score / frames) / max(1.0, frames - 1)
+        shares = self.usage.alive_counts / frames
+        return {
+            **self.usage.measures(),
+            "nll_stderr": math.sqrt(variance / frames),
+            "usage_perplexity": math.exp(-float((shares * shares.log()).sum())),
+            "max_posterior": largest / frames,
+        }
+
+
+def shape_measures(mixture: Mixture) -> dict[str, float]:
+    """weight_entropy, avg/min/max_var and inter_cluster_dist, from the parameters alone.
+
+    weight_entropy: H(weights) / ln K (1 for K = 1: as even as one weight can be).
+    inter_cluster_dist: mean Euclidean distance of pairs of means (0 for K = 1).
+    """
+    num_components, wide = mixture.num_components, mixture.double()
+    log_weights, variances = wide.log_weights, wide.log_vars.exp()
+    entropy = -float((log_weights.exp() * log_weights).sum())
+    single = num_components == 1
+    return {
+        "weight_entropy": 1.0 if single else entropy / math.log(num_components),
+        "avg_var": float(variances.mean()),
+        "min_var": float(variances.min()),
+        "max_var": float(variances.max()),
+        "inter_cluster_dist": 0.0 if single else _mean_distance(wide.means),
+    }
+
+
+def _mean_distance(points: Tensor) -> float:
+    """Mean Euclidean distance of pairs of rows, without holding all pairs at once."""
+    total = 0.0
+    for start in range(0, len(points), 1024):
+        total += float(torch.cdist(points[start : start + 1024], points).sum())
+    return total / (len(points) * (len(points) - 1))
