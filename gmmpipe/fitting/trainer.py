@@ -171,15 +171,8 @@ class Trainer:
         self._stop_if_asked()
         self._check_mixture(state)
         avg_loss, mixture = state.loss_sum / state.loss_count, state.parameters.mixture
-        row = measure_update(
-            update,
-            held,
-            state.parameters.mixture,
-            state.at_start,
-            avg_loss,
-            self.schedule,
-            self.world,
-        )
+        before = state.at_start.mixture
+        row = measure_update(update, held, mixture, before, avg_loss, self.schedule, self.world)
         if self.held_out:
             self._stop_if_asked()
             row[EVAL_COLUMN] = self.held_out.nll(mixture, self.world)

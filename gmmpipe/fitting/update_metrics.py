@@ -8,7 +8,6 @@ from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.optimizers import VarFloor
-from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
 METRICS_FILE = "metrics.tsv"
@@ -37,7 +36,7 @@ def measure_update(
     update: Update,
     held: HeldFrames,
     mixture: Mixture,
-    before: Parameters,
+    before: Mixture,
     avg_loss: float,
     schedule: Schedule,
     world: World,

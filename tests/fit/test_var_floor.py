@@ -84,6 +84,16 @@ def test_per_cent_is_of_each_dimensions_own_variance() -> None:
     assert floor[3] == 0.025, "a constant counts as of variance 1"
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-3, -13.8, 1e4])
+def test_what_rounding_alone_makes_vary_is_a_constant(value) -> None:
+    """Of two neighbouring numbers in float32 the variance is no scale of the data."""
+    near = np.nextafter(np.float32(value), np.float32(np.inf))
+    frames = torch.tensor([[value], [float(near)], [value]], dtype=torch.float32)
+    assert variance_floor(frames[::2], "1%").tolist() == [0.01]
+    if value:
+        assert variance_floor(frames, "1%").tolist() == [0.01]
+
+
 def test_a_bound_is_never_below_the_least_floor() -> None:
     frames = torch.tensor([[0.0, 1e-9, 5.0], [1e-7, 0.0, 5.0]])
     floor = variance_floor(frames, "1e-05%")
