@@ -45,12 +45,10 @@ def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
     # A part of the dimensions at a time: all of the sample in float64 may take gigabytes.
     parts = [part.double().var(0, correction=0) for part in torch.split(sample, 16, dim=1)]
     variances = torch.cat(parts)
-    constant = variances.sqrt() <= _CONSTANT * sample.abs().amax(0)
-    return (
-        variances.masked_fill_(constant, 1.0)
-        .mul_(float(given.removesuffix("%")) / 100)
-        .clamp_min_(MIN_VAR_FLOOR)
-    )
+    largest = torch.maximum(sample.amax(0), -sample.amin(0))
+    variances.masked_fill_(variances.sqrt() <= _CONSTANT * largest, 1.0)
+    share = float(given.removesuffix("%")) / 100
+    return variances.mul_(share).clamp_min_(MIN_VAR_FLOOR)
 
 
 @torch.no_grad()
