@@ -7,28 +7,83 @@ free of torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gmmpipe.errors import (
+    AudioError,
+    CheckpointError,
+    ClaimError,
+    GmmpipeError,
+    ManifestError,
+    NoAnswerError,
+    OptionError,
+    RankError,
+    RankGoneError,
+    Stopped,
+    StoreError,
+)
+
 if TYPE_CHECKING:
+    from gmmpipe.apply.evaluate import Evaluation
+    from gmmpipe.apply.options import EvaluateOptions, LabelOptions
+    from gmmpipe.commands import evaluate, featurize, fit, label
     from gmmpipe.features.log_mel import LogMel
-    from gmmpipe.features.spec import FeatureConfig
+    from gmmpipe.features.log_mel_spec import FeatureConfig
+    from gmmpipe.featurization.options import FeaturizeOptions
+    from gmmpipe.fitting.options import FitOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
+    from gmmpipe.store.feature_writer import FeatureStoreWriter
     from gmmpipe.store.label_store import LabelStore
 
 __version__ = "0.1.0"
-__all__ = ["FeatureConfig", "FeatureStore", "GradientGMM", "LabelStore", "LogMel", "__version__"]
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "ClaimError",
+    "EvaluateOptions",
+    "Evaluation",
+    "FeatureConfig",
+    "FeatureStore",
+    "FeatureStoreWriter",
+    "FeaturizeOptions",
+    "FitOptions",
+    "GmmpipeError",
+    "GradientGMM",
+    "LabelOptions",
+    "LabelStore",
+    "LogMel",
+    "ManifestError",
+    "NoAnswerError",
+    "OptionError",
+    "RankError",
+    "RankGoneError",
+    "Stopped",
+    "StoreError",
+    "__version__",
+    "evaluate",
+    "featurize",
+    "fit",
+    "label",
+]
 
 _HOMES = {
-    "FeatureConfig": "gmmpipe.features.spec",
-    "FeatureStore": "gmmpipe.store.feature_store",
-    "GradientGMM": "gmmpipe.mixture.gradient_gmm",
-    "LabelStore": "gmmpipe.store.label_store",
-    "LogMel": "gmmpipe.features.log_mel",
+    "gmmpipe.apply.evaluate": ["Evaluation"],
+    "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
+    "gmmpipe.commands": ["evaluate", "featurize", "fit", "label"],
+    "gmmpipe.features.log_mel": ["LogMel"],
+    "gmmpipe.features.log_mel_spec": ["FeatureConfig"],
+    "gmmpipe.featurization.options": ["FeaturizeOptions"],
+    "gmmpipe.fitting.options": ["FitOptions"],
+    "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],
+    "gmmpipe.store.feature_store": ["FeatureStore"],
+    "gmmpipe.store.feature_writer": ["FeatureStoreWriter"],
+    "gmmpipe.store.label_store": ["LabelStore"],
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'gmmpipe' has no attribute {name!r}")
 
 

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and JSON that is the same bytes every time."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -128,6 +129,12 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise OSError(errno.EFBIG, f"has {size} bytes, more than {max_bytes}", str(path))
         return file.read(size)
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a regular file; OSError where it is missing or none."""
+    with open(open_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed_paths(text: str | Path) -> list[Path]:

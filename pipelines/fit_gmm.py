@@ -21,74 +21,64 @@ from click.core import ParameterSource
 # Installed or not: a script's own folder is on the path, its checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gmmpipe.cli.common import CommaList, FrameCount, Strides, job_options, run_job
+from gmmpipe.cli.common import ANY_DASHES, job_options, run_job
+from gmmpipe.cli.from_dataclass import build, parameters
+from gmmpipe.features.log_mel_spec import LogMelSpec
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.fitting.options import FitOptions
 
 log = logging.getLogger("gmmpipe")
 LONGEST_FEATURIZING = 30 * 86400.0
 """Seconds: ranks that have done their share wait for the others."""
+OPTIONS = (
+    *parameters(FeaturizeOptions, ("data_dir", "base_path", "max_seconds")),
+    *parameters(LogMelSpec, ("sample_rate", "hop_length", "n_mels")),
+    *parameters(
+        FitOptions,
+        (
+            *("output_dir", "K", "target_frames", "batch_update_size", "max_samples"),
+            *("n_sgd_steps", "sgd_batch_size", "lr", "save_every", "resume"),
+        ),
+    ),
+)
+"""Those that the original script has, too; its --sgd_batch_size was per rank."""
 
 
-@click.command(context_settings={"token_normalize_func": lambda token: token.replace("-", "_")})
-@click.option("--data_dir", type=CommaList(), required=True, help="Folders of, or, manifests.")
-@click.option("--output_dir", type=click.Path(path_type=Path), required=True)
+@click.command(params=[*OPTIONS], context_settings=ANY_DASHES)
 @click.option(
     "--feature_dir", type=click.Path(path_type=Path), help="[default: OUTPUT_DIR/features]"
 )
-@click.option("--K", "K", type=click.IntRange(min=1), default=1024, show_default=True)
-@click.option("--n_mels", type=click.IntRange(min=1), default=80, show_default=True)
-@click.option("--sample_rate", type=click.IntRange(min=1), default=16000, show_default=True)
-@click.option("--strides", "hop_length", type=Strides(), default="8,8,5", show_default=True)
-@click.option("--max_seconds", type=float, default=15.0, show_default=True)
-@click.option("--base_path", type=click.Path(path_type=Path))
-@click.option("--target_frames", type=FrameCount(), default="100M", show_default=True)
-@click.option("--batch_update_size", type=FrameCount(), default="5M", show_default=True)
-@click.option("--max_samples", type=FrameCount(), default="50M", show_default=True)
-@click.option("--n_sgd_steps", type=click.IntRange(min=1), default=2000, show_default=True)
-@click.option(
-    "--sgd_batch_size",
-    type=FrameCount(),
-    default="16384",
-    show_default=True,
-    help="Over all ranks; the original script's was per rank.",
-)
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-2, show_default=True)
 @click.option(
     "--batch_size", type=int, default=64, show_default=True, help="Accepted; has no effect here."
 )
-@click.option("--save_every", type=FrameCount(), default="50M", show_default=True)
-@click.option("--resume", help="A checkpoint, or 'auto'.")
 @job_options
-def main(debug: bool, **options: Any) -> None:
+def main(debug: bool, feature_dir: Path | None, batch_size: int, **values: Any) -> None:
     """Featurize manifests of audio and fit a Gaussian mixture to the frames."""
     given = click.get_current_context().get_parameter_source("batch_size")
 
     def job() -> None:
-        from gmmpipe.features.spec import FeatureConfig
-        from gmmpipe.featurization.options import FeaturizeOptions
-        from gmmpipe.fitting.options import FitOptions
         from gmmpipe.fitting.trainer import fit
         from gmmpipe.run.world import open_world
 
-        del options["batch_size"]
         if given == ParameterSource.COMMANDLINE:
             log.info("--batch_size has no effect: decoding needs no batches here")
-        names = ("sample_rate", "hop_length", "n_mels")
-        store = options.pop("feature_dir") or options["output_dir"] / "features"
-        wanted = FeaturizeOptions(
-            data_dir=options.pop("data_dir"),
+        store = feature_dir or values["output_dir"] / "features"
+        features = FeaturizeOptions(
+            data_dir=values.pop("data_dir"),
             output_dir=store,
-            base_path=options.pop("base_path"),
-            max_seconds=options.pop("max_seconds"),
-            features=FeatureConfig(**{name: options.pop(name) for name in names}),
+            base_path=values.pop("base_path"),
+            max_seconds=values.pop("max_seconds"),
+            features=build(LogMelSpec, values),
         )
+        mixture = FitOptions(data_dir=str(store), **values)
         with open_world("auto", meeting_timeout=LONGEST_FEATURIZING) as world:
-            make_features(wanted, world)
-            fit(FitOptions(data_dir=str(store), **options), world)
+            make_features(features, world)
+            fit(mixture, world)
 
     run_job(job, debug)
 
 
-def make_features(wanted: Any, world: Any) -> None:
+def make_features(wanted: FeaturizeOptions, world: Any) -> None:
     """Make the store, each rank its slice of the shards; a finished store is used as it is."""
     from gmmpipe.featurization.job import featurize
 
@@ -102,7 +92,7 @@ def make_features(wanted: Any, world: Any) -> None:
     world.on_first_rank(lambda: featurize(mine))
 
 
-def is_finished(wanted: Any) -> bool:
+def is_finished(wanted: FeaturizeOptions) -> bool:
     """Whether the store is there, and holds these frames of this data; its layout may be another.
 
     Raises:
@@ -110,15 +100,17 @@ def is_finished(wanted: Any) -> bool:
     """
     from gmmpipe.errors import StoreError
     from gmmpipe.featurization.plan import digest_manifests
-    from gmmpipe.sources.manifest import find_manifests
-    from gmmpipe.store.schema import STORE_FILE, StoreInfo
+    from gmmpipe.sources.find import find_manifests
+    from gmmpipe.store.names import STORE_FILE
+    from gmmpipe.store.schema import FeatureIdentity, StoreInfo
 
     path = wanted.output_dir / STORE_FILE
     if not path.exists():
         return False
-    info = StoreInfo.read(path)
-    digest, _ = digest_manifests(find_manifests(wanted.data_dir))
-    there = (info.features, info.plan.max_seconds, info.plan.manifest_sha256)
+    made = StoreInfo.read(path, FeatureIdentity).identity
+    digest, _ = digest_manifests(find_manifests(wanted.data_dir, wanted.source_kind))
+    plan = [getattr(made.plan, name, None) for name in ("max_seconds", "manifest_sha256")]
+    there = (made.features, *plan)
     names = ("features", "max_seconds", "manifests")
     here = (wanted.features, wanted.max_seconds, digest)
     differing = [name for name, a, b in zip(names, there, here, strict=True) if a != b]

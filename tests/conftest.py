@@ -1,60 +1,43 @@
-"""What the tests share: the demo corpus, stores made from it once, and ways to start gmmpipe."""
+"""The fixtures that tests share; what is no fixture is in `helpers`."""
 
 import json
-import os
+import logging
 import shutil
-import signal
-import subprocess
-import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
+from click.testing import CliRunner, Result
 
-ROOT = Path(__file__).resolve().parent.parent
-CORPUS = ROOT / "pipelines" / "demo" / "corpus"
-THREADS = os.environ.get("TEST_THREADS", "1")
-"""torch's, here and in the processes that tests start; tests/processors.py sets others than one."""
-
-
-def run_gmmpipe(
-    *arguments: object, check: bool = True, **options: Any
-) -> subprocess.CompletedProcess:
-    """Run ``python -m gmmpipe`` in a process of its own, with one torch thread."""
-    command = [sys.executable, "-m", "gmmpipe", *map(str, arguments)]
-    return run(command, check=check, **options)
-
-
-def run(command: list[str], check: bool = True, **options: Any) -> subprocess.CompletedProcess:
-    """Run a command; a failed one shows what it printed."""
-    options.setdefault("cwd", ROOT)
-    options.setdefault("env", one_thread())
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=240, **options
-    )
-    if check and done.returncode != 0:
-        pytest.fail(f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done
-
-
-def torchrun(num_ranks: int, *arguments: str) -> list[str]:
-    """The start of a torchrun command on this machine, at a port that is free."""
-    options = ["--standalone", f"--nproc_per_node={num_ranks}"]
-    return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
-
-
-def root_cause(stderr: str) -> str:
-    """What torchrun calls the root cause of a failed job."""
-    return stderr.split("Root Cause (first observed failure):")[1]
-
-
-def one_thread() -> dict[str, str]:
-    """The environment, with one torch thread, as torchrun gives its workers."""
-    return {**os.environ, "OMP_NUM_THREADS": THREADS}
+from helpers.damage import edit_document  # noqa: F401
+from helpers.making import (
+    CORPUS,
+    SMALL_FIT,  # noqa: F401
+    compressed_corpus,  # noqa: F401
+    fit_arguments,  # noqa: F401
+    fit_here,
+    make_store,
+    read_speech,  # noqa: F401
+    save_plan,  # noqa: F401
+)
+from helpers.processes import (
+    ROOT,  # noqa: F401
+    THREADS,
+    Started,
+    killed_after,  # noqa: F401
+    one_thread,  # noqa: F401
+    root_cause,  # noqa: F401
+    run,  # noqa: F401
+    run_gmmpipe,
+    torchrun,  # noqa: F401
+)
+from helpers.results import (
+    assert_same_fit,  # noqa: F401
+    file_bytes,  # noqa: F401
+    read_json_lines,  # noqa: F401
+    same_bits,  # noqa: F401
+)
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +68,38 @@ def audio_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def gmm_path(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small mixture fitted to `store`, K = 16."""
-    folder = tmp_path_factory.mktemp("mixture") / "fit"
-    fit_here(store, folder)
-    return folder / "gmm.pt"
+def gmm_path(fitted: Path) -> Path:
+    """The same as `fitted`."""
+    return fitted
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Started]:
+    """Starts commands in the background; what is left of them at the end is killed."""
+    started = Started(tmp_path)
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def invoke() -> Iterator[Callable[..., Result]]:
+    """Runs ``gmmpipe`` in this process: cheap where no process is what is tested.
+
+    What it returns has its stdout and stderr; the exit status must be `status`.
+    """
+    from gmmpipe.cli import cli
+
+    loggers = [logging.getLogger(), logging.getLogger("gmmpipe")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+
+    def call(*arguments: object, status: int = 0) -> Result:
+        done = CliRunner().invoke(cli, [*map(str, arguments)], prog_name="gmmpipe")
+        assert done.exit_code == status, done.output
+        return done
+
+    yield call
+    for logger, handlers, level in before:
+        logger.handlers[:], logger.level = handlers, level
 
 
 @pytest.fixture
@@ -111,119 +121,6 @@ def write_manifest(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Real 16 kHz speech from the demo corpus, as float64 samples, and its rate."""
-    names = sorted((CORPUS / "ru-festvox").glob("*.flac"))
-    parts = [soundfile.read(name)[0] for name in names]
-    samples = np.concatenate(parts)
-    return samples[: int(seconds * 16000)] if seconds else samples, 16000
-
-
-def file_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its relative path."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
-
-
-def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
-    """Do what ``gmmpipe featurize`` does, within this process: no workers to wait for.
-
-    Options are those of `FeaturizeOptions`; any fraction of rejects is allowed unless given.
-    """
-    from gmmpipe.featurization.job import featurize
-    from gmmpipe.featurization.options import FeaturizeOptions
-    from gmmpipe.featurization.worker import make_shard
-
-    options = {"max_reject_fraction": 1.0, **options}
-    chosen = FeaturizeOptions(data_dir=str(data_dir), output_dir=output_dir, **options)
-    plan = save_plan(chosen)
-    for number in range(plan.num_shards):
-        make_shard(plan.task(number, output_dir, chosen.base_path))
-    featurize(chosen)  # finds every shard made
-    return output_dir
-
-
-def save_plan(options: Any) -> Any:
-    """Publish the plan of a featurize job, as its first seconds do, and return it."""
-    from gmmpipe.featurization.plan import digest_manifests, make_plan
-    from gmmpipe.sources.manifest import find_manifests
-
-    manifests = find_manifests(options.data_dir)
-    wanted = options.plan_options(*digest_manifests(manifests))
-    plan = make_plan(manifests, options.features, wanted, options.base_path)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    plan.save(options.output_dir / "plan.npz")
-    return plan
-
-
-def edit_document(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a store's document in place, and give it the checksum that it should have then."""
-    from gmmpipe.store.documents import write_document
-
-    document = json.loads(path.read_bytes())
-    change(document)
-    write_document(path, document)
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-SMALL_FIT: dict[str, Any] = {
-    "K": 16,
-    "target_frames": 8000,
-    "batch_update_size": 4000,
-    "n_sgd_steps": 40,
-    "sgd_batch_size": 512,
-    "save_every": 4000,
-}
-"""A fit of two updates on the demo store, well under a second of work."""
-
-
-def fit_arguments(store: object, output_dir: Path, **changes: Any) -> list[str]:
-    """The arguments of `gmmpipe fit` for `SMALL_FIT` with some options changed or added."""
-    options = {"data_dir": store, "output_dir": output_dir, **SMALL_FIT, **changes}
-    return ["fit", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
-
-
-def fit_here(store: object, output_dir: Path, world: Any = None, **changes: Any) -> Any:
-    """Do what `gmmpipe fit` does, within this process; options as for `fit_arguments`."""
-    import torch
-
-    from gmmpipe.fitting.options import FitOptions
-    from gmmpipe.fitting.trainer import fit
-    from gmmpipe.run.world import World
-
-    chosen = {"data_dir": str(store), "output_dir": output_dir, **SMALL_FIT, **changes}
-    return fit(FitOptions(**chosen), world or World(0, 1, torch.device("cpu")))
-
-
-def same_bits(first: Any, second: Any) -> bool:
-    """Whether two contents of model files are equal to the last bit."""
-    import torch
-
-    if type(first) is not type(second):
-        return False
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_bits(first[k], second[k]) for k in first)
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    return bool(first == second)
-
-
-def assert_same_fit(first: Path, second: Path) -> None:
-    """Two output folders hold the same fit: bit-identical gmm.pt and metrics.tsv."""
-    import torch
-
-    models = [torch.load(folder / "gmm.pt", weights_only=True) for folder in (first, second)]
-    different = [name for name in models[0] if not same_bits(models[0][name], models[1].get(name))]
-    assert not different
-    assert models[0].keys() == models[1].keys()
-    assert (first / "metrics.tsv").read_bytes() == (second / "metrics.tsv").read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -249,36 +146,3 @@ def frames(store: Path) -> Any:
 
     opened = FeatureStore.open(store)
     return opened.read_frames(0, opened.num_frames)
-
-
-def killed_after(operations: int, job: Callable[[], object]) -> bool:
-    """Run `job` in a process that kills itself after so many file operations; whether it came to.
-
-    Renames and removals are counted. The process is a fork, so the job may start no threads.
-    """
-    pid = os.fork()
-    if pid == 0:
-        done = 0
-
-        def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any, **options: Any) -> Any:
-                nonlocal done
-                result = operation(*arguments, **options)
-                done += 1
-                if done == operations:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return call
-
-        for name in ("replace", "rename", "unlink", "rmdir"):
-            setattr(os, name, counted(getattr(os, name)))
-        try:
-            job()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status == -signal.SIGKILL

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from gmmpipe.claim import CLAIM_PREFIX, claim_folder, tidy_finished
 from gmmpipe.errors import ClaimError
 from gmmpipe.files import canonical_json, temporary_path
 from gmmpipe.holder import Holder, is_dead
+from helpers.processes import ROOT
 
 HOLD = """
 import sys

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from gmmpipe.files import (
     atomic_file,
     canonical_json,
@@ -18,6 +17,7 @@ from gmmpipe.files import (
     temporary_path,
     write_atomic,
 )
+from helpers.processes import ROOT
 
 
 def test_canonical_json_is_sorted_ascii_without_spaces() -> None:

@@ -1,90 +1,27 @@
 """`label`: each frame's most likely components as a store beside the feature store."""
 
-import hashlib
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
+from gmmpipe.apply.options import LabelOptions
 from gmmpipe.apply.rounds import in_rounds
-from gmmpipe.claim import claim_folder, identity_of, tidy_finished
-from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.errors import StoreError
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.finalize import (
-    finalize_labels,
-    finish_reopening,
-    missing_shards,
-    remove_damaged,
-    tidy,
-)
-from gmmpipe.store.label_schema import (
-    MAX_COMPONENTS,
-    LabelInfo,
-    LabelPlan,
-    LabelSidecar,
-    find_label_plan,
-)
-from gmmpipe.store.replace import (
-    begin,
-    drop_begun,
-    drop_begun_alone,
-    finish_swap,
-    own_files,
-    put_in_place,
-    refuse_strangers,
-)
-from gmmpipe.store.schema import (
-    LABEL_PLAN_FILE,
-    REOPENED_FILE,
-    SHARD_SUFFIXES,
-    STORE_FILE,
-    kind_of,
-    shard_stem,
-)
+from gmmpipe.store.identity_folder import IdentityFolder
+from gmmpipe.store.label_schema import LabelIdentity, LabelInfo
+from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
+from gmmpipe.store.replace import finish_swap
+from gmmpipe.store.schema import StoreInfo
 
 log = logging.getLogger(__name__)
-_COMMAND = "gmmpipe label"
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The command's options, under their names; its help explains each one."""
-
-    store: Path
-    gmm_path: Path
-    output_dir: Path
-    top_k: int | None = None
-    temperature: float = 1.0
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise OptionError(f"--temperature is {self.temperature}, but must be above 0")
-
-    def plan(self, store: FeatureStore, gmm: GradientGMM) -> LabelPlan:
-        """What decides the label store's bytes.
-
-        Raises:
-            CheckpointError: the model has more components than labels can number.
-            OptionError: it has fewer than are to be kept.
-        """
-        if gmm.K > MAX_COMPONENTS:
-            raise CheckpointError(
-                f"{self.gmm_path}: its K is {gmm.K}, but labels of 16 bits number {MAX_COMPONENTS}"
-            )
-        if self.top_k is not None and self.top_k > gmm.K:
-            raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
-        gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
-        return LabelPlan(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
 
 
 def label(options: LabelOptions, world: World) -> LabelInfo:
@@ -102,19 +39,19 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
     """
     store = FeatureStore.open(options.store)
     gmm = load_model(options.gmm_path, store, world.device)
-    plan = options.plan(store, gmm)
-    job = _Job(options.output_dir.absolute(), store, plan, options.overwrite)
+    wanted = options.identity(store, gmm)
+    output = _LabelFolder(options.output_dir.absolute(), wanted, len(store.shards))
     with ExitStack() as claims:  # rank 0's
-        place = world.on_first_rank(lambda: job.prepare(claims))
+        place = world.on_first_rank(lambda: _prepare(output, store, options.overwrite, claims))
         if place is None:
             log.info("%s is finished already: nothing to do", options.output_dir)
-            return LabelInfo.read(job.folder / STORE_FILE)
+            return LabelInfo.read(output.path / STORE_FILE, LabelIdentity)
         folder, missing = place
         total = len(store.shards)
         log.info("labelling %d shards, %d finished already", len(missing), total - len(missing))
 
         def work(number: int) -> None:
-            make_label_shard(store.shards[number], folder, gmm, plan)
+            make_label_shard(store.shards[number], folder.path, gmm, wanted)
 
         with (
             _one_thread(),
@@ -124,108 +61,91 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
                 progress.advance(
                     len(done), note=f"{sum(store.shards[n].row.frames for n in done)} frames"
                 )
-        info = world.on_first_rank(lambda: job.publish(folder))
+        info = world.on_first_rank(lambda: _publish(folder, output))
     _report(info, options)
     return info
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What rank 0 does before the labelling and after it.
+class _LabelFolder(IdentityFolder[LabelIdentity]):
+    """The output folder.
 
     Args:
-        folder: the label store.
-        store: the feature store.
-        plan: what decides the labels.
-        overwrite: whether an old label store is to be replaced.
+        path: the folder.
+        wanted: what decides the labels.
+        num_shards: of the feature store, and so of the labels.
     """
 
-    folder: Path
-    store: FeatureStore
-    plan: LabelPlan
-    overwrite: bool
+    command = "gmmpipe label"
+    made_differently = "from another store or model, or with other options"
 
-    def prepare(self, claims: ExitStack) -> tuple[Path, list[int]] | None:
-        """Claim the output folder; where the shards are made, and those that are missing there.
+    def __init__(self, path: Path, wanted: LabelIdentity, num_shards: int) -> None:
+        super().__init__(path, wanted)
+        self.num_shards = num_shards
 
-        Args:
-            claims: what holds the claim.
+    @property
+    def shard_names(self) -> list[str]:
+        """The file names of all shards."""
+        return shard_names(self.num_shards, self.wanted.format)
 
-        Returns:
-            None where the labels are finished.
-        """
-        self.store.check_files()
-        swapped = finish_swap(self.folder, _COMMAND)
-        there = _made_with(self.folder) if swapped or not self.overwrite else None
-        if there == self.plan and self._is_finished():
-            tidy_finished(self.folder)
-            drop_begun_alone(self.folder, _planned, _COMMAND)
-            return None  # without a claim: the folder may be read-only
-        identity = identity_of(self.plan.to_json())
-        claims.enter_context(claim_folder(self.folder, identity, _COMMAND, alone=self.overwrite))
-        if not self.overwrite:
-            return self._prepare_in(self.folder)
-        refuse_strangers(self.folder, self._own_files(), self._shard_names(), "labels")
-        return begin(self.folder, self._prepare_in, _planned)
+    def planned_shards(self) -> list[str] | None:
+        """All shards, where there is a ``plan.json`` that can be read."""
+        with suppress(StoreError):
+            if self.planned_identity() is not None:
+                return self.shard_names
+        return None
 
-    def publish(self, folder: Path) -> LabelInfo:
-        """Publish the labels made in `folder`; those in the hidden one replace the old."""
-        info = finalize_labels(folder, len(self.store.shards), self.plan)
-        if folder != self.folder:
-            put_in_place(self.folder, self._own_files())
-        drop_begun(self.folder, _planned)
-        return info
-
-    def _is_finished(self) -> bool:
-        leftovers = (LABEL_PLAN_FILE, REOPENED_FILE)
-        return (self.folder / STORE_FILE).exists() and not any(
-            (self.folder / name).exists() for name in leftovers
-        )
-
-    def _shard_names(self) -> list[str]:
-        return [f"{shard_stem(n)}{SHARD_SUFFIXES['tar']}" for n in range(len(self.store.shards))]
-
-    def _own_files(self) -> set[str]:
-        unfinished = (self.folder / LABEL_PLAN_FILE).exists()
-        return own_files(self.folder, "labels", self._shard_names() if unfinished else ())
-
-    def _prepare_in(self, folder: Path) -> tuple[Path, list[int]] | None:
-        folder.mkdir(exist_ok=True)
-        there = _made_with(folder)
-        if there is None:
-            if any(folder.glob("shard-*")):
-                raise StoreError(
-                    f"{folder}: holds shards but no plan; use --overwrite to start afresh"
-                )
-            self.plan.write(folder / LABEL_PLAN_FILE)
-        elif differences := there.differences(self.plan):
-            raise StoreError(
-                f"{folder}: made from another store or model, or with other options: "
-                f"{'; '.join(differences)}. Use another --output_dir, or --overwrite"
-            )
-        if (folder / REOPENED_FILE).exists():
-            finish_reopening(folder)
-        total, suffix = len(self.store.shards), SHARD_SUFFIXES["tar"]
-        if (folder / STORE_FILE).exists():
-            tidy(folder)
-            drop_begun(folder, _planned)
-            return None if folder == self.folder else (folder, [])
-        remove_damaged(folder, range(total), suffix, LabelSidecar.read)
-        return folder, missing_shards(folder, total, suffix)
-
-
-def _planned(folder: Path) -> LabelPlan | None:
-    with suppress(StoreError):
-        return find_label_plan(folder)
-    return None
-
-
-def _made_with(folder: Path) -> LabelPlan | None:
-    kind = kind_of(folder)
-    if kind not in (None, "labels"):
+    def refuse_other(self) -> None:
+        """Raise StoreError where another store is here, of features too."""
         # Also where it may be overwritten: features take longer to make again than labels.
-        raise StoreError(f"{folder}: holds a store of {kind}; use another --output_dir")
-    return find_label_plan(folder)
+        if (kind := kind_of(self.path)) not in (None, "labels"):
+            raise StoreError(f"{self.path}: holds a store of {kind}; use another --output_dir")
+        super().refuse_other()
+
+    def find_missing(self) -> list[int] | None:
+        """The shards to be made here, under a claim; None where the store is finished."""
+        if isinstance(self.obtain_plan(), StoreInfo):
+            return None
+        self.remove_damaged(lambda sidecar: None, self.shard_names)
+        return self.missing(self.num_shards)
+
+
+def _prepare(
+    output: _LabelFolder, store: FeatureStore, overwrite: bool, claims: ExitStack
+) -> tuple[_LabelFolder, list[int]] | None:
+    """Claim the output folder; where the shards are made, and those that are missing there.
+
+    Args:
+        output: the output folder.
+        store: what is to be labelled.
+        overwrite: whether an old label store is to be replaced.
+        claims: what holds the claim.
+
+    Returns:
+        None where the labels are finished.
+    """
+    store.check_files()
+    swapped = finish_swap(output.path, output.command)
+    if (swapped or not overwrite) and output.find_finished(lenient=overwrite):
+        return None
+    claims.enter_context(output.claim(alone=overwrite))
+    if not overwrite:
+        missing = output.find_missing()
+        return None if missing is None else (output, missing)
+
+    def prepare(hidden: _LabelFolder) -> tuple[_LabelFolder, list[int]]:
+        return hidden, hidden.find_missing() or []
+
+    output.find_own_files()
+    output.refuse_strangers(output.shard_names)
+    return output.begin_next(prepare)
+
+
+def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
+    """Publish the labels made in `folder`; those in the hidden one replace the old."""
+    info = folder.finish(folder.num_shards)
+    if folder is not output:
+        output.put_next_in_place()
+    return info
 
 
 @contextmanager
@@ -240,10 +160,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _report(info: LabelInfo, options: LabelOptions) -> None:
-    totals = info.totals
-    rest = ""
-    if totals.left_out_mass is not None:
-        rest = f"; the top {options.top_k} leave out {totals.left_out_mass:.3g} of the mass"
+    totals, rest = info.tally, ""
+    if (mass := info.left_out_mass) is not None:
+        rest = f"; the top {options.top_k} leave out {mass:.3g} of the mass"
     log.info(
         "%s: %d utterances, %d frames in %d shards, %.1f MB%s",
         options.output_dir,

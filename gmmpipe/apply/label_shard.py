@@ -8,51 +8,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmmpipe.files import atomic_file
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.mixture import temper
-from gmmpipe.store.feature_store import Shard
-from gmmpipe.store.label_schema import (
-    ARRAY_DTYPES,
-    LABELS,
-    TOPK_IDS,
-    TOPK_PROBS,
-    LabelPlan,
-    LabelSidecar,
-)
-from gmmpipe.store.label_shard import LabelShardWriter
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow
+from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
+from gmmpipe.store.names import SHARD_SUFFIXES
+from gmmpipe.store.read_ranges import TORCH_DTYPES
+from gmmpipe.store.rejects import Tally
+from gmmpipe.store.shard import Shard
 from gmmpipe.store.shard_index import ShardIndex
+from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
 
 BLOCK_FRAMES = 16384
 """Frames worked on at once, to the next whole utterance: 5 MB at D = 80."""
 
 
-def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, plan: LabelPlan) -> None:
+def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelIdentity) -> None:
     """Label one shard of a feature store, and publish the labels and then their sidecar."""
     index = shard.sidecar().index
-    path = folder / f"{shard.path.stem}{SHARD_SUFFIXES['tar']}"
+    path = folder / f"{shard.path.stem}{SHARD_SUFFIXES[made.format]}"
     left_out = 0.0
-    with atomic_file(path) as file:
-        writer = LabelShardWriter(file, list(plan.widths))
+    with open_writer(path, made.columns, has_json=made.has_json) as writer:
         for first, beyond in _blocks(index):
             start, stop = int(index.row_offset[first]), int(index.row_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
             shard.read_rows(start, stop, frames)
-            arrays, beyond_k = label_frames(gmm, frames.to(gmm.means.device), plan)
+            arrays, beyond_k = label_frames(gmm, frames.to(gmm.means.device), made)
             left_out += beyond_k
             for at in range(first, beyond):
                 rows = slice(index.row_offset[at] - start, index.row_offset[at + 1] - start)
                 writer.add(index.keys[at], {name: array[rows] for name, array in arrays.items()})
-        indices, num_bytes, sha256 = writer.finish()
-    row = ShardRow(path.name, shard.row.utterances, shard.row.frames, num_bytes, sha256)
+        written = writer.finish()
     # To nine digits: the last bits of a sum are those of the machine.
-    mass = None if plan.top_k is None else float(f"{left_out:.9g}")
-    LabelSidecar(row, indices, mass).write(path.with_suffix(".json"))
+    mass = None if made.top_k is None else float(f"{left_out:.9g}")
+    row = written.row
+    counts = Tally(utterances=row.utterances, frames=row.frames, bytes=row.bytes)
+    sidecar = Sidecar("labels", row, written.index, written.further, counts, left_out=mass)
+    sidecar.write(path.with_suffix(".json"))
 
 
 def label_frames(
-    gmm: GradientGMM, frames: Tensor, plan: LabelPlan
+    gmm: GradientGMM, frames: Tensor, made: LabelIdentity
 ) -> tuple[dict[str, NDArray[Any]], float]:
     """The arrays that a label store keeps of frames [N, D], and the mass that they leave out.
 
@@ -60,23 +56,21 @@ def label_frames(
     rounded to float16. The mass is Σ over frames of the posteriors beyond the top k, in float64.
     """
     arrays = {
-        name: torch.empty(len(frames), width, dtype=ARRAY_DTYPES[name])
-        for name, width in plan.widths.items()
+        column.name: torch.empty(len(frames), column.width, dtype=TORCH_DTYPES[column.dtype])
+        for column in made.columns
     }
     left_out = 0.0
     for rows, _, joints in gmm.mixture.log_joints(frames):
         arrays[LABELS][rows, 0] = joints.argmax(1).cpu()
-        if plan.top_k is not None:
+        if made.top_k is not None:
             # Of the joints, which stay apart where posteriors underflow to 0.
-            ids = joints.topk(plan.top_k, dim=1).indices
-            posteriors = temper(joints, plan.temperature)
+            ids = joints.topk(made.top_k, dim=1).indices
+            posteriors = temper(joints, made.temperature)
             arrays[TOPK_IDS][rows] = ids.cpu()
             arrays[TOPK_PROBS][rows] = posteriors.gather(1, ids).cpu()
             # Summed themselves, not as what is missing to 1: then a small rest keeps its digits.
             left_out += float(posteriors.scatter_(1, ids, 0.0).sum())
-    stored = {name: array.numpy() for name, array in arrays.items()}
-    stored[LABELS] = stored[LABELS][:, 0]
-    return stored, left_out
+    return {name: array.numpy() for name, array in arrays.items()}, left_out
 
 
 def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:

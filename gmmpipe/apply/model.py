@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from gmmpipe.errors import CheckpointError
+from gmmpipe.features.spec import differences
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 
@@ -31,14 +32,10 @@ def check_features(gmm: GradientGMM, store: FeatureStore, source: str) -> None:
     features = gmm.info.get("features")
     if features is not None:
         there = dict(features)
-        here = {**store.features.to_json(), "fingerprint": store.features.fingerprint}
-        differences = [
-            f"{name} is {there.get(name)} there and {here.get(name)} in the store"
-            for name in sorted({*there, *here} - {"fingerprint"})
-            if there.get(name) != here.get(name)
-        ]
-        if differences or there.get("fingerprint") != here["fingerprint"]:
-            what = "; ".join(differences) or "the fingerprint is not that of the store"
+        same_fingerprint = there.pop("fingerprint", None) == store.features.fingerprint
+        differing = differences(there, store.features.to_json(), "in the store")
+        if differing or not same_fingerprint:
+            what = "; ".join(differing) or "the fingerprint is not that of the store"
             raise CheckpointError(f"{source}: fitted to other features: {what}")
     if gmm.dim != store.dim:
         raise CheckpointError(

@@ -1,1 +1,1 @@
-"""An audio file, or a segment of one, to a waveform."""
+"""A recording (a file, its bytes, or a segment of it) to a waveform."""

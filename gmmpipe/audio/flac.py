@@ -1,4 +1,4 @@
-"""``--store_audio flac``: the waveform beside its features, as exactly as FLAC can hold it."""
+"""A waveform as a FLAC file, as exactly as FLAC can hold it (``--store_audio flac``)."""
 
 import math
 from io import BytesIO
@@ -10,10 +10,10 @@ from gmmpipe.audio.waveform import Waveform
 
 
 def encode_flac(waveform: Waveform, sample_rate: int) -> tuple[bytes, float]:
-    """A FLAC file, and the power of two that its samples are to be multiplied by.
+    """A FLAC file, and the power of two by which its samples must be multiplied.
 
-    The source's own 16-bit samples where the waveform is those; else 24 bits, after division by
-    the smallest power of two, at least 1, that prevents clipping.
+    A waveform of a 16-bit source keeps that source's samples. Any other is divided by the smallest
+    power of two, at least 1, that prevents clipping, and stored with 24 bits.
     """
     samples = waveform.samples.numpy()
     if waveform.is_source_int16:

@@ -1,13 +1,11 @@
-"""Which bytes of a file libsndfile must be given for it to read all of the audio in it.
+"""Which bytes of a file libsndfile must be given so that it reads all of the audio.
 
-It reads the first of several streams in a row, guesses how long an MP3 without a Xing header is,
-or any in a WAV, and believes a header that states no audio. Only formats in which that may be are
-looked at.
+libsndfile reads the first of several streams in a row, guesses the length of an MP3 that has no
+Xing header or lies in a WAV, and believes a header that states no audio. Only formats in which that
+can happen are looked at.
 """
 
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 
 from gmmpipe.audio import mpeg, ogg
 from gmmpipe.audio.unclosed import STREAMED_LENGTHS, closed_header, data_span
@@ -25,7 +23,7 @@ class Link:
     """One stream of a file.
 
     Args:
-        head: what stands in front of it.
+        head: bytes to put in front of it.
         ranges: where its bytes begin and end.
         num_samples: how long it is, where libsndfile must be told.
     """
@@ -40,16 +38,14 @@ def may_need_links(container: str, subtype: str, num_samples: int) -> bool:
     return container in CHAINED_FORMATS or subtype.startswith("MPEG") or not num_samples
 
 
-@lru_cache(maxsize=64)  # a long file is asked for each of its segments
 def find_links(
-    path: str, size: int, modified: int, container: str, subtype: str, num_samples: int
+    descriptor: int, size: int, container: str, subtype: str, num_samples: int
 ) -> tuple[Link, ...]:
     """The streams of a file in order, or none where libsndfile reads all of it as it is.
 
     Args:
-        path: the file.
+        descriptor: the open file.
         size: its bytes.
-        modified: when it changed last; with the size, whether it is still the same.
         container: libsndfile's name for it.
         subtype: and for its encoding.
         num_samples: how long libsndfile takes it to be.
@@ -57,10 +53,6 @@ def find_links(
     Raises:
         AudioError: undecodable, truncated or unreadable.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
     try:
         if container == "MP3":
             links = _mpeg_links(mpeg.find_streams(descriptor, 0, size), num_samples)
@@ -74,15 +66,13 @@ def find_links(
             links = [Link(head, ((len(head), size),))] if head else []
     except OSError as error:
         raise AudioError("unreadable", error.strerror or "cannot be read") from error
-    finally:
-        os.close(descriptor)
     if len(links) > _MOST_LINKS:
         raise AudioError("undecodable", f"{len(links)} streams in a row")
     return tuple(links)
 
 
 def _audio(descriptor: int, container: str, size: int) -> tuple[int, int]:
-    """Where the audio of a file of so many bytes begins and ends, by its container.
+    """Where the audio in a file of `size` bytes begins and ends, by its container.
 
     Raises:
         AudioError: undecodable or truncated.
@@ -99,7 +89,7 @@ def _audio(descriptor: int, container: str, size: int) -> tuple[int, int]:
 
 
 def _mpeg_links(streams: list[mpeg.Stream], num_samples: int | None = None) -> list[Link]:
-    """What libsndfile must be given; none where it takes the bare file to be of `num_samples`.
+    """What libsndfile must be given; none where the bare file will do, taken for `num_samples`.
 
     Raises:
         AudioError: undecodable or truncated.
@@ -112,14 +102,14 @@ def _mpeg_links(streams: list[mpeg.Stream], num_samples: int | None = None) -> l
         if (claim - stream.frames) * seconds > max(0.5, 0.05 * claim * seconds):
             raise AudioError("truncated", f"{stream.frames} frames where {claim} are stated")
     if streams[0].kind.layer < 3:
-        # Of these, which have no tags, the length is guessed by the bytes alone: so the frames
-        # stand there twice, and it is said where the first time ends.
+        # These layers have no tags, so libsndfile guesses the length from the number of bytes. It
+        # gets the frames twice, and is told where the first time ends.
         (stream,) = streams
         return [Link(b"", stream.ranges * 2, stream.frames * stream.kind.frame_samples)]
     if len(streams) == 1 and num_samples is not None:
         (stream,) = streams
         stated = stream.stated_frames
-        # A frame or two that damage took away are left to libsndfile.
+        # libsndfile copes with a frame or two that damage took away.
         if stated is not None and stated >= stream.frames - 1:
             return []
         excess = num_samples - stream.frames * stream.kind.frame_samples

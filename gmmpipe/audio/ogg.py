@@ -1,4 +1,4 @@
-"""Ogg by its page headers: whether a file is several in a row, of which libsndfile reads one."""
+"""Ogg by its page headers: files that are several in a row, of which libsndfile reads the first."""
 
 import os
 
@@ -10,8 +10,8 @@ _CHUNK_BYTES = 1 << 20
 def find_links(descriptor: int, size: int) -> list[tuple[int, int]]:
     """Where each link of a chained file of `size` bytes begins and ends; one if it is not chained.
 
-    A link begins with the first pages of its streams; another such page behind others begins the
-    next one.
+    A link begins with the first pages of its streams. A first page after other pages begins another
+    link.
     """
     starts, position, in_front = [0], 0, True
     while position < size:
@@ -30,7 +30,7 @@ def find_links(descriptor: int, size: int) -> list[tuple[int, int]]:
 
 
 def _next_page(descriptor: int, position: int, size: int) -> int:
-    """Where the next page begins behind damage, or `size`."""
+    """Where the next page begins after damage, or `size`."""
     while position < size:
         data = os.pread(descriptor, _CHUNK_BYTES, position)
         at = data.find(b"OggS")

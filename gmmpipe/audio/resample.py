@@ -17,17 +17,17 @@ _NEGLIGIBLE = 1e-12
 
 
 def resample(samples: Tensor, rate: int, new_rate: int) -> tuple[Tensor, str]:
-    """``torchaudio.functional.resample(samples, rate, new_rate)`` within 1e-6, and by what.
+    """``torchaudio.functional.resample(samples, rate, new_rate)`` within 1e-6, and what did it.
 
-    Where the reduced ratio has a term above 1,000, whose kernel would be gigabytes, soxr (high
-    quality) does it.
+    soxr (high quality) does it where the reduced ratio of the rates has a term above 1,000, because
+    torchaudio's kernel would take gigabytes then.
 
     Args:
         samples: float32 [S].
         rate, new_rate: Hz.
 
     Returns:
-        float32 [ceil(S · new_rate / rate)], rounded instead by soxr; and ``none``, ``sinc`` or
+        float32 [ceil(S · new_rate / rate)], or that rounded, by soxr; and ``none``, ``sinc`` or
         ``soxr``.
     """
     if rate == new_rate or len(samples) == 0:
@@ -98,5 +98,5 @@ def _taps_used(rows: Tensor) -> slice:
     return slice(int(used[0]), int(used[-1]) + 1)
 
 
-# Most corpora have a few rates; one with hundreds must not keep a kernel for each.
+# Most corpora have a few rates. The limit is for a corpus of hundreds.
 _banded_resampler = lru_cache(maxsize=16)(BandedResampler)

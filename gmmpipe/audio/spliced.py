@@ -1,4 +1,4 @@
-"""A file put together from bytes in memory and ranges of another, for libsndfile to read."""
+"""A file made of bytes in memory and ranges of another file, for libsndfile to read."""
 
 import io
 import os
@@ -8,12 +8,12 @@ from itertools import accumulate
 
 
 class SplicedFile(io.RawIOBase):
-    """Bytes, then ranges of an open file, as one; nothing is copied but what is read.
+    """Bytes, then ranges of an open file, as one file; only what is read is copied.
 
     Args:
         descriptor: the open file; it must stay open, and is not closed.
-        ranges: where the parts of the file begin and end, in the order in which they follow.
-        head: what stands in front of them.
+        ranges: where the parts of the file begin and end, in order.
+        head: the bytes in front of them.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SplicedFile(io.RawIOBase):
         return got
 
     def _part(self, most: int) -> bytes:
-        """Up to `most` bytes from where it stands, of one part."""
+        """Up to `most` bytes of one part, from the current place."""
         if self._at < len(self._head):
             return self._head[self._at : self._at + most]
         number = bisect_right(self._starts, self._at) - 1

@@ -1,29 +1,29 @@
-"""Headers that state more audio than there is, where libsndfile takes the file's size for it."""
+"""Headers that state more audio than there is, where libsndfile goes by the file's size instead."""
 
 import os
 import re
 
-from gmmpipe.audio.sound_file import AudioFile, OneWayFile
+from gmmpipe.audio.decoder import AudioFile, OneWayFile
 from gmmpipe.audio.unclosed import STREAMED_LENGTHS
 from gmmpipe.errors import AudioError
 
 _CLAMPED_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"})
-"""Containers of which libsndfile takes the file's size for the header's, and only logs that."""
+"""Containers whose too large a size libsndfile replaces by the file's, and only logs that."""
 
 _SHORT_DATA = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
 _W64_DATA = re.compile(r"^\s*data\s*:\s*(\d+)", re.M)
 _HEADER_BYTES = {"AIFF": 54, "AU": 28, "W64": 104, "RF64": 104}
-"""How much a writer's header takes, 44 where nothing is said. Some count theirs as audio."""
+"""How long a writer's header is; 44 for other formats. Some writers count it as audio."""
 
 
 def refuse_truncated(file: AudioFile) -> None:
-    """Refuse a file whose header states more audio than there is, by more than a header.
+    """Refuse a file whose header states more audio than there is, by more than a header's length.
 
     Raises:
         AudioError: truncated.
     """
     if not isinstance(file, OneWayFile):
-        return  # of formats whose headers promise nothing
+        return  # these are of formats whose headers promise nothing
     if file.format in _CLAMPED_FORMATS:
         stated, found = _stated_and_found(file)
         excess = stated - found
@@ -39,7 +39,7 @@ def refuse_truncated(file: AudioFile) -> None:
 
 
 def _stated_and_found(file: OneWayFile) -> tuple[int, int]:
-    """Bytes of audio that the header states, and how many there are at most; 0 and 0 if unknown."""
+    """The bytes of audio that a header states, and those that can be there; 0 and 0 if unknown."""
     if file.format in ("W64", "RF64"):
         if not isinstance(file.name, int):
             return 0, 0  # a header that has been mended

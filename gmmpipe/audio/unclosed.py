@@ -1,4 +1,4 @@
-"""Headers that state no audio in front of some: what a recorder leaves that was never closed."""
+"""Headers that state no audio though there is some, as left by a recorder that was never closed."""
 
 import os
 import struct
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 STREAMED_LENGTHS = range(0x7FFF_0000, 0x1_0000_0000)
-"""Data lengths that writers to a pipe leave in a WAV header: not a promise."""
+"""Data lengths that writers to a pipe leave in a WAV header. They promise nothing."""
 
 _MOST_CHUNKS = 1_000
 _LARGEST_SIZE = 0xFFFF_FFF0
@@ -15,14 +15,14 @@ _LONGEST_HEADER_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How a container's chunks stand in a file: name, size, content, name, size, content...
+    """How a container lays out its chunks: name, size, content, name, size, content...
 
     Args:
-        first: where the first one begins.
+        first: where the first chunk begins.
         size: the format of a size, for `struct`.
-        padding: contents fill up to a multiple of so many bytes.
-        data: the name of the one that holds the audio.
-        lead: bytes of it before the audio.
+        padding: contents are padded to a multiple of so many bytes.
+        data: the name of the chunk that holds the audio.
+        lead: how many bytes of that chunk come before the audio.
     """
 
     first: int
@@ -32,7 +32,7 @@ class _Chunks:
     lead: int
 
     def walk(self, descriptor: int, start: int, file_size: int) -> Iterator[tuple[int, bytes, int]]:
-        """Where each chunk's size stands, its name and its size, as far as they make sense."""
+        """The place of each chunk's size, its name and its size, as far as they make sense."""
         header_bytes = 4 + self.size_bytes
         for _ in range(_MOST_CHUNKS):
             header = os.pread(descriptor, header_bytes, start)
@@ -59,7 +59,7 @@ _CONTAINERS = {
 
 
 def data_span(descriptor: int, container: str, file_size: int) -> tuple[int, int] | None:
-    """Where a container's audio begins, and of how many bytes it says that it is."""
+    """Where a container's audio begins, and how many bytes the container states for it."""
     chunks = _CONTAINERS.get(container)
     if chunks is not None:
         for place, name, size in chunks.walk(descriptor, chunks.first, file_size):
@@ -69,15 +69,15 @@ def data_span(descriptor: int, container: str, file_size: int) -> tuple[int, int
 
 
 def closed_header(descriptor: int, container: str, file_size: int) -> bytes | None:
-    """The header in front of a file's audio as it would be had its writer finished it.
+    """The header that a file would have if its writer had finished it.
 
     Args:
         descriptor: the open file.
-        container: libsndfile's name for what it is.
+        container: libsndfile's name for its format.
         file_size: bytes of the file.
 
     Returns:
-        None where there is no audio, or the container's header states how much in no such way.
+        None where there is no audio, or where the header is not an unfinished one.
     """
     if container == "AU":
         return _closed_au(descriptor, file_size)
@@ -101,7 +101,7 @@ def closed_header(descriptor: int, container: str, file_size: int) -> bytes | No
 
 
 def _ends_in_chunks(descriptor: int, chunks: _Chunks, start: int, file_size: int) -> bool:
-    """Whether what follows an empty chunk of audio are others, up to the file's end."""
+    """Whether other chunks follow an empty chunk of audio, up to the file's end."""
     end = start
     for place, _, size in chunks.walk(descriptor, start, file_size):
         end = place + chunks.size_bytes + size
@@ -120,7 +120,7 @@ def _closed_au(descriptor: int, file_size: int) -> bytes | None:
 
 
 def _closed_rf64(descriptor: int, file_size: int) -> bytes | None:
-    """Its sizes stand in the chunk ds64, the first one."""
+    """The sizes of an RF64 are in its first chunk, ds64."""
     chunks = _CONTAINERS["WAV"]
     for place, name, _ in chunks.walk(descriptor, chunks.first, file_size):
         if name == b"data":

@@ -1,49 +1,77 @@
-"""One audio file, or a segment of it, to a mono float32 waveform at the store's sample rate."""
+"""One recording, or a segment of it, to a mono float32 waveform at the store's sample rate."""
 
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
+from gmmpipe.audio.decoder import BLOCK_SAMPLES, AudioFile, error_text
+from gmmpipe.audio.opener import Recording, num_samples, open_audio
 from gmmpipe.audio.resample import resample
-from gmmpipe.audio.sound_file import (
-    BLOCK_SAMPLES,
-    AudioFile,
-    error_text,
-    num_samples,
-    open_audio,
-)
 from gmmpipe.audio.stated_length import refuse_truncated
 from gmmpipe.errors import AudioError
-from gmmpipe.sources.manifest import Utterance
-from gmmpipe.store.schema import PlanOptions
 
 MIN_RATE, MAX_RATE = 4_000, 192_000
 _INEXACT_FORMATS = frozenset({"OGG", "MP3"})
-"""Containers whose length is an estimate or simply where the file happens to end."""
+"""Containers whose length is an estimate, or simply where the file happens to end."""
 
 LOST_ENERGY = 100.0
 """20 dB, as a ratio of energies."""
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Which part of a recording is meant.
+
+    Args:
+        offset_seconds: where it begins; None for the whole recording.
+        duration_seconds: how long it is; without an offset, how long the recording should be.
+        channel: the one channel that is meant, from 0; None for the mean of all.
+    """
+
+    offset_seconds: float | None = None
+    duration_seconds: float | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a waveform may be, and what becomes of a longer segment.
+
+    Args:
+        max_seconds: the longest that is kept whole.
+        long_audio: ``crop`` keeps one part, ``split`` keeps consecutive windows, ``skip`` refuses.
+        crop_seed: a text that decides where a crop lies.
+        window: which window is wanted, from 0, where long audio is split.
+        num_windows: of how many.
+    """
+
+    max_seconds: float
+    long_audio: Literal["crop", "split", "skip"] = "crop"
+    crop_seed: str = ""
+    window: int = 0
+    num_windows: int = 1
+
+
+@dataclass(frozen=True)
 class Waveform:
-    """What one utterance sounds like, ready for `LogMel`.
+    """What one utterance sounds like.
 
     Args:
         samples: float32 [S], mono, at the store's rate.
         resampler: ``none``, ``sinc`` (torchaudio's) or ``soxr``.
-        start_seconds: where in the file it begins.
+        start_seconds: where in the recording it begins.
         kept_seconds: length of the source audio in it.
         cropped_seconds: length of the source audio that a crop left out.
         is_source_int16: whether the samples are a 16-bit file's own, over 2^15.
         cancels: whether the mean of the channels has lost more than 20 dB of their energy.
-        unstated_seconds: by how much the file is longer than its manifest says, where that is by
-            more than the tolerance and the whole file is meant.
+        unstated_seconds: by how much the recording is longer than the segment states, where that is
+            more than the tolerance and the whole recording is meant.
     """
 
     samples: Tensor
@@ -58,7 +86,7 @@ class Waveform:
 
 @dataclass(frozen=True)
 class _Span:
-    """Source samples [start, start + count), and how many beside them a crop leaves out."""
+    """Source samples [start, start + count), and how many others a crop leaves out."""
 
     start: int
     count: int
@@ -66,7 +94,7 @@ class _Span:
 
 
 class _Mixer:
-    """Blocks of a file's channels to mono ones: their mean, or the one that is wanted."""
+    """Mixes blocks of a file's channels to mono: their mean, or the one channel that is wanted."""
 
     def __init__(self, channel: int | None) -> None:
         self._channel = channel
@@ -96,45 +124,38 @@ class _Mixer:
 
 
 def load_waveform(
-    utterance: Utterance,
-    path: str,
-    sample_rate: int,
-    options: PlanOptions,
-    window: int = 0,
-    num_windows: int = 1,
+    recording: Recording, sample_rate: int, limit: Limit, segment: Segment | None = None
 ) -> Waveform:
-    """Read, mix down, cut and resample one utterance, or one window of it.
+    """Read, mix down, cut and resample one segment, or one window of it.
 
     Memory is bounded by the window, never by what a header claims.
 
     Args:
-        utterance: what the manifest says.
-        path: the file.
+        recording: a file's path, or its bytes.
         sample_rate: Hz after resampling.
-        options: ``max_seconds``, what becomes of ``long_audio``, and the ``seed`` of crops.
-        window, num_windows: which of how many windows, where long audio is split.
+        limit: how long the waveform may be.
+        segment: the part that is meant; None for the whole recording, all channels mixed.
 
     Raises:
-        AudioError: the file is unsafe, missing, damaged, truncated, or holds what cannot be used.
+        AudioError: the recording is missing, damaged, truncated, or holds what cannot be used.
     """
-    with open_audio(path) as file:
+    segment = segment or Segment()
+    with open_audio(recording) as file:
         rate = file.samplerate
         if not MIN_RATE <= rate <= MAX_RATE:
             raise AudioError("unsupported_rate", f"{rate} Hz, outside {MIN_RATE} to {MAX_RATE}")
-        segment = _segment(utterance, file, num_samples(file, path))
-        max_samples = int(options.max_seconds * rate + 1e-6)  # 8.7 s of 44.1 kHz are whole
-        if num_windows > 1:
-            span = _split(segment, options.max_seconds * rate, window, num_windows)
-        elif segment.count > max_samples:
-            span = _shorten(segment, max_samples, utterance.key, options)
-        else:
-            span = segment
-        mixer = _Mixer(_channel(utterance, file))
+        whole = _span(segment, file, num_samples(file, recording))
+        span = _limited(whole, limit, rate)
+        if segment.channel is not None and segment.channel >= file.channels:
+            raise AudioError(
+                "bad_json", f"channel {segment.channel}, from 0, of {file.channels} in the file"
+            )
+        mixer = _Mixer(segment.channel)
         samples = _read_mono(file, span, mixer)
         is_int16_mono = file.subtype == "PCM_16" and (
-            file.channels == 1 or utterance.channel is not None
+            file.channels == 1 or segment.channel is not None
         )
-        unstated_seconds = _unstated_seconds(utterance, segment.count / rate)
+        unstated_seconds = _unstated_seconds(segment, whole.count / rate)
     if not math.isfinite(samples.sum()):  # a sum is not if one of its terms is not; and cheaper
         raise AudioError("non_finite", "the samples hold NaN or infinity")
     resampled, resampler = resample(samples, rate, sample_rate)
@@ -150,65 +171,64 @@ def load_waveform(
     )
 
 
-def _channel(utterance: Utterance, file: AudioFile) -> int | None:
-    """The one channel that the manifest line wants, or None for the mean of all."""
-    if utterance.channel is not None and utterance.channel >= file.channels:
-        raise AudioError(
-            "bad_json", f"channel {utterance.channel}, from 0, of {file.channels} in the file"
-        )
-    return utterance.channel
-
-
-def _unstated_seconds(utterance: Utterance, seconds: float) -> float:
-    """By how much a whole file of so many seconds is longer than the manifest says."""
-    stated = utterance.duration_seconds
-    if stated is None or utterance.offset_seconds is not None:
+def _unstated_seconds(segment: Segment, seconds: float) -> float:
+    """By how much a whole recording of so many seconds is longer than is stated."""
+    stated = segment.duration_seconds
+    if stated is None or segment.offset_seconds is not None:
         return 0.0
     return seconds - stated if seconds > stated + _tolerance_seconds(stated) else 0.0
 
 
 def _tolerance_seconds(stated: float) -> float:
-    """How far a length may be from what a manifest, or a header that is an estimate, states."""
+    """How far a length may be from what a manifest states, or a header that is an estimate."""
     return max(0.5, 0.05 * stated)
 
 
-def _segment(utterance: Utterance, file: AudioFile, available: int) -> _Span:
-    """The source samples that the manifest line means, of those that are available."""
+def _span(segment: Segment, file: AudioFile, available: int) -> _Span:
+    """The source samples that a segment means, of those that are available."""
     rate = file.samplerate
     refuse_truncated(file)
-    offset_seconds = utterance.offset_seconds or 0.0
+    offset_seconds = segment.offset_seconds or 0.0
     start = round(offset_seconds * rate)
     if start and start >= available:
         raise AudioError("bad_offset", f"the offset {offset_seconds} s is beyond the file's end")
-    if utterance.duration_seconds is not None:
-        promised = offset_seconds + utterance.duration_seconds
+    if segment.duration_seconds is not None:
+        promised = offset_seconds + segment.duration_seconds
         if available / rate < promised - _tolerance_seconds(promised):
             raise AudioError(
                 "truncated", f"{available / rate:.3f} s where the manifest promises {promised} s"
             )
     count = available - start
-    if utterance.offset_seconds is not None and utterance.duration_seconds is not None:
-        count = min(count, round(utterance.duration_seconds * rate))
+    if segment.offset_seconds is not None and segment.duration_seconds is not None:
+        count = min(count, round(segment.duration_seconds * rate))
     return _Span(start, count)
 
 
-def _shorten(segment: _Span, max_samples: int, key: str, options: PlanOptions) -> _Span:
-    """One window of a segment that is too long, or no part of it; split ones it ends."""
-    cropped = segment.count - max_samples
-    if options.long_audio == "skip":
-        raise AudioError("too_long", f"longer than {options.max_seconds} s")
-    if options.long_audio == "split":  # longer than its manifest says
-        return _Span(segment.start, max_samples, cropped)
-    digest = hashlib.sha256(f"crop/{options.seed}/{key}".encode()).digest()
+def _limited(whole: _Span, limit: Limit, rate: int) -> _Span:
+    """What the limit leaves of a segment; all of it where it is short enough."""
+    max_samples = int(limit.max_seconds * rate + 1e-6)  # 8.7 s of 44.1 kHz are whole
+    if limit.num_windows > 1:
+        return _window(whole, limit, rate)
+    cropped = whole.count - max_samples
+    if cropped <= 0:
+        return whole
+    if limit.long_audio == "skip":
+        raise AudioError("too_long", f"longer than {limit.max_seconds} s")
+    if limit.long_audio == "split":  # longer than is stated
+        return _Span(whole.start, max_samples, cropped)
+    digest = hashlib.sha256(limit.crop_seed.encode()).digest()
     shift = int.from_bytes(digest[:16], "big") % (cropped + 1)
-    return _Span(segment.start + shift, max_samples, cropped)
+    return _Span(whole.start + shift, max_samples, cropped)
 
 
-def _split(segment: _Span, window_samples: float, window: int, num_windows: int) -> _Span:
+def _window(whole: _Span, limit: Limit, rate: int) -> _Span:
     """One of consecutive windows; the last one also answers for what lies beyond it."""
-    start, stop = (min(round(n * window_samples), segment.count) for n in (window, window + 1))
-    is_last = window == num_windows - 1
-    return _Span(segment.start + start, stop - start, segment.count - stop if is_last else 0)
+    window_samples = limit.max_seconds * rate
+    start, stop = (
+        min(round(n * window_samples), whole.count) for n in (limit.window, limit.window + 1)
+    )
+    is_last = limit.window == limit.num_windows - 1
+    return _Span(whole.start + start, stop - start, whole.count - stop if is_last else 0)
 
 
 def _read_mono(file: AudioFile, span: _Span, mixer: _Mixer) -> Tensor:

@@ -5,10 +5,11 @@ from importlib import import_module
 import click
 
 from gmmpipe import __version__
+from gmmpipe.cli.common import ANY_DASHES
 
 _COMMANDS = {
     name: f"gmmpipe.cli.{name}"
-    for name in ("featurize", "fit", "evaluate", "label", "inspect", "verify")
+    for name in ("manifest", "featurize", "fit", "evaluate", "label", "inspect", "verify")
 }
 
 
@@ -28,10 +29,7 @@ class _LazyGroup(click.Group):
 
 @click.group(
     cls=_LazyGroup,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda token: token.replace("-", "_"),
-    },
+    context_settings={"help_option_names": ["-h", "--help"], **ANY_DASHES},
 )
 @click.version_option(__version__, prog_name="gmmpipe")
 def cli() -> None:

@@ -1,12 +1,10 @@
-"""What the commands share: option types, option decorators, and how a job ends."""
+"""What the commands share: ``--config``, ``--debug``, and how a job ends."""
 
 import logging
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -14,78 +12,30 @@ import click
 import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError, Stopped
-from gmmpipe.mixture.var_floor import parse_var_floor
+from gmmpipe.option_kinds import Kind
 from gmmpipe.run.roll_call import is_busy_in_background
-from gmmpipe.run.signals import exit_status, raise_stopped, stop_signals
+from gmmpipe.run.stop import exit_status, raise_stopped, stop_signals
 
 log = logging.getLogger("gmmpipe")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+ANY_DASHES = {"token_normalize_func": lambda token: token.replace("-", "_")}
+"""Context settings under which an option may be written with dashes, too."""
 
-class FrameCount(click.ParamType):
-    """A count of frames: ``100M``, ``9.6B``, ``200k``, ``5_000_000``, ``1e6``."""
 
-    name = "frames"
-    _SCALES = {"K": 3, "M": 6, "B": 9, "G": 9, "T": 12}
+class Notation(click.ParamType):
+    """An option with a notation of its own."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The count as an int; wrong usage unless it is whole and at least 1."""
-        text = str(value).strip()
-        scale = self._SCALES.get(text[-1:].upper(), 0)
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.name = kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value that a text stands for; wrong usage where it stands for none."""
         try:
-            count = Decimal(text[:-1] if scale else text).scaleb(scale)
-        except InvalidOperation:
-            self.fail(
-                f"{value!r} is not a count of frames, like 100M, 9.6B or 5_000_000", param, ctx
-            )
-        if not count.is_finite() or count != count.to_integral_value() or count < 1:
-            self.fail(f"{value!r} is not a whole number of frames, at least 1", param, ctx)
-        return int(count)
-
-
-class Strides(click.ParamType):
-    """The strides of the encoder's convolutions, comma-separated; their product is the hop."""
-
-    name = "ints"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The product of the strides."""
-        if isinstance(value, int):
-            return value
-        try:
-            strides = [int(part) for part in str(value).split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of integers", param, ctx)
-        if any(stride < 1 for stride in strides):
-            self.fail(f"{value!r} holds a stride below 1", param, ctx)
-        return math.prod(strides)
-
-
-class VarFloor(click.ParamType):
-    """A lower bound of the variances: a number, or per cent like ``1%``."""
-
-    name = "number|percent%"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | str:
-        """The number as a float, or the per cent as text."""
-        try:
-            return parse_var_floor(value)
+            return self.kind.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-class CommaList(click.ParamType):
-    """Comma-separated paths, at least one."""
-
-    name = "paths"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The paths, as they are."""
-        if not str(value).strip(", "):
-            self.fail("no path is given", param, ctx)
-        return str(value)
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
@@ -100,9 +50,9 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         raise click.BadParameter(f"{value} is not a mapping of options", ctx, param)
     options = {
         spelling.lstrip("-"): other
-        for other in ctx.command.params
+        for other in ctx.command.get_params(ctx)
         for spelling in other.opts
-        if other is not param
+        if other.expose_value
     }
     values = {str(name).replace("-", "_"): setting for name, setting in values.items()}
     if unknown := sorted(values.keys() - options.keys()):
@@ -116,7 +66,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
 
 
 def _as_text(setting: Any, kind: click.ParamType) -> str:
-    if isinstance(setting, list) and isinstance(kind, CommaList | Strides):
+    if isinstance(setting, list) and isinstance(kind, Notation) and kind.kind.is_list:
         return ",".join(map(str, setting))
     return str(setting)
 

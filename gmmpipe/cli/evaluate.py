@@ -1,46 +1,37 @@
 """``gmmpipe evaluate``."""
 
 import json
-from pathlib import Path
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from gmmpipe.cli.common import CommaList, FrameCount, job_options, run_job
+from gmmpipe.cli.common import job_options
+from gmmpipe.cli.from_dataclass import command_from
+
+if TYPE_CHECKING:
+    from gmmpipe.apply.options import EvaluateOptions
 
 
-@click.command("evaluate")
-@click.argument("store", type=CommaList())
-@click.option(
-    "--gmm_path",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="The model file: gmm.pt or a checkpoint.",
-)
-@click.option("--max_frames", type=FrameCount(), help="Only the first so many.  [default: all]")
+@command_from("gmmpipe.apply.options:EvaluateOptions", "evaluate")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @job_options
-def command(store: str, gmm_path: Path, max_frames: int | None, as_json: bool, debug: bool) -> None:
+def command(options: "EvaluateOptions", as_json: bool) -> None:
     """Say how well a mixture describes the frames of STORE; alone, or on all ranks of torchrun.
 
     Likelihoods and entropies are in nats a frame. em_gap is how much one exact EM step on these
     frames would lower the nll.
     """
+    from gmmpipe.apply.evaluate import evaluate
+    from gmmpipe.run.world import open_world
 
-    def job() -> None:
-        from dataclasses import asdict
-
-        from gmmpipe.apply.evaluate import evaluate
-        from gmmpipe.run.world import open_world
-
-        with open_world("auto") as world:
-            values = asdict(evaluate(store, gmm_path, max_frames, world))
-        if world.rank:
-            return
-        if as_json:
-            click.echo(json.dumps(values))
-        else:
-            for name, value in values.items():
-                shown = f"{value:.6f}" if isinstance(value, float) else value
-                click.echo(f"{name + ':':18} {shown}")
-
-    run_job(job, debug)
+    with open_world("auto") as world:
+        values = asdict(evaluate(options.store, options.gmm_path, options.max_frames, world))
+    if world.rank:
+        return
+    if as_json:
+        click.echo(json.dumps(values))
+    else:
+        for name, value in values.items():
+            shown = f"{value:.6f}" if isinstance(value, float) else value
+            click.echo(f"{name + ':':18} {shown}")

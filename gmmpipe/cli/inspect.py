@@ -17,14 +17,7 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
     """Say what PATH holds: a store of features or labels, finished or not, or a model file."""
 
     def job() -> None:
-        from gmmpipe.store.schema import kind_of
-
-        if not path.is_dir():
-            found = _describe_model(path)
-        elif kind_of(path) == "labels":
-            found = _describe_labels(path)
-        else:
-            found = _describe_features(path)
+        found = _describe_store(path) if path.is_dir() else _describe_model(path)
         if as_json:
             click.echo(json.dumps(found, sort_keys=True))
         else:
@@ -34,63 +27,36 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
     run_job(job, debug)
 
 
-def _describe_features(folder: Path) -> dict[str, Any]:
+def _describe_store(folder: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gmmpipe.errors import StoreError
-    from gmmpipe.store.finalize import sum_up
-    from gmmpipe.store.schema import STORE_FILE, StoreInfo
+    from gmmpipe.store.identities import find_identity, read_store_info
+    from gmmpipe.store.names import IDENTITY_FILE, STORE_FILE, kind_of
+    from gmmpipe.store.sums import Sums
 
-    finished = (folder / STORE_FILE).exists()
-    if finished:
-        info = StoreInfo.read(folder / STORE_FILE)
-        tally, num_shards = info.tally, len(info.shards)
-        described: dict[str, Any] = {
-            "features": info.features.to_json(),
-            "fingerprint": info.features.fingerprint,
-            "plan": asdict(info.plan),
-        }
-    else:
-        sidecars = sorted(folder.glob("shard-*.json"))
-        if not sidecars:
-            raise StoreError(f"{folder}: holds no feature store")
-        tally, num_shards = sum_up(sidecars)[1], len(sidecars)
-        described = {}
-    return {
-        "kind": "feature store",
-        "finished": finished,
-        "shards": num_shards,
-        **asdict(tally),
-        "hours": round(tally.seconds_kept / 3600, 6),
-        **described,
-    }
-
-
-def _describe_labels(folder: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from gmmpipe.errors import StoreError
-    from gmmpipe.store.label_schema import LabelInfo, LabelSidecar, find_label_plan
-    from gmmpipe.store.schema import LABEL_PLAN_FILE, STORE_FILE
-
-    plan = find_label_plan(folder)
-    if plan is None:
+    kind, identity = kind_of(folder), find_identity(folder)
+    if kind == "labels" and identity is None:
         raise StoreError(
-            f"{folder}: holds shards of labels, but no {STORE_FILE} or {LABEL_PLAN_FILE}"
+            f"{folder}: holds shards of labels, but no {STORE_FILE} or {IDENTITY_FILE}"
         )
-    finished = (folder / STORE_FILE).exists()
-    if finished:
-        info = LabelInfo.read(folder / STORE_FILE)
+    sidecars = sorted(folder.glob("shard-*.json"))
+    if finished := (folder / STORE_FILE).exists():
+        sums: Sums = read_store_info(folder / STORE_FILE)
+    elif kind == "labels" or sidecars:
+        sums = Sums.over("labels" if kind == "labels" else "features", sidecars)
     else:
-        sidecars = map(LabelSidecar.read, sorted(folder.glob("shard-*.json")))
-        info = LabelInfo.over(plan, sidecars)
-    return {
-        "kind": "label store",
-        "finished": finished,
-        "shards": len(info.shards),
-        **asdict(info.totals),
-        **asdict(info.plan),
-    }
+        raise StoreError(f"{folder}: holds no feature store")
+    counts = asdict(sums.tally)
+    if kind == "labels":
+        counts = {name: counts[name] for name in ("utterances", "frames", "bytes")}
+        counts["left_out_mass"] = sums.left_out_mass
+    else:
+        counts["hours"] = round(sums.tally.seconds_kept / 3600, 6)
+    described = {} if identity is None else identity.to_json()
+    described.pop("kind", None)
+    name = "label store" if kind == "labels" else "feature store"
+    return {"kind": name, "finished": finished, "shards": len(sums.shards), **counts, **described}
 
 
 def _describe_model(path: Path) -> dict[str, Any]:

@@ -26,17 +26,13 @@ def command(store: Path, repairing: bool, debug: bool) -> None:
         from gmmpipe.claim import claim_folder
         from gmmpipe.errors import StoreError
         from gmmpipe.run.progress import Progress
-        from gmmpipe.store.feature_store import FeatureStore
-        from gmmpipe.store.finalize import reopen
-        from gmmpipe.store.label_store import LabelStore
+        from gmmpipe.store.reopen import reopen
         from gmmpipe.store.replace import finish_swap
-        from gmmpipe.store.schema import kind_of
-        from gmmpipe.store.verify import strangers, verify
+        from gmmpipe.store.verify import open_store, strangers, verify
 
         if repairing:
             finish_swap(store, "gmmpipe verify --repair")
-        kind = LabelStore if kind_of(store) == "labels" else FeatureStore
-        opened = kind.open(store)
+        opened = open_store(store)
         bad = []
         with Progress("verify", "shards", total=len(opened.shards)) as progress:
             for path, fault in verify(opened):

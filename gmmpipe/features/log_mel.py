@@ -1,4 +1,4 @@
-"""A waveform to log-mel frames: the one definition that both stages and a JEPA share."""
+"""Log-mel frames of a waveform."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from gmmpipe.features.spec import LOG_OFFSET, FeatureConfig
+from gmmpipe.features.log_mel_spec import LOG_OFFSET, LogMelSpec
 
 BAND_FILTERS = 16
 
@@ -14,17 +14,20 @@ BAND_FILTERS = 16
 class LogMel(nn.Module):
     """``log(MelSpectrogram(x) + 1e-6)``, the first ⌊S / hop⌋ frames, with the frame axis first.
 
-    Equal to ``torchaudio.transforms.MelSpectrogram(sample_rate, n_fft, hop_length=hop,
-    n_mels=n_mels)`` within 1e-5 after the logarithm, at two thirds of its time: the power spectrum
-    is never formed. The squared real and imaginary parts, interleaved as the FFT leaves them, are
-    multiplied by a mel matrix whose rows stand twice, which adds them up; and since a mel filter
-    covers few bins, 16 filters at a time are multiplied with just theirs. The frames that the
-    spectrogram has beyond ⌊S / hop⌋ are not computed.
+    The result is that of ``torchaudio.transforms.MelSpectrogram(sample_rate, n_fft,
+    hop_length=hop, n_mels=n_mels)`` within 1e-5 after the logarithm, in two thirds of its time.
+    The power spectrum is never formed: the squared real and imaginary parts, interleaved as the
+    FFT leaves them, are multiplied by a mel matrix that has each row twice, which adds them up. A
+    mel filter covers few bins, so 16 filters at a time are multiplied with only their bins. The
+    frames that the spectrogram has beyond ⌊S / hop⌋ are not computed.
+
+    Args:
+        config: the parameters of the frames.
     """
 
     window: Tensor
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: LogMelSpec) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("window", torch.hann_window(config.n_fft, dtype=torch.float32))
@@ -35,7 +38,7 @@ class LogMel(nn.Module):
             n_mels=config.n_mels,
             sample_rate=config.sample_rate,
         )
-        self._parts_used: list[tuple[int, int]] = []  # by a band: from where on, and how many
+        self._parts_used: list[tuple[int, int]] = []  # of each band: the first, and how many
         for band in filters.to(torch.float32).repeat_interleave(2, dim=0).split(BAND_FILTERS, 1):
             used = band.any(1).nonzero()[:, 0]
             first, last = int(used[0]), int(used[-1])
@@ -48,8 +51,8 @@ class LogMel(nn.Module):
         """Log-mel frames of one waveform, or of several of equal length.
 
         Args:
-            waveform: float32 [..., S] at ``config.sample_rate``. Never pad a shorter one: the
-                frames at its end would differ.
+            waveform: float32 [..., S] at ``config.sample_rate``. A shorter one must not be
+                padded: the frames at its end would differ.
 
         Returns:
             float32 [..., S // hop_length, n_mels].
@@ -66,7 +69,7 @@ class LogMel(nn.Module):
     def frames_of(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """What `forward` gives for each of several waveforms [S] of any lengths, in less time.
 
-        Windows are cut from each waveform alone, and all transformed at once: nothing is padded.
+        Windows are cut from each waveform alone and transformed all at once. Nothing is padded.
 
         Returns:
             float32 [S // hop_length, n_mels] for each.
@@ -86,7 +89,7 @@ class LogMel(nn.Module):
             raise ValueError(
                 f"{num_samples} samples give no frame; {self.config.min_samples} would"
             )
-        return num_samples // self.config.hop_length
+        return self.config.num_frames(num_samples)
 
     def _new_windows(self, num_frames: int, like: Tensor) -> Tensor:
         return torch.empty(num_frames, self.config.n_fft, device=like.device, dtype=torch.float32)

@@ -1,55 +1,136 @@
-"""What a feature frame is: the parameters that define it, and their fingerprint."""
+"""What a frame is, whatever kind it is of. Nothing here imports torch."""
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, SupportsIndex
 
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.files import canonical_json
+from gmmpipe.option_kinds import Strides
+from gmmpipe.options import option
 
-LOG_OFFSET = 1e-6
-"""Added to a mel energy before the logarithm; digital silence is log(1e-6) = -13.8 in every bin."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-# What is fixed in every frame, and so part of the fingerprint, but not an option.
-_CONSTANTS: dict[str, Any] = {
-    "kind": "log_mel",
-    "window": "hann_periodic",
-    "center": True,
-    "pad_mode": "reflect",
-    "power": 2.0,
-    "mel_scale": "htk",
-    "mel_norm": None,
-    "f_min": 0.0,
-    "log_offset": LOG_OFFSET,
-}
+MAX_DIM = 2048
+"""The largest feature dimension D."""
+
 _LARGEST = {"sample_rate": 768_000, "n_fft": 1 << 16}
-"""Far beyond what is of use; what a damaged or hostile file says should not take all memory."""
+"""Far beyond what is of use; what a damaged file says should not take all memory."""
+
+
+class FrameSpec(Protocol):
+    """What a frame is: its kind, its size, its rate, and every parameter that defines its values.
+
+    A spec is a frozen dataclass. Two specs with equal JSON have equal fingerprints, and their
+    frames may be mixed.
+    """
+
+    kind: ClassVar[str]
+    """The name of the kind in the JSON; `gmmpipe.features.kinds` finds the class by it."""
+    column: ClassVar[str]
+    """The name that a store gives to the array of frames."""
+
+    @property
+    def dim(self) -> int:
+        """Feature dimension D."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON of `to_json`, hexadecimal."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The kind and all parameters, constants included, as plain values."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            StoreError: the values describe a frame that this version does not know.
+        """
+
+
+def fingerprint_of(spec: FrameSpec) -> str:
+    """SHA-256 of the canonical JSON of a spec, hexadecimal."""
+    return hashlib.sha256(canonical_json(spec.to_json()).encode()).hexdigest()
+
+
+def differences(there: dict[str, Any], here: dict[str, Any], place: str = "here") -> list[str]:
+    """What differs between the JSON of two specs, one phrase a field; `place` is where `here` is.
+
+    Of two kinds of frames only the kinds are named: their fields have nothing in common.
+    """
+    other_kind = there.get("kind") != here.get("kind")
+    names = ["kind"] if other_kind else dict.fromkeys([*here, *there])
+    return [
+        f"{name} is {_shortened(there.get(name))} there and {_shortened(here.get(name))} {place}"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class FrameTransform(Protocol):
+    """Waveforms to frames."""
+
+    def frames_of(self, waveforms: "Sequence[Tensor]") -> "list[Tensor]":
+        """The frames of each of several waveforms, each as if it were transformed alone.
+
+        Args:
+            waveforms: float32 [S] each, at the spec's sample rate, not below its `min_samples`.
+
+        Returns:
+            float32 [num_frames(S), D] for each.
+        """
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
-    """Every parameter that defines a log-mel frame.
+class ComputedSpec(ABC):
+    """What all kinds of frames share that are computed from windows of audio.
+
+    A subclass is a frozen dataclass whose fields are the kind's parameters.
 
     Args:
         sample_rate: Hz, after resampling.
         n_fft: STFT window and transform length, in samples.
         hop_length: samples from one frame to the next.
-        n_mels: mel bins, the feature dimension D.
 
     Raises:
-        OptionError: a value is not positive or absurdly large, the hop exceeds the window (audio
-            between two frames would never be seen), or a mel filter would cover no FFT bin.
+        OptionError: a parameter is not positive or absurdly large, or the hop exceeds the window
+            (audio between two frames would never be seen).
     """
 
-    sample_rate: int = 16000
-    n_fft: int = 400
-    hop_length: int = 320
-    n_mels: int = 80
+    kind: ClassVar[str]
+    column: ClassVar[str] = "features"
+    option_name: ClassVar[str]
+    """The name of the kind in ``gmmpipe featurize --features``."""
+    constants: ClassVar[dict[str, Any]]
+    """What is fixed in every frame of the kind, and so part of the JSON, but not a parameter."""
+
+    sample_rate: int = option(16000, help="Hz after resampling.", low=1)
+    n_fft: int = option(400, help="STFT window, in samples.", low=2)
+    hop_length: Strides = option(
+        320,
+        help="Encoder strides; their product is the hop in samples.",
+        name="strides",
+        shown="8,8,5",
+    )
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, _whole(name, value))
         for name, value in asdict(self).items():
             if not 1 <= value <= _LARGEST.get(name, value):
                 bounds = f"at least 1 and at most {_LARGEST[name]}" if value > 0 else "at least 1"
@@ -61,74 +142,59 @@ class FeatureConfig:
                 f"the hop of {self.hop_length} samples (the product of strides) is longer than "
                 f"n_fft = {self.n_fft}: samples between two windows would be lost"
             )
-        if not self._filters_cover_bins(self.n_mels):
-            largest = min(self.n_mels, self._max_filters)
-            working = next((n for n in range(largest, 0, -1) if self._filters_cover_bins(n)), 0)
-            remedy = f"the largest n_mels that works is {working}" if working else "no n_mels works"
-            raise OptionError(
-                f"n_mels = {self.n_mels} leaves a mel filter empty at n_fft = {self.n_fft} and "
-                f"{self.sample_rate} Hz: {remedy}"
-            )
 
     @property
-    def f_max(self) -> float:
-        """Upper edge of the last mel filter, Hz."""
-        return float(self.sample_rate // 2)
+    @abstractmethod
+    def dim(self) -> int:
+        """Feature dimension D."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop_length
 
     @property
     def min_samples(self) -> int:
         """The shortest waveform with a frame: a hop, and more than the window's reflected half."""
         return max(self.hop_length, self.n_fft // 2 + 1)
 
+    def num_frames(self, num_samples: int) -> int:
+        """How many frames a waveform of `num_samples`, at least `min_samples`, gives."""
+        return num_samples // self.hop_length
+
+    @abstractmethod
+    def make_transform(self) -> FrameTransform:
+        """The transform that computes the frames; torch is imported no earlier than here."""
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of `to_json`, hexadecimal."""
-        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
+        return fingerprint_of(self)
 
     def to_json(self) -> dict[str, Any]:
-        """All parameters, constants included, as plain values."""
-        return {**_CONSTANTS, **asdict(self), "f_max": self.f_max}
+        """The kind and all parameters, constants included, as plain values."""
+        return {"kind": self.kind, **self.constants, **asdict(self)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "FeatureConfig":
+    def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`.
 
         Raises:
             StoreError: the values describe a frame that this version cannot make.
         """
         try:
-            options = {name: values[name] for name in cls.__dataclass_fields__}
+            options = {field.name: values[field.name] for field in fields(cls)}
             if any(type(value) is not int for value in options.values()):
                 raise StoreError("unusable feature parameters: not whole numbers")
-            config = cls(**options)
+            spec = cls(**options)
         except (KeyError, TypeError, OptionError) as error:
             raise StoreError(f"unusable feature parameters: {error}") from error
-        if config.to_json() != values:
+        if spec.to_json() != values:
             raise StoreError("feature parameters of another version of gmmpipe")
-        return config
-
-    @property
-    def _max_filters(self) -> int:
-        """No more filters can work: the first must reach beyond the first bin above 0 Hz."""
-        bin_hertz = self.f_max / (self.n_fft // 2)
-        return int(2.0 * _mel(self.f_max) / _mel(bin_hertz)) if bin_hertz else 0
-
-    def _filters_cover_bins(self, n_mels: int) -> bool:
-        if n_mels > self._max_filters:
-            return False  # before memory is taken for edges without number
-        edges = _mel_edges(n_mels, self.f_max)
-        bins = np.linspace(0.0, self.f_max, self.n_fft // 2 + 1)
-        # Filter m is a triangle over the open interval (edges[m], edges[m + 2]).
-        first_inside = np.searchsorted(bins, edges[:-2], side="right")
-        first_beyond = np.searchsorted(bins, edges[2:], side="left")
-        return bool((first_inside < first_beyond).all())
+        return spec
 
 
-def _mel(hertz: float) -> float:
-    return float(2595.0 * np.log10(1.0 + hertz / 700.0))
-
-
-def _mel_edges(n_mels: int, f_max: float) -> NDArray[np.float64]:
-    """Edges of HTK mel filters from 0 to `f_max`, Hz, [n_mels + 2] (O'Shaughnessy 1987)."""
-    mels = np.linspace(0.0, _mel(f_max), n_mels + 2)
-    return np.asarray(700.0 * (10.0 ** (mels / 2595.0) - 1.0))
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise OptionError(f"{name} is {value!r}, but must be a whole number")
+    return operator.index(value)

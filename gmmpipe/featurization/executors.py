@@ -65,7 +65,7 @@ def run_dask(
 ) -> Iterator[Tally]:
     """Run tasks on a Dask cluster; its workers must see the audio and the store.
 
-    A task whose worker dies goes to another one; only a task that kills several is given up.
+    A task whose worker dies goes to another worker; a task that kills several is given up.
 
     Args:
         tasks: made as the cluster asks for them.
@@ -136,7 +136,7 @@ def _address(client: "Client") -> str:
 
 @contextmanager
 def _watched(client: "Client") -> Iterator[None]:
-    """Warn whenever the cluster is found to have no worker: then the job waits, maybe for ever."""
+    """Warn whenever the cluster has no worker: the job waits for one, maybe for ever."""
     ended = threading.Event()
     name = _address(client)
 
@@ -159,13 +159,13 @@ def _watched(client: "Client") -> Iterator[None]:
 
 
 def _close(client: "Client") -> None:
-    with suppress(Exception):  # of a scheduler that is gone; the job's own error says so
+    with suppress(Exception):  # a scheduler that is gone is named by the job's own error
         client.close(timeout=5)
 
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Keep what Dask logs off stderr: errors that matter are raised."""
+    """Keep Dask's log off stderr; errors that matter are raised."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
     with ExitStack() as levels:
         for name in (*names, "tornado.application", "asyncio"):
@@ -176,7 +176,7 @@ def _quiet_logs() -> Iterator[None]:
 
 
 def _make_shard_or_error(task: ShardTask) -> Tally | Exception:
-    """The same on a Dask worker, which would log an error's traceback all over."""
+    """`_make_shard` on a Dask worker, which would log the traceback of an error raised."""
     try:
         return _make_shard(task)
     except Exception as error:
@@ -184,7 +184,7 @@ def _make_shard_or_error(task: ShardTask) -> Tally | Exception:
 
 
 def _make_shard(task: ShardTask) -> Tally:
-    """Make one shard with one torch thread: on a busy machine, two are many times slower."""
+    """Make one shard with one torch thread, because two are many times slower on a busy machine."""
     import torch
 
     from gmmpipe.featurization.worker import make_shard
@@ -195,7 +195,7 @@ def _make_shard(task: ShardTask) -> Tally:
 
 @contextmanager
 def _children_deaf_to_stop_signals() -> Iterator[None]:
-    """Processes started within inherit blocked signals: a group gets them, its parent decides."""
+    """Block stop signals in processes started within: a terminal sends them to the whole group."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
         yield

@@ -1,26 +1,24 @@
-"""``--dry_run``: what a store would come to, from the manifests and some headers alone."""
+"""``--dry_run``: what a store would hold, by the manifests and some headers alone."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from gmmpipe.audio.sound_file import header_seconds
+from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
-from gmmpipe.featurization.line_table import OpenManifests
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import digest_manifests, make_plan
+from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
 from gmmpipe.randomness import permutation
-from gmmpipe.sources.manifest import (
-    ManifestLine,
-    Utterance,
-    audio_path,
-    find_manifests,
-    parse_line,
-)
+from gmmpipe.sources.find import find_manifests
+from gmmpipe.sources.lines import OpenManifests, with_plain_lines
+from gmmpipe.sources.manifest import ManifestLine
+from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path
 
 PROBED_HEADERS = 500
 _SAMPLE_OVERHEAD_BYTES = 2 * 512 + 1024 + 256
-"""Of a sample in a tar beside its frames: two headers, its JSON, and what fills the blocks."""
+"""What a sample in a tar takes beside its frames: two headers, its JSON, and padding."""
 
 
 @dataclass(frozen=True)
@@ -43,45 +41,53 @@ def forecast(options: FeaturizeOptions) -> Forecast:
     Raises:
         ManifestError: there is no manifest, or one cannot be read.
     """
-    manifests = find_manifests(options.data_dir)
-    wanted = options.plan_options(*digest_manifests(manifests))
-    plan = make_plan(manifests, options.features, wanted, options.base_path)
-    table, files = plan.table, OpenManifests()
-
-    def utterance_at(at: int) -> tuple[Utterance, ManifestLine]:
-        line = table.line(manifests, at)
-        return parse_line(files.line_at(line.manifest, int(table.byte_offset[at])), line), line
-
-    utterances, stated, unstated = 0, 0.0, []
-    for at in np.flatnonzero(~table.duplicate).tolist():
-        try:
-            utterance, _ = utterance_at(at)
-        except AudioError:
-            continue
-        utterances += int(table.num_windows[at])
-        if utterance.duration_seconds is not None:
-            stated += _kept_seconds(utterance.duration_seconds, options)
-        else:
-            unstated.append(at)
-    probed = [unstated[n] for n in permutation(len(unstated), "headers")[:PROBED_HEADERS].tolist()]
-    seconds = 0.0
-    for at in probed:
-        utterance, line = utterance_at(at)
-        path = audio_path(utterance.wav_path, line, options.base_path)
-        length = header_seconds(path) - (utterance.offset_seconds or 0.0)
-        seconds += _kept_seconds(length, options)
-    files.close()
-    total = stated + (seconds / len(probed) * len(unstated) if probed else 0.0)
+    found = find_manifests(options.data_dir, options.source_kind)
+    wanted = options.plan_options(*digest_manifests(found))
+    with TemporaryDirectory() as folder:
+        manifests = with_plain_lines(found, Path(folder))
+        plan = make_plan(manifests, options.features, wanted, options.base_path)
+        utterances, seconds = _expect(plan, options)
     features = options.features
-    frames = int(total * features.sample_rate / features.hop_length)
-    frame_bytes = features.n_mels * np.dtype(options.dtype).itemsize
+    frames = int(seconds * features.frame_rate)
+    frame_bytes = features.dim * np.dtype(options.dtype).itemsize
     return Forecast(
         utterances=utterances,
         shards=plan.num_shards,
         frames=frames,
         bytes=frames * frame_bytes + utterances * _SAMPLE_OVERHEAD_BYTES,
-        hours=round(total / 3600, 4),
+        hours=round(seconds / 3600, 4),
     )
+
+
+def _expect(plan: Plan, options: FeaturizeOptions) -> tuple[int, float]:
+    """How many utterances a plan has, and an estimate of the seconds that are kept of them."""
+    index = plan.index
+    utterances, stated, unstated = 0, 0.0, []
+    with OpenManifests() as files:
+
+        def utterance_at(at: int) -> tuple[Utterance, ManifestLine]:
+            line = index.line(plan.manifests, at)
+            raw = files.line_at(line.manifest, int(index.byte_offset[at]))
+            return ParsedLine(raw).utterance(line.ordinal), line
+
+        for at in np.flatnonzero(~index.duplicate).tolist():
+            try:
+                utterance, _ = utterance_at(at)
+            except AudioError:
+                continue
+            utterances += int(index.num_windows[at])
+            if utterance.duration_seconds is not None:
+                stated += _kept_seconds(utterance.duration_seconds, options)
+            else:
+                unstated.append(at)
+        draw = permutation(len(unstated), "headers")[:PROBED_HEADERS].tolist()
+        probed = 0.0
+        for number in draw:
+            utterance, line = utterance_at(unstated[number])
+            path = audio_path(utterance.wav_path, line, options.base_path)
+            length = header_seconds(path) - (utterance.offset_seconds or 0.0)
+            probed += _kept_seconds(length, options)
+    return utterances, stated + (probed / len(draw) * len(unstated) if draw else 0.0)
 
 
 def _kept_seconds(seconds: float, options: FeaturizeOptions) -> float:

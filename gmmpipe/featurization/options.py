@@ -1,40 +1,78 @@
 """What `gmmpipe featurize` is asked to do."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
 from gmmpipe.errors import ManifestError, OptionError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.kinds import computed_kinds
+from gmmpipe.features.spec import ComputedSpec
+from gmmpipe.option_kinds import Folder, Paths
+from gmmpipe.options import Options, option, variant
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
-from gmmpipe.store.schema import Dtype, Format, LongAudio, PlanOptions, StoreAudio
+from gmmpipe.sources.options import SOURCE_KIND_HELP, SourceKindName
+from gmmpipe.sources.registry import AUTO
+from gmmpipe.store.names import Format
+from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, StoreAudio
 
 
 @dataclass(frozen=True)
-class FeaturizeOptions:
-    """The command's options, under their names; its help explains each one."""
+class FeaturizeOptions(Options):
+    """The options of ``gmmpipe featurize``, under their names; its help explains each one.
 
-    data_dir: str
-    output_dir: Path
-    base_path: Path | None = None
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    max_seconds: float = 15.0
-    long_audio: LongAudio = "crop"
-    format: Format = "tar"
-    dtype: Dtype = "float16"
-    store_audio: StoreAudio = "none"
-    utterances_per_shard: int = 1024
-    shuffle: bool = True
-    seed: int = 0
-    num_workers: int | None = None
-    task_index: int | None = None
-    num_tasks: int | None = None
-    max_reject_fraction: float = 0.1
-    overwrite: bool = False
-    retry_rejected: bool = False
-    executor: str = "local"
-    dask_scheduler: str | None = None
+    `features` holds those that define a frame.
+
+    Raises:
+        OptionError: a value is not allowed, or two contradict each other.
+    """
+
+    data_dir: Paths = option(
+        help="Comma-separated sources: manifests (.jsonl, .ndjson, .json, also .gz), folders of "
+        "them, or quoted patterns of paths."
+    )
+    output_dir: Folder = option(help="The feature store to write.")
+    base_path: Folder | None = option(
+        None, help="Prefix of relative audio paths.  [default: their manifest's folder]"
+    )
+    source_kind: SourceKindName = option(AUTO, help=SOURCE_KIND_HELP)
+    features: ComputedSpec = variant(computed_kinds, help="The kind of frames.")
+    max_seconds: float = option(15.0, help="Longest utterance kept whole.", above=0)
+    long_audio: LongAudio = option(
+        "crop",
+        help="Beyond it: keep one window, keep all of it as consecutive windows, or reject it.",
+    )
+    format: Format = option("tar", help="Of the shards: WebDataset tars, or Zarr v3 groups.")
+    dtype: Dtype = option("float16", help="Stored dtype.")
+    store_audio: StoreAudio = option(
+        "none",
+        help="Keep the waveform beside the features: exact where the source is 16-bit mono at "
+        "--sample_rate, else 24-bit.",
+    )
+    utterances_per_shard: int = option(
+        1024, help="Utterances, or windows with split, in a shard.", low=1
+    )
+    shuffle: bool = option(
+        True, help="Spread the utterances over the shards at random, or keep manifest order."
+    )
+    seed: int = option(0, help="Of the shuffle and the crops.")
+    num_workers: int | None = option(None, help="Local processes.  [default: all cores]", low=1)
+    executor: Literal["local", "dask"] = option("local", help="Where the shards are made.")
+    dask_scheduler: str | None = option(
+        None,
+        help="tcp://host:port of a Dask scheduler.  [default: a cluster on this machine]",
+        metavar="ADDRESS",
+    )
+    task_index: int | None = option(
+        None, help="Do only this slice of the shards, for array jobs; from 0."
+    )
+    num_tasks: int | None = option(None, help="How many slices there are.", low=1)
+    max_reject_fraction: float = option(
+        0.1, help="With more rejects than this the store is not finalized.", low=0, high=1
+    )
+    retry_rejected: bool = option(False, help="Make the shards that hold rejects anew.")
+    overwrite: bool = option(False, help="Start afresh.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dask_scheduler and self.executor != "dask":
             raise OptionError("--dask_scheduler needs --executor dask")
         if self.retry_rejected and (self.overwrite or self.num_tasks):
@@ -48,8 +86,6 @@ class FeaturizeOptions:
                 )
             if self.overwrite:
                 raise OptionError("--overwrite would delete what the other slices have made")
-        if not 0 <= self.max_reject_fraction <= 1:
-            raise OptionError(f"max_reject_fraction is {self.max_reject_fraction}, not in 0 to 1")
         shortest = self.features.min_samples / self.features.sample_rate
         if not shortest <= self.max_seconds <= LONGEST_SECONDS:
             raise OptionError(

@@ -1,37 +1,31 @@
-"""Manifests and options to shard tasks: who goes into which shard, decided once and for all.
+"""The plan: which line goes into which shard, and the task that makes a shard.
 
-Every manifest line that is not blank is planned, good or not: a line that gives no features is a
-reject of its shard. So the plan needs only to know where each line begins, and a shard is a pure
-function of its task.
+Every manifest line that is not blank is planned, good or not. A line that gives no features is a
+reject of its shard. So the plan needs to know where each line begins and nothing more, and a shard
+is a pure function of its task.
 """
 
 import hashlib
-import json
-import math
-import os
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.featurization.line_table import COLUMN_DTYPES, LineTable, scan
-from gmmpipe.files import atomic_file, canonical_json, open_regular
+from gmmpipe.features.spec import ComputedSpec
+from gmmpipe.featurization.manifest_index import COLUMN_DTYPES, ManifestIndex, index_manifests
+from gmmpipe.featurization.plan_file import open_plan, read_array, read_identity
+from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.randomness import is_permutation, permutation
-from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line, read_lines
-from gmmpipe.store.documents import pick
-from gmmpipe.store.schema import SHARD_SUFFIXES, PlanOptions, shard_stem
+from gmmpipe.sources.lines import read_lines
+from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
+from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
+from gmmpipe.store.schema import PlanOptions
 
 
 @dataclass(frozen=True)
-class LineTask:
+class PlanItem:
     """One line, or one window of its audio, to be made into features."""
 
     line: ManifestLine
@@ -47,7 +41,7 @@ class ShardTask:
 
     Args:
         number: the shard's number.
-        lines: its lines, in manifest order.
+        items: its lines, or windows of lines, in manifest order.
         output_dir: the store.
         base_path: prefix of relative audio paths, or None for their manifest's folder.
         features: what a frame is.
@@ -55,10 +49,10 @@ class ShardTask:
     """
 
     number: int
-    lines: list[LineTask]
+    items: list[PlanItem]
     output_dir: Path
     base_path: Path | None
-    features: FeatureConfig
+    features: ComputedSpec
     options: PlanOptions
 
 
@@ -70,14 +64,14 @@ class Plan:
         manifests: the manifests, in order.
         features: what a frame is.
         options: what else decides the bytes.
-        table: where the planned lines stand.
-        order: the rows (windows of lines) in the order of the shards, int64 [rows].
+        index: where the planned lines stand.
+        order: the numbers of the items in the order of the shards, int64 [items].
     """
 
     manifests: Sequence[Manifest]
-    features: FeatureConfig
+    features: ComputedSpec
     options: PlanOptions
-    table: LineTable
+    index: ManifestIndex
     order: NDArray[np.int64]
 
     @property
@@ -92,21 +86,20 @@ class Plan:
 
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
         """The task that makes shard number `shard`."""
-        size = self.options.utterances_per_shard
-        table = self.table
-        rows = np.sort(self.order[shard * size : (shard + 1) * size])
-        owners = np.searchsorted(table.first_row, rows, side="right") - 1
-        lines = [
-            LineTask(
-                table.line(self.manifests, at),
-                int(table.byte_offset[at]),
-                bool(table.duplicate[at]),
-                row - int(table.first_row[at]),
-                int(table.num_windows[at]),
+        size, index = self.options.utterances_per_shard, self.index
+        numbers = np.sort(self.order[shard * size : (shard + 1) * size])
+        owners = np.searchsorted(index.first_item, numbers, side="right") - 1
+        items = [
+            PlanItem(
+                index.line(self.manifests, at),
+                int(index.byte_offset[at]),
+                bool(index.duplicate[at]),
+                number - int(index.first_item[at]),
+                int(index.num_windows[at]),
             )
-            for row, at in zip(rows.tolist(), owners.tolist(), strict=True)
+            for number, at in zip(numbers.tolist(), owners.tolist(), strict=True)
         ]
-        return ShardTask(shard, lines, output_dir, base_path, self.features, self.options)
+        return ShardTask(shard, items, output_dir, base_path, self.features, self.options)
 
     def save(self, path: Path) -> None:
         """Publish the plan, so that a rerun or another machine need not make it again."""
@@ -118,7 +111,7 @@ class Plan:
                 file,
                 identity=np.array(identity),
                 order=self.order,
-                **{name: getattr(self.table, name) for name in COLUMN_DTYPES},
+                **{name: getattr(self.index, name) for name in COLUMN_DTYPES},
             )
 
     @classmethod
@@ -129,101 +122,42 @@ class Plan:
             FileNotFoundError: there is none.
             StoreError: it is damaged, or is not a plan of these manifests.
         """
-        with _open_archive(path) as archive:
-            features, options = _read_identity(archive)
-            columns = [_read_array(archive, *column) for column in COLUMN_DTYPES.items()]
-            table = LineTable(*columns)
-            table.check(manifests, options)
-            order = _read_array(archive, "order", np.int64)
-            if len(order) != table.first_row[-1] or not _is_order(order, options):
+        with open_plan(path) as archive:
+            features, options = read_identity(archive)
+            columns = [read_array(archive, *column) for column in COLUMN_DTYPES.items()]
+            index = ManifestIndex(*columns)
+            index.check(manifests, options)
+            order = read_array(archive, "order", np.int64)
+            if len(order) != index.first_item[-1] or not _is_order(order, options):
                 raise ValueError("another order than its seed's")
-            return cls(manifests, features, options, table, order)
+            return cls(manifests, features, options, index, order)
 
     @staticmethod
-    def load_identity(path: Path) -> tuple[FeatureConfig, PlanOptions]:
+    def load_identity(path: Path) -> tuple[ComputedSpec, PlanOptions]:
         """What a published plan is for, without its lines.
 
         Raises:
             FileNotFoundError: there is none.
             StoreError: it is damaged.
         """
-        with _open_archive(path) as archive:
-            return _read_identity(archive)
+        with open_plan(path) as archive:
+            return read_identity(archive)
 
     @staticmethod
     def load_shard_names(path: Path) -> list[str]:
         """The file names of a published plan's shards; errors as of `load_identity`."""
-        with _open_archive(path) as archive:
-            num_rows = len(_read_array(archive, "order", np.int64))
-            return _shard_names(num_rows, _read_identity(archive)[1])
+        with open_plan(path) as archive:
+            num_items = len(read_array(archive, "order", np.int64))
+            return _shard_names(num_items, read_identity(archive)[1])
 
 
-def _num_shards(num_rows: int, options: PlanOptions) -> int:
-    return -(-num_rows // options.utterances_per_shard)
+def _num_shards(num_items: int, options: PlanOptions) -> int:
+    return -(-num_items // options.utterances_per_shard)
 
 
-def _shard_names(num_rows: int, options: PlanOptions) -> list[str]:
+def _shard_names(num_items: int, options: PlanOptions) -> list[str]:
     suffix = SHARD_SUFFIXES[options.format]
-    return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_rows, options))]
-
-
-@contextmanager
-def _open_archive(path: Path) -> Iterator[ZipFile]:
-    """The file of a plan; what is wrong with it becomes a StoreError that names it."""
-    try:
-        with open(open_regular(path), "rb") as file, ZipFile(file) as archive:
-            yield archive
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (
-        *(ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError),
-        *(RecursionError, NotImplementedError, RuntimeError, struct.error, BadZipFile, StoreError),
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        known = any(path.parent.glob("shard-*"))
-        advice = "use --overwrite" if known else "move it away, or use another --output_dir"
-        raise StoreError(
-            f"{path}: not a plan of this store: {type(error).__name__}: {reason}; {advice}"
-        ) from error
-
-
-def _read_identity(archive: ZipFile) -> tuple[FeatureConfig, PlanOptions]:
-    identity = json.loads(str(_read_array(archive, "identity")))
-    features, options = identity["features"], identity["options"]
-    if unknown := options.keys() - {field.name for field in fields(PlanOptions)}:
-        raise ValueError(f"of another version of gmmpipe: it knows {min(unknown)!r}")
-    return FeatureConfig.from_json(features), pick(PlanOptions, options)
-
-
-def _read_array(archive: ZipFile, name: str, dtype: type[np.generic] | None = None) -> NDArray[Any]:
-    """An array of one dimension and of this dtype, or without one a short text.
-
-    No memory is taken before what the headers say agrees with the size of the file.
-    """
-    info = archive.getinfo(f"{name}.npy")
-    held = os.fstat(archive.fp.fileno()).st_size  # type: ignore[union-attr]
-    if info.compress_type != ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"{name} is compressed")
-    if info.file_size > held:
-        raise ValueError(f"{name} of {info.file_size} bytes in a file of {held}")
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version != (1, 0):
-            raise ValueError(f"{name} of version {version}")
-        shape, fortran, there = np.lib.format.read_array_header_1_0(member)
-        if dtype is None:
-            fits = shape == () and there.kind == "U" and there.itemsize < 1 << 20
-        else:
-            fits = len(shape) == 1 and there == dtype
-        if not fits:
-            raise ValueError(f"{name} is {there} {list(shape)}")
-        num_bytes = math.prod(shape) * there.itemsize
-        if (fortran and shape) or num_bytes != info.file_size - member.tell():
-            raise ValueError(f"{name} of {num_bytes} bytes in {info.file_size}")
-        content = member.read()
-    return np.frombuffer(content, there).reshape(shape)
+    return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_items, options))]
 
 
 def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:
@@ -245,27 +179,27 @@ def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:
 
 def make_plan(
     manifests: Sequence[Manifest],
-    features: FeatureConfig,
+    features: ComputedSpec,
     options: PlanOptions,
     base_path: Path | None = None,
 ) -> Plan:
     """Plan the lines of `manifests`; `base_path` is where relative audio paths start."""
-    table = scan(manifests, options, base_path)
+    index = index_manifests(manifests, options, base_path)
     if options.long_audio == "split":
-        options = replace(options, windows_sha256=table.windows_sha256)
-    order = _order(int(table.first_row[-1]), options)
-    return Plan(manifests, features, options, table, order)
+        options = replace(options, windows_sha256=index.windows_sha256)
+    order = _order(int(index.first_item[-1]), options)
+    return Plan(manifests, features, options, index, order)
 
 
-def _order(num_rows: int, options: PlanOptions) -> NDArray[np.int64]:
-    """The order of that many rows over the shards."""
+def _order(num_items: int, options: PlanOptions) -> NDArray[np.int64]:
+    """The order of that many items over the shards."""
     if options.shuffle:
-        return permutation(num_rows, "shuffle", options.seed)
-    return np.arange(num_rows, dtype=np.int64)
+        return permutation(num_items, "shuffle", options.seed)
+    return np.arange(num_items, dtype=np.int64)
 
 
 def _is_order(order: NDArray[np.int64], options: PlanOptions) -> bool:
-    """Whether `order` is the `_order` of so many rows."""
+    """Whether `order` is the `_order` of so many items."""
     if options.shuffle:
         return is_permutation(order, "shuffle", options.seed)
     return np.array_equal(order, _order(len(order), options))

@@ -1,180 +1,199 @@
-"""What an earlier run left in the output folder: its plan, its store, or something else's files."""
+"""The output folder of `featurize`, and what an earlier run left there."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.claim import claim_folder
+from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, make_plan
-from gmmpipe.sources.manifest import Manifest, find_manifests
-from gmmpipe.store.finalize import finish_reopening, remove_shards
-from gmmpipe.store.replace import SWAP_FILE
-from gmmpipe.store.schema import (
+from gmmpipe.sources.find import find_manifests
+from gmmpipe.sources.lines import with_plain_lines
+from gmmpipe.sources.manifest import Manifest
+from gmmpipe.store.folder import StoreFolder
+from gmmpipe.store.names import (
+    LINES_FOLDER,
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
     STORE_FILE,
-    PlanOptions,
-    ShardRow,
-    Sidecar,
-    StoreInfo,
-    is_shard_name,
+    has_shards,
 )
+from gmmpipe.store.reopen import remove_shards, reopen
+from gmmpipe.store.replace import SWAP_FILE
+from gmmpipe.store.schema import FeatureIdentity, PlanOptions, WriterPlan
+from gmmpipe.store.sidecar import ShardRow, Sidecar
 
 log = logging.getLogger(__name__)
 
 
-def manifests_beside(folder: Path, data_dir: str) -> list[Manifest]:
-    """The manifests, without the ledger that a store writes where they lie.
+def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Manifest]:
+    """The manifests of the sources, without the rejects that a store writes where they lie.
 
     Raises:
         ManifestError: there is none, or one cannot be read.
-        StoreError: a file of the user's would be overwritten by the ledger.
+        StoreError: a file of the user's would be overwritten by the rejects.
     """
-    manifests, ledger = find_manifests(data_dir), folder / REJECTS_FILE
-    if not ledger.exists():
-        return manifests
-    documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
-    others = [m for m in manifests if m.path.name != REJECTS_FILE or not m.path.samefile(ledger)]
-    if not others or not (
-        any((folder / name).exists() for name in documents) or _has_shards(folder)
-    ):
-        raise StoreError(f"{ledger}: the store's own would overwrite it; use another --output_dir")
-    return others
+    rejects = folder / REJECTS_FILE
+    manifests = find_manifests(data_dir, source_kind, ignored=rejects)
+    if rejects.exists():
+        documents = (STORE_FILE, REOPENED_FILE, PLAN_FILE, SWAP_FILE)
+        is_own = any((folder / name).exists() for name in documents) or has_shards(folder)
+        if not is_own or not manifests:
+            raise StoreError(
+                f"{rejects}: the store's own would overwrite it; use another --output_dir"
+            )
+    return manifests
 
 
-def _has_shards(folder: Path) -> bool:
-    """Whether there are shards, or sidecars."""
-    names = (path.name.removesuffix(".json") for path in folder.glob("shard-*"))
-    return any(is_shard_name(name) or is_shard_name(f"{name}.tar") for name in names)
+class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
+    """The output folder of `featurize`.
 
-
-def obtain_plan(
-    folder: Path, manifests: Sequence[Manifest], options: FeaturizeOptions, wanted: PlanOptions
-) -> Plan | StoreInfo:
-    """The plan that an earlier run or another slice left, or a new one; or the finished store."""
-    features = options.features
-    # In this order, because another process may finish the store at any moment: then store.json
-    # appears before the plan goes.
-    has_shards = _has_shards(folder)
-    found: Plan | None = None
-    refuse_other_store(folder, features, wanted)
-    with suppress(FileNotFoundError):
-        found = Plan.load(folder / PLAN_FILE, manifests)
-    reopened = (folder / REOPENED_FILE).exists()
-    if reopened:
-        finish_reopening(folder)
-    if (folder / STORE_FILE).exists():
-        return StoreInfo.read(folder / STORE_FILE)
-    if found is not None:
-        return found
-    if has_shards and not reopened:
-        raise StoreError(f"{folder}: holds shards but no plan; use --overwrite to start afresh")
-    plan = make_plan(manifests, features, wanted, options.base_path)
-    refuse_other_windows(folder, plan.options)
-    plan.save(folder / PLAN_FILE)
-    return plan
-
-
-def fruitless_shards(folder: Path) -> list[str] | None:
-    """The finished shards of a planned store that holds no utterance; None of any other folder.
-
-    A damaged sidecar counts for none: its shard is made anew in any case.
+    Args:
+        path: the folder.
+        manifests: the manifests, in order.
+        options: the command's.
+        plan_options: what decides the store's bytes beyond the features.
     """
-    if not (folder / PLAN_FILE).exists():
+
+    command = "gmmpipe featurize"
+    made_differently = "with other options or another manifest"
+
+    def __init__(
+        self,
+        path: Path,
+        manifests: Sequence[Manifest],
+        options: FeaturizeOptions,
+        plan_options: PlanOptions,
+    ) -> None:
+        super().__init__(path, FeatureIdentity(options.features, plan_options))
+        self.manifests = self._sources = manifests
+        self.options = options
+        self.plan_options = plan_options
+
+    @property
+    def splits(self) -> bool:
+        """Whether the plan depends on how long the audio is."""
+        return self.options.long_audio == "split"
+
+    def refuse_other(self) -> None:
+        """Raise StoreError where another store is here, of frames that were not computed too."""
+        for there in self.made_with():
+            if isinstance(there.plan, WriterPlan):
+                raise StoreError(
+                    f"{self.path}: holds frames of kind {there.features.kind}, which another "
+                    f"program wrote. {self.remedy}"
+                )
+        super().refuse_other()
+
+    def write_plain_lines(self) -> None:
+        """Write the lines of manifests that are not plain files here, until the store is finished.
+
+        Raises:
+            StoreError: another job, which may use the lines there, made the store here.
+        """
+        if all(manifest.lines_path for manifest in self._sources):
+            return
+        if not self.options.overwrite:
+            self.refuse_other()
+        self.manifests = with_plain_lines(self._sources, self.path / LINES_FOLDER)
+
+    def planned_identity(self) -> FeatureIdentity | None:
+        """What the ``plan.npz`` that lies here is for; StoreError where it is damaged."""
+        with suppress(FileNotFoundError):
+            return FeatureIdentity(*Plan.load_identity(self.path / PLAN_FILE))
         return None
-    if any((folder / name).exists() for name in (STORE_FILE, REOPENED_FILE)):
+
+    def planned_shards(self) -> list[str] | None:
+        """The shards that ``plan.npz`` names; None where there is none, or a damaged one."""
+        with suppress(FileNotFoundError, StoreError):
+            return Plan.load_shard_names(self.path / PLAN_FILE)
         return None
-    shards = []
-    for row in finished_rows(folder):
-        if row.utterances:
+
+    def load_plan(self) -> Plan | None:
+        """The ``plan.npz`` that lies here; StoreError where it is damaged."""
+        with suppress(FileNotFoundError):
+            return Plan.load(self.path / PLAN_FILE, self.manifests)
+        return None
+
+    def make_plan(self) -> Plan:
+        """Make and publish ``plan.npz``; StoreError where a store is here of other windows."""
+        plan = self._plan()
+        self.refuse_other_windows(plan)
+        plan.save(self.path / PLAN_FILE)
+        return plan
+
+    def _plan(self) -> Plan:
+        options = self.options
+        return make_plan(self.manifests, options.features, self.plan_options, options.base_path)
+
+    def refuse_other_windows(self, plan: Plan) -> None:
+        """Refuse a folder whose store was made when the audio split into other windows."""
+        there = [made.plan for made in self.made_with()]
+        windows = {made.windows_sha256 for made in there if isinstance(made, PlanOptions)}
+        if windows - {plan.options.windows_sha256}:
+            raise StoreError(
+                f"{self.path}: audio files changed their lengths since the store was made, so that "
+                "they split into other windows; use --overwrite"
+            )
+
+    def fruitless_shards(self) -> list[str] | None:
+        """The finished shards of a planned store that holds no utterance; None of any other folder.
+
+        A damaged sidecar counts for none: its shard is made anew in any case.
+        """
+        if not (self.path / PLAN_FILE).exists():
             return None
-        shards.append(row.name)
-    return shards
+        if any((self.path / name).exists() for name in (STORE_FILE, REOPENED_FILE)):
+            return None
+        rows = list(self.finished_rows())
+        return None if any(row.utterances for row in rows) else [row.name for row in rows]
 
+    def finished_rows(self) -> Iterator[ShardRow]:
+        """What the sidecars say that are not damaged."""
+        for path in sorted(self.path.glob("shard-*.json")):
+            with suppress(StoreError):
+                yield Sidecar.read(path, "features").row
 
-def finished_rows(folder: Path) -> Iterator[ShardRow]:
-    """What the sidecars say that are not damaged."""
-    for path in sorted(folder.glob("shard-*.json")):
-        with suppress(StoreError):
-            yield Sidecar.read(path).row
+    def renew_plan_alone(self) -> None:
+        """`renew_plan` under a claim that is shared with nobody, who might go by the old plan.
 
+        Raises:
+            ClaimError: another process is at work by it.
+        """
+        shards = self.fruitless_shards() if self.splits else None
+        if shards is None or (self.options.num_tasks and not shards):
+            return  # a plan alone is what the first of many slices leaves to the others
+        try:
+            with claim_folder(self.path, "", self.command, alone=True):
+                self.write_plain_lines()
+                self.renew_plan()
+        except ClaimError:
+            if shards:
+                raise
 
-def planned_shards(folder: Path) -> list[str] | None:
-    """The shards that a published plan names; None where there is none, or a damaged one."""
-    with suppress(FileNotFoundError, StoreError):
-        return Plan.load_shard_names(folder / PLAN_FILE)
-    return None
+    def renew_plan(self) -> None:
+        """Where audio is split, and a planned store holds no utterance, plan it once again.
 
+        What could not be read was planned as one window a line. Nobody else may be at work here.
+        """
+        if not self.splits or (shards := self.fruitless_shards()) is None:
+            return
+        self.refuse_other()
+        log.info("nothing was usable in an earlier run: once again, from the plan on")
+        doomed = {*shards, *Plan.load_shard_names(self.path / PLAN_FILE)}
+        # The plan first: whoever comes after a kill finds shards without use, and does this again.
+        self._plan().save(self.path / PLAN_FILE)
+        remove_shards(self.path, sorted(doomed))
 
-def renew_plan(
-    folder: Path, manifests: Sequence[Manifest], options: FeaturizeOptions, wanted: PlanOptions
-) -> None:
-    """Where a planned store holds no utterance, plan it once again, by what can be read now.
-
-    Where long audio is split, what could not be read was planned as one window a line. Nobody else
-    may be at work there.
-    """
-    if (shards := fruitless_shards(folder)) is None:
-        return
-    refuse_other_store(folder, options.features, wanted)
-    log.info("nothing was usable in an earlier run: once again, from the plan on")
-    doomed = {*shards, *Plan.load_shard_names(folder / PLAN_FILE)}
-    # The plan first: whoever comes after a kill finds shards without use, and does this again.
-    make_plan(manifests, options.features, wanted, options.base_path).save(folder / PLAN_FILE)
-    remove_shards(folder, sorted(doomed))
-
-
-def shards_with_rejects(folder: Path) -> list[str]:
-    """The finished shards that hold rejects."""
-    sidecars = map(Sidecar.read, sorted(folder.glob("shard-*.json")))
-    return [sidecar.row.name for sidecar in sidecars if sidecar.rejects]
-
-
-def _made_with(folder: Path) -> Iterator[tuple[FeatureConfig, PlanOptions]]:
-    """What the folder's store, finished or not, says that it was made with; each place of it."""
-    for name in (STORE_FILE, REOPENED_FILE):
-        if (folder / name).exists():
-            info = StoreInfo.read(folder / name)
-            yield info.features, info.plan
-    with suppress(FileNotFoundError):
-        yield Plan.load_identity(folder / PLAN_FILE)
-
-
-def refuse_other_store(folder: Path, features: FeatureConfig, wanted: PlanOptions) -> None:
-    """Refuse a folder whose store, finished or not, was made with other options."""
-    for there_features, there in _made_with(folder):
-        _refuse_other(folder, there_features, there, features, wanted)
-
-
-def refuse_other_windows(folder: Path, here: PlanOptions) -> None:
-    """Refuse a folder whose store was made when the audio split into other windows."""
-    if any(there.windows_sha256 != here.windows_sha256 for _, there in _made_with(folder)):
-        raise StoreError(
-            f"{folder}: audio files changed their lengths since the store was made, so that they "
-            "split into other windows; use --overwrite"
-        )
-
-
-def _refuse_other(
-    folder: Path,
-    there_features: FeatureConfig,
-    there: PlanOptions,
-    features: FeatureConfig,
-    here: PlanOptions,
-) -> None:
-    """Refuse to mix two stores in one folder, saying what differs."""
-    theirs, ours = there_features.to_json(), features.to_json()
-    differences = [
-        f"{name} is {theirs[name]} there and {ours[name]} here"
-        for name in ours
-        if theirs[name] != ours[name]
-    ] + there.differences(here)
-    if differences:
-        raise StoreError(
-            f"{folder}: made with other options or another manifest: {'; '.join(differences)}. "
-            "Use another --output_dir, or --overwrite"
-        )
+    def drop_rejected(self) -> None:
+        """Turn the store into an unfinished one that lacks the shards which hold rejects."""
+        self.refuse_other()
+        if self.splits:  # what was missing may be there now, and longer
+            self.refuse_other_windows(self._plan())
+        sidecars = [
+            Sidecar.read(path, "features") for path in sorted(self.path.glob("shard-*.json"))
+        ]
+        reopen(self.path, [sidecar.row.name for sidecar in sidecars if sidecar.rejects])

@@ -1,15 +1,16 @@
-"""What `featurize` says in the end: hours in and out, rejects, and what deserves a warning."""
+"""What `featurize` logs at the end: hours in and out, rejects, and warnings."""
 
 import logging
 
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.store.schema import REJECTS_FILE, StoreInfo
+from gmmpipe.store.names import REJECTS_FILE
+from gmmpipe.store.schema import FeatureInfo
 
 log = logging.getLogger(__name__)
 CROP_WARNING_FRACTION = 0.05
 
 
-def report(info: StoreInfo, options: FeaturizeOptions) -> None:
+def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
     """Log the sums of a finished store, and warn of audio that was lost."""
     tally = info.tally
     log.info(

@@ -1,7 +1,7 @@
-"""One shard task to one published shard and its sidecar. This is what a worker process runs.
+"""What a worker process runs: a shard task to a published shard and its sidecar.
 
-Utterances go through in the order of their keys: loaded one by one, made into frames some at a time
-(the windows of several in one transform), written one by one.
+Utterances are taken in the order of their keys. They are loaded one by one, transformed some at a
+time, and written one by one.
 """
 
 import math
@@ -15,29 +15,28 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gmmpipe.audio.flac import encode_flac
-from gmmpipe.audio.sound_file import header_seconds
-from gmmpipe.audio.waveform import Waveform, load_waveform
-from gmmpipe.errors import AudioError
-from gmmpipe.features.log_mel import LogMel
-from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.featurization.line_table import OpenManifests
-from gmmpipe.featurization.plan import LineTask, ShardTask
-from gmmpipe.sources.manifest import (
-    Utterance,
-    audio_path,
-    named_path,
-    parse_line,
-    window_key,
-)
-from gmmpipe.store.feature_store import TORCH_DTYPES
+from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.waveform import Limit, Segment, Waveform, load_waveform
+from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.features.spec import ComputedSpec, FrameTransform
+from gmmpipe.featurization.plan import PlanItem, ShardTask
+from gmmpipe.sources.lines import OpenManifests
+from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, window_key
+from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
+from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.schema import SHARD_SUFFIXES, ShardRow, Sidecar, shard_stem
-from gmmpipe.store.shard_files import open_writer
+from gmmpipe.store.schema import FeatureIdentity
+from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
 
 BATCH_SAMPLES = 5 << 18
-"""Waveforms are transformed together up to about so many samples of windows: a minute, 10 MB."""
+"""How many samples, over all transform windows, are transformed together: a minute, 10 MB."""
 
-_log_mel = lru_cache(maxsize=1)(LogMel)
+
+@lru_cache(maxsize=1)
+def _transform_of(features: ComputedSpec) -> FrameTransform:
+    """The transform of the last spec is kept for the shards that follow."""
+    return features.make_transform()
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,21 @@ class _Planned:
     """An utterance of the task, or one window of it, and the file that it is in."""
 
     utterance: Utterance
-    task: LineTask
+    item: PlanItem
     path: str
 
 
-class _Ledger:
+class _Rejects:
     """The lines of a shard that gave no features, and how long they claim to be."""
 
     def __init__(self, task: ShardTask) -> None:
         self._max_seconds = task.options.max_seconds
-        self.rejects: list[Reject] = []
+        self._rejects: list[Reject] = []
         self.seconds = 0.0
 
-    def add_line(self, task: LineTask, path: str, error: AudioError) -> None:
+    def add_line(self, item: PlanItem, path: str, error: AudioError) -> None:
         """Reject a line; `path` is what it gives, if anything."""
-        line = task.line
+        line = item.line
         reject = Reject(
             manifest=line.manifest.name,
             line=line.number,
@@ -67,21 +66,22 @@ class _Ledger:
             reason=error.reason,
             detail=error.detail,
             ordinal=line.ordinal,
-            num_windows=task.num_windows,
+            num_windows=item.num_windows,
         )
-        self.rejects.append(reject)
+        self._rejects.append(reject)
 
     def add(self, planned: _Planned, error: AudioError) -> None:
         """Reject an utterance, or a window of it."""
-        utterance, task = planned.utterance, planned.task
+        utterance, item = planned.utterance, planned.item
         seconds = utterance.duration_seconds or header_seconds(planned.path)
-        if task.num_windows > 1:  # this window's share
-            seconds = min(max(0.0, seconds - task.window * self._max_seconds), self._max_seconds)
+        if item.num_windows > 1:  # this window's share
+            seconds = min(max(0.0, seconds - item.window * self._max_seconds), self._max_seconds)
         self.seconds += seconds
-        self.add_line(task, utterance.wav_path, error)
+        self.add_line(item, utterance.wav_path, error)
 
     def in_order(self) -> list[Reject]:
-        return sorted(self.rejects, key=lambda reject: reject.ordinal)
+        """The rejects in the order of their lines."""
+        return sorted(self._rejects, key=lambda reject: reject.ordinal)
 
 
 def make_shard(task: ShardTask) -> Tally:
@@ -92,69 +92,78 @@ def make_shard(task: ShardTask) -> Tally:
     """
     sidecar_path = task.output_dir / f"{shard_stem(task.number)}.json"
     shard_path = sidecar_path.with_suffix(SHARD_SUFFIXES[task.options.format])
-    if not (sidecar_path.exists() and shard_path.exists()):
+
+    def is_published() -> bool:
+        return sidecar_path.exists() and shard_path.exists()
+
+    if not is_published():
         try:
-            _publish(task, shard_path, sidecar_path)
-        except FileNotFoundError:
-            # Whoever finalizes removes all temporaries; then the shard has been published too.
-            if not (sidecar_path.exists() and shard_path.exists()):
+            return _publish(task, shard_path, sidecar_path)
+        except (FileNotFoundError, ManifestError):
+            # Whoever finishes the store removes all temporaries, and the lines of manifests that
+            # were translated for it; the shard has been published by then.
+            if not is_published():
                 raise
-    return Sidecar.read(sidecar_path).tally
+    return Sidecar.read(sidecar_path, "features").tally
 
 
-def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> None:
-    ledger = _Ledger(task)
+def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
+    rejected = _Rejects(task)
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
-    with open_writer(shard_path, task.features.n_mels, task.options.dtype) as writer:
-        for batch in _in_batches(_load(task, ledger), task.features):
-            for planned, waveform, frames in _compute(batch, task, ledger):
+    (column,) = FeatureIdentity(task.features, task.options).columns
+    with open_writer(shard_path, [column]) as writer:
+        for batch in _in_batches(_load(task, rejected), task.features):
+            for planned, waveform, frames in _compute(batch, task, rejected):
                 metadata = _metadata(planned, waveform, frames, task.features)
                 audio = None
                 if task.options.store_audio == "flac":
                     audio, scale = encode_flac(waveform, task.features.sample_rate)
                     metadata["audio_scale"] = scale
-                writer.add(planned.utterance.key, metadata, frames, audio)
+                writer.add(planned.utterance.key, {column.name: frames}, metadata, audio)
                 seconds_kept += waveform.kept_seconds
                 seconds_cropped += waveform.cropped_seconds
                 cancelled += waveform.cancels
-                if waveform.unstated_seconds and planned.task.window == 0:
+                if waveform.unstated_seconds and planned.item.window == 0:
                     unstated += 1
                     seconds_unstated += waveform.unstated_seconds
-        index, num_bytes, sha256 = writer.finish()
-    rejects = ledger.in_order()
-    num_frames = int(index.num_frames.sum())
-    tally = Tally(
-        lines=sum(planned.window == 0 for planned in task.lines),
-        utterances=len(index.keys),
+        written = writer.finish()
+    row = written.row
+    rejects = rejected.in_order()
+    sums = Tally(
+        lines=sum(item.window == 0 for item in task.items),
+        utterances=row.utterances,
         rejects=len(rejects),
-        frames=num_frames,
-        bytes=num_bytes,
+        frames=row.frames,
+        bytes=row.bytes,
         seconds_kept=seconds_kept,
         seconds_cropped=seconds_cropped,
-        seconds_rejected=ledger.seconds,
+        seconds_rejected=rejected.seconds,
         rejects_by_reason=dict(Counter(reject.reason for reject in rejects)),
         cancelled=cancelled,
         unstated=unstated,
         seconds_unstated=seconds_unstated,
     )
-    row = ShardRow(shard_path.name, len(index.keys), num_frames, num_bytes, sha256)
-    Sidecar(row, index, Tally.total([tally]), rejects).write(sidecar_path)
+    tally = Tally.total([sums])  # which rounds its seconds
+    Sidecar("features", row, written.index, {}, tally, rejects).write(sidecar_path)
+    return tally
 
 
-def _load(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[_Planned, Waveform]]:
-    """The task's utterances that can be heard, in the order of their keys."""
+def _load(task: ShardTask, rejected: _Rejects) -> Iterator[tuple[_Planned, Waveform]]:
+    """The task's utterances with audio, in the order of their keys; the others are rejected."""
     features = task.features
-    for planned in sorted(_utterances(task, ledger), key=lambda planned: planned.utterance.key):
+    for planned in sorted(_utterances(task, rejected), key=lambda planned: planned.utterance.key):
+        utterance, item = planned.utterance, planned.item
+        segment = Segment(utterance.offset_seconds, utterance.duration_seconds, utterance.channel)
+        limit = Limit(
+            task.options.max_seconds,
+            task.options.long_audio,
+            f"crop/{task.options.seed}/{utterance.key}",
+            item.window,
+            item.num_windows,
+        )
         try:
-            waveform = load_waveform(
-                planned.utterance,
-                planned.path,
-                features.sample_rate,
-                task.options,
-                planned.task.window,
-                planned.task.num_windows,
-            )
+            waveform = load_waveform(planned.path, features.sample_rate, limit, segment)
             if len(waveform.samples) < features.min_samples:
                 raise AudioError(
                     "too_short",
@@ -162,40 +171,40 @@ def _load(task: ShardTask, ledger: _Ledger) -> Iterator[tuple[_Planned, Waveform
                     f"needs {features.min_samples}",
                 )
         except AudioError as error:
-            ledger.add(planned, error)
+            rejected.add(planned, error)
         else:
             yield planned, waveform
 
 
-def _utterances(task: ShardTask, ledger: _Ledger) -> Iterator[_Planned]:
-    """The task's lines that name an utterance; the others go to the ledger."""
-    manifests = OpenManifests()
-    for line_task in task.lines:
-        raw = manifests.line_at(line_task.line.manifest, line_task.byte_offset)
-        try:
-            utterance = parse_line(raw, line_task.line)
-        except AudioError as error:
-            ledger.add_line(line_task, named_path(raw), error)
-            continue
-        path = audio_path(utterance.wav_path, line_task.line, task.base_path)
-        if line_task.duplicate:
-            twin = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-            ledger.add(_Planned(utterance, line_task, path), twin)
-            continue
-        if line_task.num_windows > 1:
-            utterance = replace(utterance, key=window_key(utterance.key, line_task.window))
-        yield _Planned(utterance, line_task, path)
-    manifests.close()
+def _utterances(task: ShardTask, rejected: _Rejects) -> Iterator[_Planned]:
+    """The utterances that the task's lines name; the other lines are rejected."""
+    with OpenManifests() as files:
+        for item in task.items:
+            line = item.line
+            parsed = ParsedLine(files.line_at(line.manifest, item.byte_offset))
+            try:
+                utterance = parsed.utterance(line.ordinal)
+            except AudioError as error:
+                rejected.add_line(item, parsed.path, error)
+                continue
+            path = audio_path(utterance.wav_path, line, task.base_path)
+            if item.duplicate:
+                twin = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
+                rejected.add(_Planned(utterance, item, path), twin)
+                continue
+            if item.num_windows > 1:
+                utterance = replace(utterance, key=window_key(utterance.key, item.window))
+            yield _Planned(utterance, item, path)
 
 
 def _in_batches(
-    loaded: Iterable[tuple[_Planned, Waveform]], features: FeatureConfig
+    loaded: Iterable[tuple[_Planned, Waveform]], features: ComputedSpec
 ) -> Iterator[list[tuple[_Planned, Waveform]]]:
-    """Neighbours, until their windows have samples enough for one transform."""
+    """The utterances in batches, each of enough samples for one transform."""
     batch, num_frames = [], 0
     for planned, waveform in loaded:
         batch.append((planned, waveform))
-        num_frames += len(waveform.samples) // features.hop_length
+        num_frames += features.num_frames(len(waveform.samples))
         if num_frames * features.n_fft >= BATCH_SAMPLES:
             yield batch
             batch, num_frames = [], 0
@@ -204,23 +213,23 @@ def _in_batches(
 
 
 def _compute(
-    batch: Sequence[tuple[_Planned, Waveform]], task: ShardTask, ledger: _Ledger
+    batch: Sequence[tuple[_Planned, Waveform]], task: ShardTask, rejected: _Rejects
 ) -> Iterator[tuple[_Planned, Waveform, NDArray[Any]]]:
-    """The same with log-mel frames in the stored dtype, [T, D]; the ledger gets what overflows."""
-    log_mel, dtype = _log_mel(task.features), TORCH_DTYPES[task.options.dtype]
-    computed = log_mel.frames_of([waveform.samples for _, waveform in batch])
+    """The batch with frames [T, D] in the stored dtype; what overflows is rejected."""
+    transform, dtype = _transform_of(task.features), TORCH_DTYPES[task.options.dtype]
+    computed = transform.frames_of([waveform.samples for _, waveform in batch])
     for (planned, waveform), frames in zip(batch, computed, strict=True):
         if math.isfinite(frames.sum()):  # a sum is not if one of its terms is not; and cheaper
             yield planned, waveform, frames.to(dtype).numpy()
         else:
             detail = "the features overflow: the samples are far beyond full scale"
-            ledger.add(planned, AudioError("non_finite", detail))
+            rejected.add(planned, AudioError("non_finite", detail))
 
 
 def _metadata(
-    planned: _Planned, waveform: Waveform, frames: NDArray[Any], features: FeatureConfig
+    planned: _Planned, waveform: Waveform, frames: NDArray[Any], features: ComputedSpec
 ) -> dict[str, Any]:
-    utterance, line = planned.utterance, planned.task.line
+    utterance, line = planned.utterance, planned.item.line
     metadata = {
         **utterance.carried,
         "key": utterance.key,
@@ -234,7 +243,7 @@ def _metadata(
         "offset": waveform.start_seconds,
     }
     for name in ("resampler", "audio_scale"):
-        metadata.pop(name, None)  # the manifest's would pass for ours
+        metadata.pop(name, None)  # a manifest's field of this name would pass for the store's
     if waveform.resampler == "soxr":
         metadata["resampler"] = waveform.resampler
     return metadata

@@ -1,4 +1,4 @@
-"""A fit's state, its files, and where to go on from."""
+"""A fit's state, and the files that hold it."""
 
 import logging
 import re
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
+from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
-from gmmpipe.fitting.update_metrics import without_eval
+from gmmpipe.fitting.update_metrics import EVAL_COLUMN, METRIC_COLUMNS, without_eval
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import (
     read_model,
@@ -24,9 +25,10 @@ from gmmpipe.mixture.model_file import (
 )
 from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer, VarFloor
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.run.metrics_file import metrics_text
+from gmmpipe.run.run_files import Position, RunFiles
 
 log = logging.getLogger(__name__)
-MODEL_FILE = "gmm.pt"
 _CHECKPOINT_NAME = re.compile(r"gmm_ckpt_(\d+(?:\.\d+)?)M(?:-s(\d+))?\.pt")
 
 
@@ -63,6 +65,26 @@ class FitState:
     metrics: list[str] = field(default_factory=list)
     eval_stores: list[str] = field(default_factory=list)
 
+    def begin_update(self, stop: int) -> Parameters:
+        """Open the update that ends at `stop` frames, or go on with it; the parameters before it.
+
+        Raises:
+            CheckpointError: the one under way ends elsewhere.
+        """
+        if self.at_start is None:
+            self.at_start = self.parameters.clone()
+            self.update_stop = stop
+        elif self.update_stop != stop:
+            raise self.unfinished()
+        return self.at_start
+
+    def unfinished(self) -> CheckpointError:
+        """What to say where the update under way is not the one to go on with."""
+        return CheckpointError(
+            f"the fit was stopped inside an update that ends at {self.update_stop} frames; finish "
+            f"that with --target_frames {self.update_stop} before choosing another"
+        )
+
     def end_update(self, frames: int, row: str) -> None:
         """Close the update under way: `frames` are done, and this is its row of metrics."""
         self.frames = frames
@@ -79,7 +101,7 @@ class FitState:
             self.metrics = [without_eval(row) for row in self.metrics]
         self.eval_stores = stores
 
-    def to_dict(self, identity: dict[str, Any], features: FeatureConfig) -> dict[str, Any]:
+    def to_dict(self, identity: dict[str, Any], features: FrameSpec) -> dict[str, Any]:
         """A model file's content that `from_dict` can go on from."""
         model = GradientGMM.of(
             self.parameters.mixture,
@@ -135,9 +157,19 @@ class FitState:
             eval_stores=resume["eval_stores"],
         )
 
-    def save(self, path: Path, identity: dict[str, Any], features: FeatureConfig) -> None:
+    def save(self, path: Path, identity: dict[str, Any], features: FrameSpec) -> None:
         """Write a model file, whole or not at all."""
         write_model(path, self.to_dict(identity, features))
+
+    def position(self) -> Position:
+        """Frames of finished updates, and steps of the one under way."""
+        return self.frames, self.step
+
+    def metrics_text(self) -> bytes:
+        """The content of ``metrics.tsv``."""
+        return metrics_text(
+            [*METRIC_COLUMNS, EVAL_COLUMN], [row.split("\t") for row in self.metrics]
+        )
 
     def checkpoint_name(self) -> str:
         """``gmm_ckpt_{frames in millions}M.pt``, with ``-s{step}`` inside an update."""
@@ -145,72 +177,15 @@ class FitState:
         return f"gmm_ckpt_{millions}M{f'-s{self.step}' if self.step else ''}.pt"
 
 
-def is_model(name: str) -> bool:
-    """Whether a file of that name is a fit's finished model, or a checkpoint of one."""
-    return name == MODEL_FILE or _CHECKPOINT_NAME.fullmatch(name) is not None
+def named_position(name: str) -> Position | None:
+    """Frames and steps that a checkpoint of that name holds; None where it is no checkpoint's."""
+    named = _CHECKPOINT_NAME.fullmatch(name)
+    return (int(Decimal(named[1]).scaleb(6)), int(named[2] or 0)) if named else None
 
 
-def models_in(folder: Path) -> list[Path]:
-    """The finished model and the checkpoints of a folder, by their names, the furthest first.
-
-    A name does not say how far the finished model is: it comes before all others.
-    """
-    found = [path for path in folder.glob("*.pt") if is_model(path.name)]
-    return sorted(found, key=_named_position, reverse=True)
-
-
-def _named_position(path: Path) -> tuple[Decimal, int]:
-    """How far a checkpoint is, as its name says: millions of frames, and steps."""
-    named = _CHECKPOINT_NAME.fullmatch(path.name)
-    return (Decimal(named[1]), int(named[2] or 0)) if named else (Decimal("inf"), 0)
-
-
-def find_checkpoint(resume: str, output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that ``--resume`` means: a path, or with ``auto`` the furthest valid one.
-
-    Returns:
-        Its path and content; None where ``auto`` finds none.
-
-    Raises:
-        CheckpointError: the path given holds no fit to go on from.
-    """
-    if resume != "auto":
-        return Path(resume), read_checkpoint(Path(resume))
-    best: tuple[Path, dict[str, Any]] | None = None
-    for path in models_in(output_dir):
-        try:
-            content = read_checkpoint(path)
-        except CheckpointError as error:
-            log.warning("warning: passed over: %s", error)
-            continue
-        if best is None or position(content) > position(best[1]):
-            best = (path, content)
-        if path.name != MODEL_FILE:
-            break  # those that follow are less far
-    return best
-
-
-def position(content: dict[str, Any]) -> tuple[int, int]:
+def position_of(content: dict[str, Any]) -> Position:
     """How far a checkpoint is: frames of finished updates, and steps of the one under way."""
     return index(content["frames"]), index(content["resume"]["step"])
-
-
-def check_identity(
-    path: Path, content: dict[str, Any], identity: dict[str, Any], what: str = "fit"
-) -> None:
-    """Refuse to go on with another fit, or with another of `what`.
-
-    Raises:
-        CheckpointError: naming every option that differs.
-    """
-    there = content["resume"]["identity"]
-    differences = [
-        f"{name} is {there.get(name)} there and {here} here"
-        for name, here in identity.items()
-        if there.get(name) != here
-    ]
-    if differences:
-        raise CheckpointError(f"{path}: another {what}: {'; '.join(differences)}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -229,3 +204,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: holds no fit's state to go on from: {error!r}") from error
     return content
+
+
+FIT_FILES = RunFiles(
+    what="fit",
+    model="gmm.pt",
+    named_position=named_position,
+    read=read_checkpoint,
+    position=position_of,
+    also=(EVENT_FILES,),
+)

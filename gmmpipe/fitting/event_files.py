@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the metrics of each update once more, as curves."""
+"""TensorBoard's event files: the metrics of each update as curves."""
 
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +26,12 @@ def load_writer() -> "type[SummaryWriter]":
 
 
 class EventFiles:
-    """Writes a point an update to each metric's curve, over the frames done.
+    """Adds a point to each metric's curve after each update, over the frames done.
 
     Args:
-        folder: where to; None writes nothing.
-        frames: that are done. Points beyond them, which a run before this one may have left, are
-            of updates that are done again: whoever reads the files drops them.
+        folder: where the files go; None writes nothing.
+        frames: frames done before. Points beyond them, which an earlier run may have left, are of
+            updates that are done again: readers of the files drop them.
     """
 
     def __init__(self, folder: Path | None, frames: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
@@ -28,7 +28,7 @@ class HeldOut:
     digests: list[str]
 
     @classmethod
-    def read(cls, data_dir: str, features: FeatureConfig, world: World) -> "HeldOut":
+    def read(cls, data_dir: str, features: FrameSpec, world: World) -> "HeldOut":
         """Read this rank's part of the frames, on all ranks together.
 
         Args:
@@ -42,7 +42,7 @@ class HeldOut:
         return world.on_each_rank(lambda: cls._read(data_dir, features, world))
 
     @classmethod
-    def _read(cls, data_dir: str, features: FeatureConfig, world: World) -> "HeldOut":
+    def _read(cls, data_dir: str, features: FrameSpec, world: World) -> "HeldOut":
         store = FeatureStore.open(data_dir)
         if store.features != features:
             raise StoreError(

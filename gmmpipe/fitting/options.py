@@ -1,71 +1,107 @@
 """What `gmmpipe fit` is asked to do."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fitting.schedule import Schedule
-from gmmpipe.mixture.optimizers import OPTIMIZERS
-from gmmpipe.mixture.seeding import INITS
 from gmmpipe.mixture.var_floor import parse_var_floor
-from gmmpipe.run.world import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
-from gmmpipe.store.feature_store import FeatureStore
+from gmmpipe.option_kinds import Folder, Frames, Kind, Paths
+from gmmpipe.options import Options, option
+from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
+
+if TYPE_CHECKING:
+    from gmmpipe.store.feature_store import FeatureStore
+
+VarFloor = Annotated[float | str, Kind("number|percent%", parse_var_floor)]
 
 MAX_LR = 1e30
 """Beyond it, a step of Adam is beyond float32."""
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """The command's options, under their names; its help explains each one."""
+class FitOptions(Options):
+    """The options of ``gmmpipe fit``, under their names; its help explains each one.
 
-    data_dir: str
-    output_dir: Path
-    K: int = 1024
-    target_frames: int = 100_000_000
-    batch_update_size: int = 5_000_000
-    max_samples: int = 50_000_000
-    n_sgd_steps: int = 2000
-    sgd_batch_size: int = 16384
-    lr: float = 1e-2
-    optimizer: str = "adam"
-    init: str = "kmeans"
-    var_floor: float | str = 0.1
-    save_every: int = 50_000_000
-    resume: str | None = None
-    eval_data_dir: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    num_workers: int = 2
-    tensorboard: bool = False
-    exchange_timeout: float = EXCHANGE_TIMEOUT
-    overwrite: bool = False
+    Raises:
+        OptionError: a value is not allowed, or two contradict each other.
+    """
+
+    data_dir: Paths = option(help="Comma-separated feature stores with equal fingerprints.")
+    output_dir: Folder = option(
+        help="Where gmm.pt, checkpoints, metrics.tsv and options.yaml go.",
+    )
+    K: int = option(1024, help="Components.", low=1)
+    target_frames: Frames = option(
+        100_000_000, help="Frames to process, over as many epochs as that takes."
+    )
+    batch_update_size: Frames = option(5_000_000, help="Frames of an update cycle, over all ranks.")
+    max_samples: Frames = option(50_000_000, help="Upper bound of the same.")
+    n_sgd_steps: int = option(
+        2000, help="SGD steps of an update; a shorter last update takes its share.", low=1
+    )
+    sgd_batch_size: Frames = option(16384, help="Frames of a step, over all ranks.")
+    lr: float = option(
+        1e-2,
+        help="Adam's learning rate; a cosine to a hundredth of it within each update.",
+        above=0,
+    )
+    optimizer: Literal["adam", "em"] = option(
+        "adam", help="Adam on the exact gradient, or stepwise EM."
+    )
+    init: Literal["kmeans", "kmeans++", "random"] = option(
+        "kmeans",
+        help="Where the components start: k-means++, Lloyd and EM passes; k-means++ alone; or "
+        "random frames.",
+    )
+    var_floor: VarFloor = option(
+        0.1,
+        help="Lower bound of a variance: a number, or per cent of each dimension's own variance in "
+        "the seeding sample (1%).",
+    )
+    save_every: Frames = option(
+        50_000_000, help="Checkpoint after each update that crosses a multiple of this."
+    )
+    resume: str | None = option(
+        None,
+        help="A checkpoint, or 'auto': the furthest in --output_dir, if there is one.",
+        this_run_only=True,
+    )
+    eval_data_dir: Paths | None = option(
+        None,
+        help="A held-out store; adds eval_nll, on its first 200,000 frames, to the metrics.",
+    )
+    seed: int = option(0, help="Of every random draw.")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
+    num_workers: int = option(2, help="Reader threads per rank.", low=1)
+    tensorboard: bool = option(False, help="Also write event files (gmmpipe[tensorboard]).")
+    keep: int | None = option(
+        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+    )
+    exchange_timeout: float = option(
+        EXCHANGE_TIMEOUT,
+        help="Seconds that a rank waits for the others in a step; then it leaves a checkpoint of "
+        "its last whole step, and stops.",
+        low=1,
+        high=MEETING_TIMEOUT,
+    )
+    overwrite: bool = option(
+        False,
+        help="Replace the fit in --output_dir, once the new one has a checkpoint.",
+        this_run_only=True,
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resume == "auto" and self.overwrite:
             raise OptionError(
                 "--resume auto goes on with the fit in --output_dir and --overwrite deletes it: "
                 "choose one"
             )
-        if not 0 < self.lr <= MAX_LR:
-            raise OptionError(f"--lr is {self.lr}, but must be above 0 and at most {MAX_LR:g}")
-        if not 1 <= self.exchange_timeout <= MEETING_TIMEOUT:
-            raise OptionError(
-                f"--exchange_timeout is {self.exchange_timeout}, but must be from 1 to "
-                f"{MEETING_TIMEOUT:.0f} s"
-            )
-        for name, known in (("optimizer", [*OPTIMIZERS]), ("init", [*INITS])):
-            if getattr(self, name) not in known:
-                raise OptionError(f"--{name} is {getattr(self, name)}, not one of {known}")
-        try:
-            object.__setattr__(self, "var_floor", parse_var_floor(self.var_floor))
-        except ValueError as error:
-            raise OptionError(f"--var_floor: {error}") from None
+        if self.lr > MAX_LR:
+            raise OptionError(f"--lr is {self.lr}, but must be at most {MAX_LR:g}")
 
-    def schedule(self, store: FeatureStore) -> Schedule:
+    def schedule(self, store: "FeatureStore") -> Schedule:
         """The rules of the fit on the frames of `store`.
 
         Raises:
@@ -86,7 +122,7 @@ class FitOptions:
             frames_per_step=self.sgd_batch_size,
         )
 
-    def identity(self, store: FeatureStore, schedule: Schedule) -> dict[str, Any]:
+    def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:
         """What a fit cannot be resumed with another value of."""
         return {
             "K": self.K,
@@ -101,11 +137,3 @@ class FitOptions:
             "init": self.init,
             "var_floor": self.var_floor,
         }
-
-    def to_yaml(self) -> str:
-        """The options as a file that ``--config`` accepts."""
-        values = {**asdict(self), "output_dir": str(self.output_dir)}
-        # How this run was started says nothing about the fit, and would be wrong for the next.
-        for name in ("resume", "overwrite"):
-            del values[name]
-        return yaml.safe_dump(values, sort_keys=False)

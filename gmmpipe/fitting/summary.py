@@ -10,7 +10,7 @@ import torch
 
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.update_metrics import EVAL_COLUMN, read_row
-from gmmpipe.fitting.update_reader import UpdateStream
+from gmmpipe.fitting.update_reader import UpdateReader
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class FitSummary:
     seconds_waiting: float
 
     def table(self) -> str:
-        """The same for the eye."""
+        """The same as a table for people."""
         rows = [
             ("frames", f"{self.frames}"),
             ("  in this run", f"{self.frames_used}"),
@@ -84,10 +84,10 @@ class FitSummary:
         return "\n".join(f"{name:21} {value:>12}" for name, value in rows)
 
 
-def count_frames(state: FitState, stream: UpdateStream, world: World) -> tuple[int, int]:
-    """Frames read and used, over all ranks; says what became of them."""
+def count_frames(state: FitState, reader: UpdateReader, world: World) -> tuple[int, int]:
+    """Frames read and used, over all ranks; a line of the log says what became of them."""
     counts = torch.tensor(
-        [stream.frames_read, stream.frames_used], dtype=torch.int64, device=world.device
+        [reader.frames_read, reader.frames_used], dtype=torch.int64, device=world.device
     )
     world.all_reduce(counts)
     frames_read, frames_used = (int(count) for count in counts)
@@ -102,10 +102,10 @@ def count_frames(state: FitState, stream: UpdateStream, world: World) -> tuple[i
     return frames_read, frames_used
 
 
-def summarise(state: FitState, stream: UpdateStream, times: Times, world: World) -> FitSummary:
-    """Say and return what a run came to that has ended."""
-    frames_read, frames_used = count_frames(state, stream, world)
-    reading = torch.tensor(stream.seconds_reading, device=world.device)
+def summarise(state: FitState, reader: UpdateReader, times: Times, world: World) -> FitSummary:
+    """What a run that has ended came to; the log says it too."""
+    frames_read, frames_used = count_frames(state, reader, world)
+    reading = torch.tensor(reader.seconds_reading, device=world.device)
     world.all_reduce(reading)
     last = read_row(state.metrics[-1])
     summary = FitSummary(

@@ -1,33 +1,35 @@
-"""The fitting loop."""
+"""A fit, from the store's frames to the finished model."""
 
 import logging
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
-from types import FrameType
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 
 import torch
 
-from gmmpipe.errors import CheckpointError, GmmpipeError, NoAnswerError, RankGoneError, Stopped
-from gmmpipe.fitting.checkpoint import MODEL_FILE, FitState
-from gmmpipe.fitting.event_files import EventFiles
-from gmmpipe.fitting.folder import FitFolder
+from gmmpipe.errors import GmmpipeError, RankGoneError
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.folder import event_files, fit_folder
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.fitting.initial_state import seed_state
 from gmmpipe.fitting.options import FitOptions
-from gmmpipe.fitting.schedule import Update, crosses_multiple
+from gmmpipe.fitting.schedule import Schedule, Update, crosses_multiple
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.summary import FitSummary, Times, count_frames, summarise
 from gmmpipe.fitting.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
-from gmmpipe.fitting.update_reader import HeldFrames, UpdateStream
+from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader
 from gmmpipe.run.progress import Progress
-from gmmpipe.run.signals import is_orphaned, stop_signals
+from gmmpipe.run.run_folder import RunFolder
+from gmmpipe.run.stop import StopRequest
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 
 log = logging.getLogger(__name__)
+Updates = Iterator[tuple[Update, HeldFrames | None]]
+Arrived = tuple[Update, HeldFrames]
+"""An update whose frames are there."""
 
 
 def fit(options: FitOptions, world: World) -> FitSummary | None:
@@ -41,210 +43,190 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
         Stopped: a signal ended the fit; a checkpoint holds what was done.
     """
     torch.set_float32_matmul_precision("highest")  # TF32 is too coarse for small variances
+    stop, times = StopRequest(), Times()
+    world = replace(world, stopping=stop.is_made)
     store = FeatureStore.open(options.data_dir)
     held_out = None
     if options.eval_data_dir:
         held_out = HeldOut.read(options.eval_data_dir, store.features, world)
-    return Trainer(options, store, held_out, world).run()
+    schedule = options.schedule(store)
+    reader = UpdateReader(store, schedule, world, options.num_workers, stop.is_made)
+    folder = fit_folder(options, store, schedule, world)
 
+    with folder.prepared() as content:
+        state = FitState.from_dict(content, world.device) if content else None
+        frames, num_updates = (state.frames, state.updates) if state else (0, 0)
+        first = schedule.update_at(frames, num_updates)
+        if first is None:
+            assert state is not None, "a fit without a state has an update before it"
+            with stop.listening():
+                _end_again(options, folder, state)
+            return None
 
-class Trainer:
-    """One fit, on one rank.
-
-    Args:
-        options: what to do.
-        store: the frames.
-        held_out: what else to evaluate on after each update, if anything.
-        world: this rank among the others.
-    """
-
-    def __init__(
-        self, options: FitOptions, store: FeatureStore, held_out: HeldOut | None, world: World
-    ) -> None:
-        self.options = options
-        self.held_out = held_out
-        self.world = world = replace(world, stopping=self._is_stopping)
-        self.schedule = options.schedule(store)
-        self.folder = FitFolder(options, store, options.identity(store, self.schedule), world)
-        self.stream = UpdateStream(
-            store, self.schedule, world, options.num_workers, self._is_stopping
-        )
-        self.state: FitState | None = None
-        self.stop_signal: int | None = None
-        self.times = Times()
-
-    def run(self) -> FitSummary | None:
-        """Seed or resume, then update after update until the target is reached."""
-        with closing(self.folder):
-            return self._run()
-
-    def _run(self) -> FitSummary | None:
-        content = self.folder.prepare()
-        if content:
-            self.state = FitState.from_dict(content, self.world.device)
-        position = (self.state.frames, self.state.updates) if self.state else (0, 0)
-        first = self.schedule.update_at(*position)
-        with stop_signals(self._on_signal), self._keeping_what_is_left():
-            if first is None:
-                if self.state and self.state.step:
-                    raise self._unfinished(self.state)
-                log.info("%d frames are done already: nothing to do", position[0])
-            else:
-                self._fit_updates(first)
-            assert self.state is not None, "a fit without a state has an update before it"
-            if first:
-                self.folder.save_model(self.state)
-            elif not self.folder.holds_result(self.state):
-                log.info("%s or metrics.tsv is damaged or missing: made again", MODEL_FILE)
-                self.folder.begin(self.state)
-                self.folder.save_model(self.state)
-        if mostly_at_floor(self.state.parameters.mixture, self.state.var_floor):
-            log.warning(
-                "warning: most variances sit at --var_floor %s: the floor makes this model, not "
-                "the data; lower it, or give fewer components",
-                self.options.var_floor,
-            )
-        return summarise(self.state, self.stream, self.times, self.world) if first else None
-
-    def _fit_updates(self, first: Update) -> None:
-        target = self.schedule.target_frames
         with (
-            Progress("fit", "frames", target, first.start, line_every_seconds=0) as progress,
-            self.folder.open_events(first.start) as events,
+            Progress(
+                "fit", "frames", options.target_frames, frames, line_every_seconds=0
+            ) as progress,
+            event_files(options, frames, world) as events,
         ):
-            if self.state is not None:
-                self._begin_fitting(self.state)
-            updates = self.stream.updates(first)
-            while (arrived := self._await_frames(updates)) is not None:
-                update, held = arrived
-                if self.state is None:
-                    state = self._seed(update, held)
-                    self._stop_if_asked()
-                    self.state = state
-                    self._begin_fitting(state)
-                with self.times.count("fitting"):
-                    row = self._fit_update(update, held, events)
-                progress.advance(update.num_frames, f"nll {row['nll']:.4f}, {row['alive']} alive")
+            updates = reader.updates(first)
+            arrived: Iterator[Arrived] = iter(())
+            if state is None:
+                state, arrived = _seed(options, schedule, updates, world, stop, times)
+            fitting = _Fitting(options, schedule, held_out, folder, reader, state, world, stop)
+            with stop.listening(), stop.keeping(fitting.save_last, fitting.keep_alone):
+                folder.begin(state)
+                others = _arriving(updates, fitting.save, world, stop, times)
+                for update, held in chain(arrived, others):
+                    with times.count("fitting"):
+                        row = fitting.fit_update(update, held)
+                        if folder.replacing:
+                            fitting.save()
+                        folder.write_metrics(state)
+                        events.write(row)
+                        if crosses_multiple(update.start, update.stop, options.save_every):
+                            fitting.save()
+                    note = f"nll {row['nll']:.4f}, {row['alive']} alive"
+                    progress.advance(update.num_frames, note)
+                folder.save(state, finished=True)
+    _warn_of_floor(options, state)
+    return summarise(state, reader, times, world)
 
-    def _await_frames(
-        self, updates: Iterator[tuple[Update, HeldFrames | None]]
-    ) -> tuple[Update, HeldFrames] | None:
-        """The next update, if there is one; all ranks leave here where one is to stop or failed."""
+
+def _end_again(options: FitOptions, folder: RunFolder[FitState], state: FitState) -> None:
+    """See to it that a fit that has reached its target before is whole."""
+    if state.step:
+        raise state.unfinished()
+    log.info("%d frames are done already: nothing to do", state.frames)
+    folder.mend(state, (options.target_frames, 0))
+    _warn_of_floor(options, state)
+
+
+def _warn_of_floor(options: FitOptions, state: FitState) -> None:
+    if mostly_at_floor(state.parameters.mixture, state.var_floor):
+        log.warning(
+            "warning: most variances sit at --var_floor %s: the floor makes this model, not "
+            "the data; lower it, or give fewer components",
+            options.var_floor,
+        )
+
+
+def _seed(
+    options: FitOptions,
+    schedule: Schedule,
+    updates: Updates,
+    world: World,
+    stop: StopRequest,
+    times: Times,
+) -> tuple[FitState, Iterator[Arrived]]:
+    """The state before the first step, and the first of `updates`, from whose frames it comes.
+
+    There is nothing to keep yet: a signal ends the process here, and reading and seeding are done
+    again.
+    """
+    first = _await_frames(updates, world, stop, times)
+    assert first is not None, "there is an update to begin with"
+    with times.count("seeding"):
+        state = seed_state(options, schedule, *first, world)
+    stop.raise_on_all(world)
+    return state, iter([first])
+
+
+def _arriving(
+    updates: Updates, save: Callable[[], None], world: World, stop: StopRequest, times: Times
+) -> Iterator[Arrived]:
+    """Each update once its frames are there; where they are damaged, a checkpoint is left first."""
+    while True:
         try:
-            with self.times.count("waiting"):
-                arrived = self.world.on_each_rank(lambda: next(updates, None))
+            arrived = _await_frames(updates, world, stop, times)
         except RankGoneError:
             raise  # what is left is kept without the others
         except GmmpipeError:
-            if self.state is not None:
-                self.folder.save_checkpoint(self.state)
+            save()
             raise
         if arrived is None:
-            return None  # on all ranks: they have the same updates
-        update, held = arrived
-        self._stop_if_asked()
-        assert held is not None, "a rank without frames has asked for a stop"
-        return update, held
+            return
+        yield arrived
 
-    def _seed(self, update: Update, held: HeldFrames) -> FitState:
-        with self.times.count("seeding"):
-            return seed_state(self.options, self.schedule, update, held, self.world)
 
-    def _begin_fitting(self, state: FitState) -> None:
+def _await_frames(
+    updates: Updates, world: World, stop: StopRequest, times: Times
+) -> Arrived | None:
+    """The next update, if there is one; all ranks leave here where one is to stop or failed."""
+    with times.count("waiting"):
+        arrived = world.on_each_rank(lambda: next(updates, None))
+    if arrived is None:
+        return None  # on all ranks: they have the same updates
+    update, held = arrived
+    stop.raise_on_all(world)
+    assert held is not None, "a rank without frames has asked for a stop"
+    return update, held
+
+
+@dataclass
+class _Fitting:
+    """A fit that has a state, on one rank."""
+
+    options: FitOptions
+    schedule: Schedule
+    held_out: HeldOut | None
+    folder: RunFolder[FitState]
+    reader: UpdateReader
+    state: FitState
+    world: World
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
         if self.held_out:
-            state.evaluate_on(self.held_out.digests)
-        self.stepper = Stepper(self.schedule, state, self.world, self._is_stopping)
-        self.folder.begin(state)
+            self.state.evaluate_on(self.held_out.digests)
+        self.stepper = Stepper(self.schedule, self.state, self.world, self.stop.is_made)
 
-    def _fit_update(self, update: Update, held: HeldFrames, events: EventFiles) -> dict[str, float]:
-        """All steps of an update and, where one is due, its checkpoint; its metrics."""
+    def fit_update(self, update: Update, held: HeldFrames) -> dict[str, float]:
+        """All steps of an update; its metrics."""
         state = self.state
-        assert state is not None
-        if state.at_start is None:
-            state.at_start = state.parameters.clone()
-            state.update_stop = update.stop
-        elif state.update_stop != update.stop:
-            raise self._unfinished(state)
+        before = state.begin_update(update.stop).mixture
         while state.step < update.num_steps:
             if self.stepper.step(update, held):
-                self._stop()
-        self._stop_if_asked()
-        self._check_mixture(state)
-        avg_loss, mixture = state.loss_sum / state.loss_count, state.parameters.mixture
-        before = state.at_start.mixture
+                raise self.stop.stopped()
+        self.stop.raise_on_all(self.world)
+        self._check_mixture()
+        mixture, avg_loss = state.parameters.mixture, state.loss_sum / state.loss_count
         row = measure_update(update, held, mixture, before, avg_loss, self.schedule, self.world)
         if self.held_out:
-            self._stop_if_asked()
+            self.stop.raise_on_all(self.world)
             row[EVAL_COLUMN] = self.held_out.nll(mixture, self.world)
         if not math.isfinite(row["nll"]):
-            raise self._ran_away(state)
+            raise self._ran_away()
         state.end_update(update.stop, format_row(row))
-        self.folder.write_metrics(state)
-        events.write(row)
-        if crosses_multiple(update.start, update.stop, self.options.save_every):
-            self.folder.save_checkpoint(state)
         return row
 
-    def _is_stopping(self) -> bool:
-        return self.stop_signal is not None or is_orphaned()
+    def save(self) -> None:
+        """Leave a checkpoint, together with all ranks."""
+        self.folder.save(self.state)
 
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.state is None:
-            raise Stopped(signum)  # nothing to keep yet: reading and seeding are done again
-        self.stop_signal = signum
+    def save_last(self) -> None:
+        """Leave a checkpoint of a fit that ends here, and say what it came to."""
+        self._check_mixture()
+        self.save()
+        count_frames(self.state, self.reader, self.world)
+        log.info("--resume auto goes on from there")
 
-    def _stop_if_asked(self) -> None:
-        if self.world.any(self._is_stopping(), short=True):
-            self._stop()
+    def keep_alone(self) -> Path | None:
+        """Leave a checkpoint of the last whole step by this rank alone."""
+        self._check_mixture()
+        return self.folder.keep_alone(self.state)
 
-    def _stop(self) -> None:
-        """Leave a checkpoint, if there is something to keep; all ranks are here alike."""
-        if is_orphaned():
-            log.warning("warning: torchrun is gone")
-        if self.state is not None:
-            self._check_mixture(self.state)
-            self.folder.save_checkpoint(self.state)
-            count_frames(self.state, self.stream, self.world)
-            log.info("--resume auto goes on from there")
-        raise Stopped(self.stop_signal or signal.SIGTERM)
-
-    @contextmanager
-    def _keeping_what_is_left(self) -> Iterator[None]:
-        """Where another rank is gone, leave a checkpoint of the last whole step by this one alone.
-
-        All that are left do: each has the same state, and any of them may be who sees the folder.
-        """
-        try:
-            yield
-        except RankGoneError as error:
-            kept = None
-            if self.state is not None:
-                self._check_mixture(self.state)
-                kept = self.folder.keep(self.state)
-            if isinstance(error, NoAnswerError):
-                log.warning("warning: another rank does not answer")
-                raise Stopped(self.stop_signal or signal.SIGTERM) from error
-            if kept is None:
-                raise
-            raise RankGoneError(f"{error}; --resume auto goes on from {kept}") from error
-
-    def _check_mixture(self, state: FitState) -> None:
+    def _check_mixture(self) -> None:
         """Make sure that the steps so far have left a mixture at all."""
-        parameters = state.parameters
+        parameters = self.state.parameters
         variances = parameters.log_vars.exp()
         sound = parameters.flat.isfinite().all() & variances.isfinite().all()
-        lowest = state.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
+        lowest = self.state.var_floor * (1 - 1e-5)  # a float32 logarithm and its exponential
         if not (sound and (variances >= lowest).all()):
-            raise self._ran_away(state)
+            raise self._ran_away()
 
-    def _ran_away(self, state: FitState) -> GmmpipeError:
+    def _ran_away(self) -> GmmpipeError:
         return GmmpipeError(
-            f"update {state.updates + 1} left a mixture that is not finite, or below the floor; "
-            f"try a lower --lr than {self.options.lr:g}"
-        )
-
-    def _unfinished(self, state: FitState) -> CheckpointError:
-        return CheckpointError(
-            f"the fit was stopped inside an update that ends at {state.update_stop} frames; finish "
-            f"that with --target_frames {state.update_stop} before choosing another"
+            f"update {self.state.updates + 1} left a mixture that is not finite, or below the "
+            f"floor; try a lower --lr than {self.options.lr:g}"
         )

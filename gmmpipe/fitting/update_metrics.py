@@ -1,8 +1,5 @@
-"""``metrics.tsv``: what is measured after each update, and how it is written."""
+"""A fit's rows of ``metrics.tsv``: what is measured after each update."""
 
-from pathlib import Path
-
-from gmmpipe.files import read_regular, write_atomic
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
@@ -10,7 +7,6 @@ from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.optimizers import VarFloor
 from gmmpipe.run.world import World
 
-METRICS_FILE = "metrics.tsv"
 METRIC_COLUMNS = (
     "frames",
     "update",
@@ -82,34 +78,6 @@ def read_row(row: str) -> dict[str, float]:
 def without_eval(row: str) -> str:
     """A row as it would be without held-out frames."""
     return "\t".join(row.split("\t")[: len(METRIC_COLUMNS)])
-
-
-def metrics_text(rows: list[str]) -> bytes:
-    """The content of ``metrics.tsv``.
-
-    Where only some rows were evaluated on held-out frames, the others get ``nan``.
-    """
-    cells = [row.split("\t") for row in rows]
-    width = max(map(len, cells), default=len(METRIC_COLUMNS))
-    lines = [
-        [*METRIC_COLUMNS, EVAL_COLUMN][:width],
-        *(row + ["nan"] * (width - len(row)) for row in cells),
-    ]
-    return "".join("\t".join(line) + "\n" for line in lines).encode()
-
-
-def write_metrics(folder: Path, rows: list[str]) -> None:
-    """Write ``metrics.tsv`` anew, whole or not at all: a resumed fit never has a row twice."""
-    write_atomic(folder / METRICS_FILE, metrics_text(rows))
-
-
-def holds_metrics(folder: Path, rows: list[str]) -> bool:
-    """Whether ``metrics.tsv`` is there, and is what `write_metrics` would write."""
-    expected = metrics_text(rows)
-    try:
-        return read_regular(folder / METRICS_FILE, len(expected)) == expected
-    except OSError:
-        return False
 
 
 def mostly_at_floor(mixture: Mixture, var_floor: VarFloor) -> bool:

@@ -1,4 +1,4 @@
-"""The frames of each update that this rank holds, read while the update before is fitted."""
+"""Reads the frames of each update that this rank holds, while the update before is fitted."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def read_pipeline(
     Args:
         store: where the frames lie.
         order: what their numbers mean.
-        ranges: what to read, and to which rows of `out`.
+        ranges: what to read, and to which places of `out`.
         out: [n, D] in the dtype that frames are held in.
     """
     stage = partial(_read_ranges, store=store, order=order, out=out)
@@ -44,9 +44,9 @@ def _read_ranges(
     for part in ranges:
         shard = store.shards[part.shard]
         utterances = order.utterance_order(part.epoch, part.shard, shard.row.utterances)
-        rows = out[part.at : part.at + part.stop - part.start]
-        shard.read_rows(part.start, part.stop, rows, utterances)
-        yield len(rows)
+        place = out[part.at : part.at + part.stop - part.start]
+        shard.read_rows(part.start, part.stop, place, utterances)
+        yield len(place)
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ class HeldFrames:
         return self.frames.index_select(0, torch.from_numpy(here).to(self.frames.device))
 
 
-class UpdateStream:
-    """Reads updates ahead into two buffers that take turns.
+class UpdateReader:
+    """Reads one update ahead, into two buffers that take turns.
 
     Args:
         store: the frames.
         schedule: which update owns which.
         world: which part of them this rank holds.
         num_workers: reader threads.
-        stopping: whether a stop was asked for; then waiting ends.
+        stopping: whether this rank is to stop; waiting for frames ends then.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class UpdateStream:
             began = now
 
     def _wait(self, reading: list[Future[None]]) -> bool:
-        """Wait for readers; whether they came to an end before a stop was asked for."""
+        """Wait for the readers; False where this rank is to stop before they have ended."""
         waiting: set[Future[None]] = set(reading)
         while waiting and not self._stopping():
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
@@ -171,8 +171,8 @@ class UpdateStream:
     def _buffer(self, update: Update) -> Tensor:
         """The host buffer that an update is read into."""
         if not self._buffers:
-            rows = -(-self._schedule.update_frames // self._world.size)
-            shape = (rows, self._store.dim)
+            num_frames = -(-self._schedule.update_frames // self._world.size)
+            shape = (num_frames, self._store.dim)
             pinned = self._world.device.type == "cuda"
             self._buffers = [
                 torch.empty(shape, dtype=self._store.dtype, pin_memory=pinned) for _ in range(2)
@@ -186,7 +186,7 @@ class UpdateStream:
 
 
 def _split(part: FrameRange) -> Iterator[FrameRange]:
-    """A range in pieces that several readers can share, and a stop need not wait long for."""
+    """A range in pieces: several readers can share them, and a stop waits for one at most."""
     for start in range(part.start, part.stop, _PIECE_FRAMES):
         stop = min(start + _PIECE_FRAMES, part.stop)
         yield FrameRange(part.epoch, part.shard, start, stop, part.at + start - part.start)
@@ -194,7 +194,7 @@ def _split(part: FrameRange) -> Iterator[FrameRange]:
 
 @contextmanager
 def _reader_threads(count: int, closing: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are told by `closing` to end with the block, and are waited for."""
+    """Threads that `closing` tells to end with the block, which waits for them."""
     with ThreadPoolExecutor(count, "frame-reader") as readers:
         try:
             yield readers

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from gmmpipe.features.log_mel_spec import LogMelSpec
+
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 """Where torch puts the tensors that a loader process hands over."""
 
@@ -18,28 +20,31 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108
 class JEPABatch:
     """This rank's utterances of one step: B of them, T frames the longest.
 
-    A field is there as ``batch.mask`` and as ``batch["mask"]``; what was not asked for is None.
-    In padding, log_mel, wav and all targets are 0.
+    Each field can be read as ``batch.mask`` and as ``batch["mask"]``; what was not asked for is
+    None. In padding, features, wav and all targets are 0.
 
     Args:
-        step: the number of the step on the endless line: whoever has done it resumes at step + 1.
+        step: the number of the step, counted through all epochs; a run that has done it resumes at
+            step + 1.
         keys: the utterances' keys, B of them.
-        log_mel: float32 [B, D, T].
+        kind: the kind of the frames: ``log_mel``, ``external`` or another.
+        features: the frames, float32 [B, D, T].
         lengths: frames of each utterance, int64 [B].
         padding_mask: bool [B, T], True = padding.
         mask: bool [B, T], True = masked, to be predicted; never in padding.
-        targets: p(k | x) of each frame at the temperature chosen, float32 [B, T, K].
-        topk_ids: instead of `targets` where the largest k were chosen: which those are, int64
-            [B, T, k], largest first.
-        topk_probs: and what they are, float32 [B, T, k]; they sum to less than 1 by what the others
-            have.
+        targets: p(k | x) of each frame at the chosen temperature, float32 [B, T, K].
+        topk_ids: the components with the k largest posteriors, largest first, int64 [B, T, k];
+            given instead of `targets` where only the largest k are wanted.
+        topk_probs: their posteriors, float32 [B, T, k]. Their sum is below 1 by the mass of the
+            other components.
         wav: the waveform, float32 [B, S] with S = T * hop_length: frame t begins at sample
             t * hop_length. Samples behind an utterance's last whole hop are cut.
     """
 
     step: int
     keys: list[str]
-    log_mel: Tensor
+    kind: str
+    features: Tensor
     lengths: Tensor
     padding_mask: Tensor
     mask: Tensor
@@ -48,16 +53,33 @@ class JEPABatch:
     topk_probs: Tensor | None = None
     wav: Tensor | None = None
 
+    @property
+    def log_mel(self) -> Tensor:
+        """`features`, the same tensor, where the frames are log-mels.
+
+        Raises:
+            AttributeError: they are of another kind.
+        """
+        if self.kind != LogMelSpec.kind:
+            raise AttributeError(
+                f"the frames are of kind {self.kind}, not log-mels: read batch.features"
+            )
+        return self.features
+
     def __getitem__(self, name: str) -> Any:
-        if name in self.__dataclass_fields__:
+        if name not in self.__dataclass_fields__ and name != "log_mel":
+            raise KeyError(name)
+        try:
             return getattr(self, name)
-        raise KeyError(name)
+        except AttributeError as error:
+            raise KeyError(str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From a loader process, tensors go through shared memory where that has room for them.
+        """Tensors leave a loader process through shared memory where that has room for them.
 
-        Else through a pipe, a copy slower: a tensor that finds no room would never arrive, and the
-        trainer would wait for it without an end. Docker gives 64 MB unless told otherwise.
+        Otherwise they go through a pipe, which costs a copy. A tensor that finds no room in shared
+        memory never arrives, and the trainer would wait for it forever. Docker gives 64 MB of it
+        unless told otherwise.
         """
         values = dict(vars(self))
         if get_worker_info() is not None and not self._shared():
@@ -68,9 +90,9 @@ class JEPABatch:
         return _rebuilt, (type(self), values)
 
     def fits_shared_memory(self) -> bool:
-        """Whether shared memory has room for this batch, even if each loader process adds one.
+        """Whether shared memory has room for one batch of each loader process of this machine.
 
-        Twice over, for what others do there; a job of several ranks on this machine counts them.
+        The sizes are counted twice, to leave room for other programs.
         """
         worker = get_worker_info()
         processes = worker.num_workers if worker else 1
@@ -86,7 +108,7 @@ class JEPABatch:
             for value in vars(self).values():
                 if isinstance(value, Tensor):
                     value.share_memory_()  # type: ignore[no-untyped-call]
-        except RuntimeError:  # others were faster
+        except RuntimeError:  # another program has taken the room meanwhile
             return False
         return True
 
@@ -114,7 +136,7 @@ def _rebuilt(kind: type[JEPABatch], values: dict[str, Any]) -> JEPABatch:
 
 
 def free_shared_memory() -> float:
-    """Bytes; infinite where torch has no such bound."""
+    """Free shared memory in bytes; infinite where torch has no such limit."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:

@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.jepa.batch import SHARED_MEMORY, JEPABatch
-from gmmpipe.jepa.batch_order import BatchOrder, Window
+from gmmpipe.jepa.batch_order import BatchOrder, Pool
 from gmmpipe.jepa.masking import block_mask
 from gmmpipe.jepa.targets import (
     NoTargets,
@@ -31,33 +32,35 @@ log = logging.getLogger(__name__)
 
 
 class JEPABatches(IterableDataset[JEPABatch]):
-    """Batches of a feature store for a JEPA, in an order that no number of ranks changes.
+    """Batches of a feature store for a JEPA, in an order that does not depend on the ranks.
 
     Steps are numbered through all epochs. Step n is a pure function of (store, seed, batch_size,
     window): a fixed list of utterances, of which rank r of W gets every W-th. So the position of a
-    run is one number, the steps that it has done, and any W goes on from it. An epoch has every
-    utterance once, and ``steps_per_epoch`` steps on every rank.
+    run is one number, the steps that it has done, and any number of ranks can go on from there. An
+    epoch has every utterance once, and ``steps_per_epoch`` steps on every rank.
 
     Use it with ``DataLoader(batches, batch_size=None, num_workers=n)``: any n gives the same
-    batches in the same order. Iterating anew gives the same steps again.
+    batches in the same order. Each iteration gives the same steps again.
 
     Args:
         store: a feature store, or several as `FeatureStore.open` takes them.
-        gmm: the frozen mixture that targets are posteriors under, or its model file.
+        gmm: the frozen mixture whose posteriors are the targets, or its model file.
         labels: instead of `gmm`, the label store of `store` (for several stores, theirs in the same
-            order): targets are the top k that it holds, or its labels with probability 1. With
-            neither, batches have no targets.
-        batch_size: the most utterances of a step, over all ranks; steps differ by one at most.
-        seed: of the order and the masks.
-        start_step: the first step: how many have been done.
-        stop_step: the step to end before; None for the end of the epoch of `start_step`.
-        rank: this process among `world_size`.
+            order). Its top k are the targets, or else its labels with probability 1. With neither
+            `gmm` nor `labels`, batches have no targets.
+        batch_size: the largest number of utterances of a step, over all ranks; two steps differ by
+            at most one.
+        seed: the seed of the order and the masks.
+        start_step: the number of the first step, which is how many have been done.
+        stop_step: the number of the first step not to give; None for the end of the epoch of
+            `start_step`.
+        rank: the number of this process among `world_size`.
         world_size: W.
-        top_k: targets are the k largest posteriors only; None for all K.
+        top_k: how many of the largest posteriors are targets; None for all K.
         temperature: targets are softmax(log joint / temperature).
-        wav: add the waveforms, of a store made with ``--store_audio flac``.
-        window: about how many utterances are sorted by length together. Larger means less padding;
-            a loader process holds the index of so many.
+        wav: whether to add the waveforms, of a store made with ``--store_audio flac``.
+        window: about how many utterances are sorted by length together (a pool). A larger number
+            means less padding; a loader process holds the index of so many utterances.
 
     Raises:
         StoreError: the store is missing, unfinished or damaged, or lacks the audio asked for. While
@@ -84,15 +87,14 @@ class JEPABatches(IterableDataset[JEPABatch]):
         window: int = 16384,
     ) -> None:
         self.store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-        self.store.check_files()  # before memory is taken for what they are said to hold
+        self.store.check_files()  # before memory is taken for what the store claims to hold
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value < 1:
                 raise OptionError(f"{name} is {value}, but must be at least 1")
         if not 0 <= rank < world_size:
             raise OptionError(f"rank is {rank}, but must be within 0 and {world_size - 1}")
-        if wav:
-            _check_audio(self.store)
-        self._batch_size, self._seed, self._window = batch_size, seed, window
+        self._hop_length = _audio_hop(self.store) if wav else 0
+        self._batch_size, self._seed, self._pool_utterances = batch_size, seed, window
         self._rank, self._world_size = rank, world_size
         self._wav = wav
         self._targets = _target_source(self.store, gmm, labels, temperature, top_k)
@@ -114,18 +116,18 @@ class JEPABatches(IterableDataset[JEPABatch]):
         return self.stop_step - self.start_step
 
     def __iter__(self) -> Iterator[JEPABatch]:
-        """The steps; in a loader process that is one of n, every n-th of them.
+        """The steps; one of n loader processes gives every n-th of them.
 
-        A DataLoader takes a batch from each of its processes in turn, and so puts them in order.
+        A DataLoader takes a batch from each of its processes in turn, which restores the order.
         """
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         order = self._make_order()
         warned = False
-        opened: _OpenWindow | None = None
+        opened: _OpenPool | None = None
         for step in range(self.start_step + first, self.stop_step, stride):
-            if opened is None or step not in opened.window.steps:
-                opened = _OpenWindow.open(self.store, self._targets, order, order.window_of(step))
+            if opened is None or step not in opened.pool.steps:
+                opened = _OpenPool.open(self.store, self._targets, order, order.pool_of(step))
             batch = self._read(opened, step, order.epoch_of(step))
             if worker and worker.id == 0 and not warned and not batch.fits_shared_memory():
                 warned = True
@@ -138,60 +140,60 @@ class JEPABatches(IterableDataset[JEPABatch]):
             yield batch
 
     def _make_order(self) -> BatchOrder:
-        """Made where it is used: what it caches cannot be sent to a loader process."""
+        """The order is made where it is used: its cache cannot be sent to a loader process."""
         counts = np.array([shard.row.utterances for shard in self.store.shards], dtype=np.int64)
-        return BatchOrder(counts, self._batch_size, self._window, self._seed)
+        return BatchOrder(counts, self._batch_size, self._pool_utterances, self._seed)
 
-    def _read(self, opened: "_OpenWindow", step: int, epoch: int) -> JEPABatch:
+    def _read(self, opened: "_OpenPool", step: int, epoch: int) -> JEPABatch:
         """This rank's utterances of a step."""
-        window = opened.window
-        numbers = opened.batches[step - window.steps.start]
+        pool = opened.pool
+        numbers = opened.batches[step - pool.steps.start]
         keys: list[str] = []
         columns: dict[str, list[Tensor]] = {}
-        hop = self.store.features.hop_length
         for number in numbers[self._rank :: self._world_size].tolist():
-            shard, position = int(window.shards[number]), int(window.positions[number])
+            shard, position = int(pool.shards[number]), int(pool.positions[number])
             reader = opened.readers[shard]
             key = reader.index.keys[position]
             frames = reader.read_frames(position)
             utterance = {
-                "log_mel": frames,
+                "features": frames,
                 "mask": torch.from_numpy(block_mask(len(frames), self._seed, epoch, key)),
                 **opened.targets[shard](position, frames),
             }
             if self._wav:
-                utterance["wav"] = reader.read_waveform(position)[: len(frames) * hop]
+                utterance["wav"] = reader.read_waveform(position)[: len(frames) * self._hop_length]
             keys.append(key)
             for name, value in utterance.items():
                 columns.setdefault(name, []).append(value)
-        lengths = torch.tensor([len(frames) for frames in columns["log_mel"]])
+        lengths = torch.tensor([len(frames) for frames in columns["features"]])
         padded = {name: pad_sequence(values, True) for name, values in columns.items()}
-        padded["log_mel"] = padded["log_mel"].transpose(1, 2).contiguous()
-        padding_mask = torch.arange(padded["log_mel"].shape[2]) >= lengths[:, None]
-        return JEPABatch(step, keys, lengths=lengths, padding_mask=padding_mask, **padded)
+        padded["features"] = padded["features"].transpose(1, 2).contiguous()
+        padding_mask = torch.arange(padded["features"].shape[2]) >= lengths[:, None]
+        kind = self.store.features.kind
+        return JEPABatch(step, keys, kind, lengths=lengths, padding_mask=padding_mask, **padded)
 
 
 @dataclass(frozen=True)
-class _OpenWindow:
-    """A window with the indexes of its shards."""
+class _OpenPool:
+    """A pool with the indexes of its shards."""
 
-    window: Window
+    pool: Pool
     readers: dict[int, ShardReader]
     targets: dict[int, ShardTargets]
     batches: list[NDArray[np.int64]]
 
     @classmethod
     def open(
-        cls, store: FeatureStore, source: TargetSource, order: BatchOrder, window: Window
-    ) -> "_OpenWindow":
-        shards = np.unique(window.shards).tolist()
-        readers = {shard: ShardReader(store.shards[shard], store.dim) for shard in shards}
+        cls, store: FeatureStore, source: TargetSource, order: BatchOrder, pool: Pool
+    ) -> "_OpenPool":
+        shards = np.unique(pool.shards).tolist()
+        readers = {shard: ShardReader(store.shards[shard]) for shard in shards}
         targets = {shard: source.open_shard(shard, readers[shard].index) for shard in shards}
-        num_frames = np.empty(len(window.shards), dtype=np.int64)
+        num_frames = np.empty(len(pool.shards), dtype=np.int64)
         for shard, reader in readers.items():
-            here = window.shards == shard
-            num_frames[here] = reader.index.num_frames[window.positions[here]]
-        return cls(window, readers, targets, order.batches(window, num_frames))
+            here = pool.shards == shard
+            num_frames[here] = reader.index.num_frames[pool.positions[here]]
+        return cls(pool, readers, targets, order.batches(pool, num_frames))
 
 
 def _target_source(
@@ -210,10 +212,14 @@ def _target_source(
     return NoTargets() if labels is None else label_targets(labels, store)
 
 
-def _check_audio(store: FeatureStore) -> None:
+def _audio_hop(store: FeatureStore) -> int:
+    """Samples from one frame to the next in a store of audio; StoreError where there is none."""
+    if not isinstance(store.features, ComputedSpec):
+        raise StoreError(f"frames of kind {store.features.kind} have no audio beside them")
     for shard in store.shards:
         if not shard.has_audio:
             raise StoreError(
                 f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac makes "
                 "stores that do"
             )
+    return store.features.hop_length

@@ -12,11 +12,12 @@ _MEAN_SPAN_FRAMES = (MIN_SPAN_FRAMES + MAX_SPAN_FRAMES) / 2
 def block_mask(num_frames: int, seed: int, epoch: int, key: str) -> NDArray[np.bool_]:
     """The masked frames of an utterance, a pure function of the arguments: bool [T], True = masked.
 
-    As in arXiv 2602.09040: spans of 10 to 25 frames that cover 40 to 65 % of the utterance. Spans
-    never touch, so each unbroken run of masked frames is one of them, and the share is exact:
-    it is drawn first, uniformly over the whole numbers of frames in that range. Utterances below
-    16 frames, of which 10 would be more than 65 %, get one shorter span. The range holds no whole
-    number for 3 frames, of which 2 are masked, and for 1, which is not.
+    Spans of 10 to 25 frames cover 40 to 65 % of the utterance, as in arXiv 2602.09040. Two spans
+    never touch, so each unbroken run of masked frames is one span. The number of masked frames is
+    drawn first, uniformly over the whole numbers in that range, and then met exactly. An utterance
+    of fewer than 16 frames gets one shorter span, because 10 frames would be more than 65 % of it.
+    The range holds no whole number for 3 frames, of which 2 are masked, nor for 1 frame, which is
+    not masked.
     """
     low, high = masked_range(num_frames)
     if high == 0:
@@ -25,8 +26,8 @@ def block_mask(num_frames: int, seed: int, epoch: int, key: str) -> NDArray[np.b
     draws = uniforms(2 + most_spans + num_frames, "mask", seed, epoch, key)
     masked = low + int(draws[0] * (high - low + 1))
     spans = _span_lengths(masked, draws[1 : 1 + most_spans].tolist())
-    # As in stars and bars: each span goes before one of the frames that stay visible, or to the
-    # end, and no two of them to the same place.
+    # Each span goes before one of the visible frames, or to the end, and no two spans go to the
+    # same place ("stars and bars").
     num_places = num_frames - masked + 1
     places = np.argsort(draws[-num_places:], kind="stable")[: len(spans)]
     order = np.argsort(places)

@@ -16,8 +16,8 @@ from gmmpipe.files import listed_paths
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.label_store import LabelReader, LabelStore
-from gmmpipe.store.schema import ShardRow
 from gmmpipe.store.shard_index import ShardIndex
+from gmmpipe.store.sidecar import ShardRow
 
 ShardTargets = Callable[[int, Tensor], dict[str, Tensor]]
 """The targets of one utterance of a shard, from its position and its frames [T, D]: fields of
@@ -28,25 +28,25 @@ class TargetSource(Protocol):
     """Gives the targets of every utterance of a store; sent to loader processes by pickle."""
 
     def open_shard(self, shard: int, index: ShardIndex) -> ShardTargets:
-        """Those of a shard, by its number in the `FeatureStore` and its index there."""
+        """The targets of a shard, given its number in the `FeatureStore` and its index there."""
 
 
 class NoTargets:
-    """For a trainer that makes its own."""
+    """No targets, for a trainer that makes its own."""
 
     def open_shard(self, shard: int, index: ShardIndex) -> ShardTargets:
-        """Nothing for any utterance."""
+        """No field for any utterance."""
         return lambda position, frames: {}
 
 
 @dataclass(frozen=True)
 class MixtureTargets:
-    """Posteriors under a mixture; of each utterance alone, so that they never depend on its batch.
+    """Posteriors under a mixture, computed for each utterance alone: its batch changes nothing.
 
     Args:
-        gmm: on the CPU.
-        temperature: of the softmax.
-        top_k: how many of the largest, or None for all.
+        gmm: the mixture, on the CPU.
+        temperature: the temperature of the softmax.
+        top_k: how many of the largest posteriors are wanted, or None for all.
     """
 
     gmm: GradientGMM
@@ -68,14 +68,14 @@ class MixtureTargets:
 def mixture_targets(
     gmm: GradientGMM | str | Path, store: FeatureStore, temperature: float, top_k: int | None
 ) -> MixtureTargets:
-    """Posteriors of the frames of `store` under a mixture or that of a model file.
+    """Posteriors of the frames of `store` under a mixture, or under that of a model file.
 
     Raises:
         CheckpointError: the file cannot be read, or the mixture was fitted to other features.
         OptionError: the temperature is not positive, or `top_k` is not within 1 and K.
     """
     if isinstance(gmm, GradientGMM):
-        # A copy on the CPU, where loader processes are.
+        # Loader processes compute on the CPU, so they get a copy there.
         here, source = GradientGMM.from_dict(gmm.to_dict()), "the mixture"
     else:
         here, source = GradientGMM.load(gmm), str(gmm)
@@ -89,10 +89,10 @@ def mixture_targets(
 
 @dataclass(frozen=True)
 class LabelTargets:
-    """What label stores hold: their top k, or without one the label itself, of probability 1.
+    """What label stores hold: their top k, or, where there is none, the label with probability 1.
 
     Args:
-        shards: label store, and number therein, of each shard of the `FeatureStore`.
+        shards: for each shard of the `FeatureStore`, the label store and the shard's number in it.
     """
 
     shards: list[tuple[LabelStore, int]]
@@ -123,16 +123,16 @@ def _stored_targets(reader: LabelReader, position: int, frames: Tensor) -> dict[
 
 
 def _aligned(row: ShardRow) -> tuple[str, int, int]:
-    """What a shard of labels and the one that they label have in common."""
+    """What a shard of labels has in common with the shard that it labels."""
     return row.name.partition(".")[0], row.utterances, row.frames
 
 
 def label_targets(paths: str | Path, store: FeatureStore) -> LabelTargets:
-    """The targets that the label store of `store` holds; as many of them as it is stores.
+    """The targets that the label stores of `store` hold, one label store for each of its folders.
 
     Raises:
-        StoreError: one is missing, unfinished or damaged, or does not label `store`, or they were
-            not made alike.
+        StoreError: a label store is missing, unfinished or damaged, or labels another store, or
+            two were made with different models or options.
     """
     opened = [LabelStore.open(folder) for folder in listed_paths(paths)]
     if [labels.plan.source_sha256 for labels in opened] != store.digests:

@@ -1,117 +1,264 @@
-"""What the output folders of a fit and of a JEPA have in common: how a new run replaces an old one.
-
-Nothing of the old run goes before the new one can stand for it: the new run's first checkpoint is
-written whole under a hidden name, then the old run's files are deleted, then it gets its name.
-Whoever finds such a hidden file, because that was cut short, finishes it.
-"""
+"""The output folder of a run: when the run may begin there, where it goes on, what it writes."""
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from gmmpipe.claim import Claim, claim_folder, identity_of
-from gmmpipe.errors import GmmpipeError
-from gmmpipe.files import sync
+from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
+from gmmpipe.files import write_atomic
+from gmmpipe.run.metrics_file import METRICS_FILE, holds_metrics, write_metrics
+from gmmpipe.run.replacement import (
+    Stamp,
+    claim_run,
+    name_next,
+    next_path,
+    refuse_folders,
+    replace_run,
+    stamps_of,
+    waiting_in,
+)
+from gmmpipe.run.run_files import (
+    OPTIONS_FILE,
+    Content,
+    Position,
+    RunFiles,
+    RunOptions,
+    RunState,
+    check_identity,
+    identity_of_content,
+)
+from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
-NEXT_PREFIX = ".next-"
-Stamp = tuple[str, int, int]
-"""A file's name, size, and time of its last change in ns."""
 
 
-@contextmanager
-def claim_run(folder: Path, decides: Any, what: str, *, overwrite: bool = False) -> Iterator[Claim]:
-    """Claim `folder` for a run for the length of the block; the same run twice works together.
-
-    Args:
-        folder: of the run.
-        decides: plain values that decide its files.
-        what: the run in words, for whoever is refused.
-        overwrite: whether another run's files are to be deleted: nobody may be at work on those.
-
-    Raises:
-        ClaimError: another process has the folder; it is named.
-    """
-    identity = identity_of(decides)
-    if overwrite:
-        with claim_folder(folder, identity, what, alone=True):
-            pass
-    with claim_folder(folder, identity, what) as claim:
-        yield claim
+_State = TypeVar("_State", bound=RunState)
 
 
-def next_path(path: Path) -> Path:
-    """The hidden name of a new run's first checkpoint, which will be `path`."""
-    return path.with_name(f"{NEXT_PREFIX}{path.name}")
-
-
-def stamps_of(paths: Iterable[Path]) -> list[Stamp]:
-    """What tells whether files are still those that they were."""
-    states = [(path.name, path.stat()) for path in paths]
-    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
-
-
-def waiting_in(folder: Path, is_model: Callable[[str], bool]) -> list[Path]:
-    """First checkpoints of new runs that wait in `folder` under their hidden names.
+class RunFolder(Generic[_State]):
+    """Where a run's files go. All ranks call its methods alike; rank 0 alone reads and writes.
 
     Args:
-        folder: of both runs.
-        is_model: whether a file of that name is a checkpoint of this kind of run: what anybody
-            else has named so is left alone.
+        options: what is to become of the folder.
+        files: what the run's files are called.
+        write: writes a state as a model file, whole or not at all.
+        identity: what the run cannot be gone on with another value of.
+        claimed_as: plain values that decide the files of the run, and the run in words: who else
+            may be at work in the folder, and who is told by whom it is in use.
+        world: the ranks.
     """
-    found = sorted(folder.glob(f"{NEXT_PREFIX}*"))
-    return [path for path in found if is_model(path.name.removeprefix(NEXT_PREFIX))]
 
+    def __init__(
+        self,
+        options: RunOptions,
+        files: RunFiles,
+        write: Callable[[Path, _State], None],
+        identity: Content,
+        claimed_as: tuple[Any, str],
+        world: World,
+    ) -> None:
+        self.path = options.output_dir
+        self._options, self._files, self._write = options, files, write
+        self._identity, self._claimed_as, self._world = identity, claimed_as, world
+        self._replaced: list[Stamp] = []  # models of an earlier run, until this one replaces them
+        self._whole: set[Stamp] = set()  # checkpoints that need not be read again
 
-def replace_run(
-    folder: Path, old_files: Iterable[Path], is_model: Callable[[str], bool], claim: Claim
-) -> None:
-    """Delete an old run's files if a new run's first checkpoint waits in `folder`; then name that.
+    @property
+    def replacing(self) -> bool:
+        """Whether an earlier run is there, which goes with this one's first checkpoint."""
+        return bool(self._replaced)
 
-    Ranks that lost each other may have left several, each of a step: all of them get their names.
-    Where another process may be at work in the folder, nothing is done.
+    @contextmanager
+    def prepared(self) -> Iterator[Content | None]:
+        """Have the folder for the length of the block; gives the content to go on from, if any.
 
-    Args:
-        folder: of both runs.
-        old_files: what the old run has written; such as are there go.
-        is_model: as of `waiting_in`.
-        claim: this process's, on the folder.
-    """
-    waiting = waiting_in(folder, is_model)
-    if not waiting:
-        return
-    if others := claim.others():
-        log.warning(
-            "warning: %s replaces the run in its folder only once nobody else is at work there; "
-            "if nobody is, delete %s",
-            waiting[0],
-            ", ".join(map(str, others)),
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is another run's.
+            ClaimError: another process is at work there, on something else.
+            GmmpipeError: the folder holds a run, and nothing says what is to become of it; or a
+                folder is where a file of the run is to be.
+        """
+        with ExitStack() as claims:
+            content, self._replaced = self._world.on_first_rank(lambda: self._prepare(claims))
+            yield content
+
+    def _prepare(self, claims: ExitStack) -> tuple[Content | None, list[Stamp]]:
+        folder, files, options = self.path, self._files, self._options
+        claim = claims.enter_context(
+            claim_run(folder, *self._claimed_as, overwrite=options.overwrite)
         )
-        return
-    name_next(folder, old_files, is_model)
+        refuse_folders(files.all_in(folder))
+        claim.tidy()
+        replace_run(folder, files.all_in(folder), files.is_model, claim)
+        earlier = files.models_in(folder)
+        found = self._find()
+        if found:
+            check_identity(*found, self._identity, files.what)
+            if options.resume != "auto" and not options.overwrite:
+                self._refuse_another(earlier, found[0])
+            log.info("going on from %s", found[0])
+        elif options.resume:
+            log.info("%s holds no checkpoint: starting afresh", folder)
+        elif earlier and not options.overwrite:
+            raise GmmpipeError(
+                f"{folder}: holds a {files.what} already ({earlier[0].name}); --resume auto goes "
+                "on with it, --overwrite starts afresh"
+            )
+        return found[1] if found else None, stamps_of(earlier) if options.overwrite else []
 
+    def _find(self) -> tuple[Path, Content] | None:
+        """The checkpoint that ``--resume`` means."""
+        resume = self._options.resume
+        if resume is None:
+            return None
+        if resume == "auto":
+            return self._files.furthest_in(self.path)
+        return Path(resume), self._files.read(Path(resume))
 
-def name_next(folder: Path, old_files: Iterable[Path], is_model: Callable[[str], bool]) -> None:
-    """Do what `replace_run` does, for a run that has its first checkpoint now."""
-    for path in old_files:
-        path.unlink(missing_ok=True)
-    sync(folder)  # a new name may not reach the disk before the old files are gone
-    for path in waiting_in(folder, is_model):
-        named = path.with_name(path.name.removeprefix(NEXT_PREFIX))
-        os.replace(path, named)
-        log.info("%s has replaced an earlier run", named)
-    sync(folder)
+    def _refuse_another(self, earlier: list[Path], found: Path) -> None:
+        """Refuse a folder of which some model is another run's, or none can be read."""
+        unread = []
+        for path in earlier:
+            try:
+                identity = identity_of_content(self._files.read(path))
+            except CheckpointError:
+                unread.append(path)
+                continue
+            if identity != self._identity:
+                break
+        else:
+            if len(unread) < len(earlier) or not earlier:
+                return
+            path = earlier[0]
+        raise GmmpipeError(
+            f"{self.path}: holds another {self._files.what} ({path.name}) than {found}; use "
+            "another --output_dir, or --overwrite to replace it"
+        )
 
+    def begin(self, state: _State) -> None:
+        """Write ``options.yaml`` and the metrics, unless there is a run to be replaced.
 
-def refuse_folders(paths: Iterable[Path]) -> None:
-    """Say now that a file cannot be written where a folder is.
+        Only when steps can begin: a run that comes to none leaves the folder as it was. One that
+        replaces another leaves that until it has a checkpoint.
+        """
+        if not self.replacing:
+            self._world.on_first_rank(lambda: self._begin(state))
 
-    Raises:
-        GmmpipeError: one of `paths` is a folder.
-    """
-    for path in paths:
-        if path.is_dir():
-            raise GmmpipeError(f"{path}: is a folder, where a file is to be written: move it away")
+    def _begin(self, state: _State) -> None:
+        write_atomic(self.path / OPTIONS_FILE, self._options.to_yaml().encode())
+        write_metrics(self.path, state.metrics_text())
+
+    def write_metrics(self, state: _State) -> None:
+        """Write ``metrics.tsv``, unless there is a run to be replaced."""
+        if not self.replacing:
+            self._world.on_first_rank(lambda: write_metrics(self.path, state.metrics_text()))
+
+    def save(self, state: _State, *, finished: bool = False) -> None:
+        """Write a checkpoint, or the finished run's file, which holds the same.
+
+        The first of a run that replaces another is what the other goes for. Of the checkpoints,
+        only those that are to be kept stay.
+        """
+        path = self.path / (self._files.model if finished else state.checkpoint_name())
+        self._world.on_first_rank(lambda: self._save(state, path))
+        self._replaced = []
+        log.info("wrote %s", path)
+
+    def _save(self, state: _State, path: Path) -> None:
+        self._write(next_path(path) if self.replacing else path, state)
+        if self.replacing:
+            name_next(self.path, self._files.all_in(self.path), self._files.is_model)
+            self._begin(state)
+        self._whole.update(stamps_of([path]))
+        self._delete_others(path)
+
+    def _delete_others(self, written: Path | None = None) -> None:
+        """Delete checkpoints that are less far than as many whole ones as are to be kept.
+
+        Damaged ones do not count. What was `written` just now stays, however far others are.
+        """
+        keep, num_whole = self._options.keep, 0
+        if keep is None:
+            return
+        for path in self._files.checkpoints_in(self.path):
+            if num_whole < keep:
+                num_whole += self._is_whole(path)
+            elif path != written:
+                path.unlink(missing_ok=True)
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether a checkpoint is one that this run can go on from."""
+        try:
+            stamps = stamps_of([path])
+            if self._whole.issuperset(stamps):
+                return True
+            if identity_of_content(self._files.read(path)) != self._identity:
+                return False
+        except (OSError, CheckpointError):
+            return False
+        self._whole.update(stamps)
+        return True
+
+    def mend(self, state: _State, target: Position) -> None:
+        """Make a finished run's files again where they are not whole; delete checkpoints as `save`.
+
+        Args:
+            state: of the finished run.
+            target: what the run was to come to; a model that is less far is an older one.
+        """
+        if self._world.on_first_rank(lambda: self._holds_result(state, target)):
+            self._world.on_first_rank(self._delete_others)
+            return
+        if not self.replacing:
+            log.info("%s or %s is damaged or missing: made again", self._files.model, METRICS_FILE)
+        self.begin(state)
+        self.save(state, finished=True)
+
+    def _holds_result(self, state: _State, target: Position) -> bool:
+        if not holds_metrics(self.path, state.metrics_text()):
+            return False
+        try:
+            model = self._files.read(self.path / self._files.model)
+        except CheckpointError:
+            return False
+        of_this_run = identity_of_content(model) == self._identity
+        return of_this_run and self._files.position(model) >= target
+
+    def keep_alone(self, state: _State) -> Path | None:
+        """Write a checkpoint by this rank alone, if that is still of use to anybody.
+
+        It is not where the folder holds one as far already, of a rank that was faster or of a run
+        that went on without this one; nor where it holds another run by now.
+
+        Returns:
+            What to go on from; None where there is nothing.
+        """
+        try:
+            with claim_run(self.path, *self._claimed_as):
+                return self._keep_alone(state)
+        except ClaimError as error:
+            log.error("%s", error)
+            return None
+
+    def _keep_alone(self, state: _State) -> Path | None:
+        files, path = self._files, self.path / state.checkpoint_name()
+        # A rank that was asleep may find that the earlier run has been replaced by now.
+        if self.replacing and stamps_of(files.models_in(self.path)) == self._replaced:
+            path = next_path(path)  # it is named by whoever is alone next
+            there = waiting_in(self.path, files.is_model)
+        else:
+            found = files.furthest_in(self.path)
+            there = [found[0]] if found else []
+        for other in there:
+            try:
+                content = files.read(other)
+            except CheckpointError:
+                continue
+            if identity_of_content(content) != self._identity:
+                return None
+            if files.position(content) >= state.position():
+                return other
+        self._write(path, state)
+        return path

@@ -21,19 +21,14 @@ from torch import Tensor
 
 from gmmpipe.errors import NoAnswerError, OptionError, RankError, RankGoneError, Stopped
 from gmmpipe.run.roll_call import RollCall, in_background
-from gmmpipe.run.signals import is_orphaned, stop_signals
+from gmmpipe.run.stop import is_orphaned, stop_signals
+from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, JOIN_TIMEOUT, MEETING_TIMEOUT
 
 _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.1
 _meetings = itertools.count()
 _LEAVING_SECONDS = 5.0
 """How long a rank that is to stop waits for the others to come to the same place."""
-JOIN_TIMEOUT = 600.0
-"""Seconds that a rank waits for the others to join, as torchrun does."""
-MEETING_TIMEOUT = 1800.0
-"""Seconds that a rank waits for the others between steps, where they may have much to do."""
-EXCHANGE_TIMEOUT = 120.0
-"""Seconds that a rank waits for the others within a step, unless told otherwise."""
 
 
 @dataclass(frozen=True)

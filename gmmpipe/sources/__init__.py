@@ -1,1 +1,1 @@
-"""What users have, to manifest lines."""
+"""What users have, translated to plain manifest lines, and what such a line says."""

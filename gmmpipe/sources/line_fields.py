@@ -19,9 +19,9 @@ ID_FIELDS = ("id", "utt_id", "utterance_id", "segment_id", "sid")
 START_FIELDS = ("offset", "start", "start_time", "begin_time")
 END_FIELDS = ("end", "end_time")
 AGREEMENT_SECONDS = 0.02
-"""Two spellings of one time that were rounded to hundredths may be so far apart."""
+"""How far apart two spellings of one time may be that were rounded to hundredths."""
 _ROUNDING_SECONDS = 1e-6
-"""And so much farther as binary fractions: 1.02 less 1 is more than 0.02."""
+"""How much binary fractions add to that: 1.02 - 1 is more than 0.02."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -30,7 +30,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The JSON object on a cleaned line.
 
-    NaN and infinity, which some writers know, become null, but not in the times of a segment.
+    NaN and infinity, which some writers write, become null, except in the times of a segment.
 
     Raises:
         AudioError: bad_json.
@@ -60,7 +60,7 @@ def path_field_of(values: dict[str, Any]) -> str | None:
 
 
 def refuse_unsafe(path: str) -> None:
-    """Refuse a path that is none of a local file.
+    """Refuse a path that does not name a local file.
 
     Raises:
         AudioError: unsafe_path.
@@ -103,7 +103,7 @@ def channel_of(value: object) -> int | None:
         return None
     text = str(value).strip()
     if not _NUMBER.fullmatch(text):
-        return None  # some corpora mean a broadcaster by it
+        return None  # in some corpora it is a broadcaster's name
     number = float(text)
     if number < 0 or not number.is_integer():
         raise AudioError("bad_json", f"the channel is {text[:40]}, not an integer from 0")
@@ -111,7 +111,7 @@ def channel_of(value: object) -> int | None:
 
 
 def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Where the segment begins that a line means, and how long it is, in seconds.
+    """Where a line's segment begins, and how long it is, in seconds; None where it is not stated.
 
     Raises:
         AudioError: bad_offset.
@@ -144,14 +144,16 @@ def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
 
 def _stated(values: dict[str, Any], names: Sequence[str]) -> list[tuple[str, float]]:
     """The times, in seconds, that a line has of these."""
-    found = ((name, _seconds(values.get(name), name)) for name in names)
-    return [(name, value) for name, value in found if value is not None]
+    found = []
+    for name in names:
+        value = values.get(name)
+        if value is not None and (seconds := _seconds(value, name)) is not None:
+            found.append((name, seconds))
+    return found
 
 
 def _seconds(value: object, name: str) -> float | None:
-    """A number or its text; a field that is empty is as good as none."""
-    if value is None:
-        return None
+    """A number, or the text of one, in seconds; None for an empty text."""
     if isinstance(value, str):
         if not value.strip():
             return None

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import listed_paths
-from gmmpipe.store import shard_files
 from gmmpipe.store.documents import read_document_bytes
-from gmmpipe.store.read_ranges import check_extent, read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, check_sidecar, kind_of
-
-TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+from gmmpipe.store.names import STORE_FILE
+from gmmpipe.store.schema import FeatureIdentity
+from gmmpipe.store.shard import Shard, read_finished, shards_of
 
 
 @dataclass(frozen=True)
@@ -40,76 +37,6 @@ class StoredUtterance:
     metadata: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard: its file, its row in ``store.json``, what a frame is, whether it holds audio."""
-
-    path: Path
-    row: ShardRow
-    dtype: torch.dtype
-    dim: int
-    has_audio: bool
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of a stored frame."""
-        return self.dim * self.dtype.itemsize
-
-    def sidecar(self) -> Sidecar:
-        """The shard's sidecar; the last few are kept.
-
-        Raises:
-            StoreError: it is missing, damaged, or that of another shard.
-        """
-        return _read_sidecar(self)
-
-    def check_files(self) -> None:
-        """Look for the shard and its sidecar, without reading them.
-
-        Raises:
-            StoreError: one is missing, or the shard has not as many bytes as it should.
-        """
-        try:
-            size = shard_files.raw_file(self.path).stat().st_size
-            self.path.with_suffix(".json").stat()
-        except OSError as error:
-            raise StoreError(f"{error.filename}: {error.strerror}") from error
-        if shard_files.is_tar(self.path):
-            wrong, recorded = size != self.row.bytes, str(self.row.bytes)
-        else:
-            least = self.row.frames * self.frame_bytes
-            wrong, recorded = size < least, f"at least {least}"
-        if wrong:
-            raise StoreError(f"{self.path}: {size} bytes where {recorded} are recorded")
-
-    def read_rows(
-        self, start: int, stop: int, out: Tensor, order: NDArray[np.int64] | None = None
-    ) -> None:
-        """Copy frames [start, stop) of the shard into `out`, as `read_ranges.read_rows` does.
-
-        With `order`, int64 [utterances], the frames are numbered through the utterances in that
-        order instead of the stored one.
-        """
-        index = self.sidecar().index
-        if order is not None:
-            index = index.take(order)
-        read_rows(shard_files.raw_file(self.path), index, start, stop, out, self.dtype)
-
-
-@lru_cache(maxsize=16)
-def _read_sidecar(shard: Shard) -> Sidecar:
-    """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
-    sidecar = Sidecar.read(shard.path.with_suffix(".json"))
-    check_sidecar(shard.path, sidecar.row, shard.row)
-    check_extent(shard_files.raw_file(shard.path), sidecar.index, shard.frame_bytes)
-    return sidecar
-
-
-def forget_sidecars() -> None:
-    """Read sidecars from the disk again, even those that were read a moment ago."""
-    _read_sidecar.cache_clear()
-
-
 class FeatureStore:
     """The frames of one or several feature stores, numbered through in shard order.
 
@@ -123,7 +50,7 @@ class FeatureStore:
     """
 
     def __init__(
-        self, shards: Sequence[Shard], features: FeatureConfig, digests: Sequence[str]
+        self, shards: Sequence[Shard], features: FrameSpec, digests: Sequence[str]
     ) -> None:
         self.shards = list(shards)
         self.features = features
@@ -144,29 +71,22 @@ class FeatureStore:
         folders = listed_paths(path)
         if not folders:
             raise StoreError("no feature store given")
-        infos = [_read_info(folder) for folder in folders]
+        infos = [read_finished(folder, FeatureIdentity) for folder in folders]
+        first = infos[0].identity.features
         for folder, info in zip(folders, infos, strict=True):
-            if info.features != infos[0].features:
+            features = info.identity.features
+            if features != first:
                 raise StoreError(
-                    f"{folder}: its features (fingerprint {info.features.fingerprint[:12]}) are "
-                    f"not those of {folders[0]} ({infos[0].features.fingerprint[:12]})"
+                    f"{folder}: its features (fingerprint {features.fingerprint[:12]}) are "
+                    f"not those of {folders[0]} ({first.fingerprint[:12]})"
                 )
-        shards = [
-            Shard(
-                folder / row.name,
-                row,
-                TORCH_DTYPES[info.plan.dtype],
-                info.features.n_mels,
-                has_audio=info.plan.store_audio == "flac",
-            )
-            for folder, info in zip(folders, infos, strict=True)
-            for row in info.shards
-        ]
+        opened = zip(folders, infos, strict=True)
+        shards = [shard for folder, info in opened for shard in shards_of(folder, info)]
         digests = [
             hashlib.sha256(read_document_bytes(folder / STORE_FILE)).hexdigest()
             for folder in folders
         ]
-        return cls(shards, infos[0].features, digests)
+        return cls(shards, first, digests)
 
     def __len__(self) -> int:
         """How many utterances."""
@@ -180,7 +100,7 @@ class FeatureStore:
     @property
     def dim(self) -> int:
         """Feature dimension D."""
-        return self.features.n_mels
+        return self.features.dim
 
     @property
     def dtype(self) -> torch.dtype:
@@ -228,23 +148,8 @@ class FeatureStore:
             StoreError: a shard is missing or damaged.
         """
         for shard in self.shards:
-            index = shard.sidecar().index
-            metadata = shard_files.read_metadata(shard.path, index)
-            for (key, values), (begin, end) in zip(
-                metadata, pairwise(index.row_offset.tolist()), strict=True
-            ):
+            ends = pairwise(shard.sidecar().index.row_offset.tolist())
+            for (key, values), (begin, end) in zip(shard.read_metadata(), ends, strict=True):
                 features = torch.empty(end - begin, self.dim, dtype=torch.float32)
                 shard.read_rows(begin, end, features)
                 yield StoredUtterance(key, features, values)
-
-
-def _read_info(folder: Path) -> StoreInfo:
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such feature store")
-    path = folder / STORE_FILE
-    if not path.exists():
-        if kind_of(folder) == "labels":
-            raise StoreError(f"{folder}: a store of labels, not of features")
-        remedy = "run the same gmmpipe featurize command again to finish it"
-        raise StoreError(f"{folder}: not a finished feature store (no {STORE_FILE}); {remedy}")
-    return StoreInfo.read(path)

@@ -1,28 +1,15 @@
 """`LabelStore`: the labels of a feature store's frames, read at random."""
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.label_schema import (
-    ARRAY_DTYPES,
-    LABELS,
-    TOPK_IDS,
-    TOPK_PROBS,
-    LabelInfo,
-    LabelPlan,
-    LabelSidecar,
-)
-from gmmpipe.store.read_ranges import at_most, check_extent, read_rows
-from gmmpipe.store.schema import STORE_FILE, ShardRow, check_sidecar, kind_of
-
-_ONE = 0x3C00
-"""The bits of 1 in float16."""
+from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
+from gmmpipe.store.shard import Shard, read_finished, shards_of
+from gmmpipe.store.shard_reader import ShardReader
 
 
 @dataclass(frozen=True)
@@ -41,65 +28,25 @@ class FrameLabels:
     topk_probs: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class LabelShard:
-    """One shard: its file and its row in ``store.json``."""
-
-    path: Path
-    row: ShardRow
-
-    def sidecar(self) -> LabelSidecar:
-        """The shard's sidecar; the last few are kept.
-
-        Raises:
-            StoreError: it is missing, damaged, or that of another shard.
-        """
-        return _read_sidecar(self)
-
-
 class LabelReader:
-    """A label shard with its indices at hand.
+    """A label shard with its index at hand.
 
     Args:
         shard: a shard of a `LabelStore`.
-        plan: the store's.
 
     Raises:
         StoreError: its sidecar is missing or damaged.
     """
 
-    def __init__(self, shard: LabelShard, plan: LabelPlan) -> None:
-        self._shard = shard
-        self._plan = plan
-        self._indices = shard.sidecar().indices
-        self.index = self._indices[LABELS]
-        if self._indices.keys() != plan.widths.keys():
-            raise StoreError(f"{shard.path}: its sidecar lists other arrays than its store has")
-        for name, width in plan.widths.items():
-            frame_bytes = width * ARRAY_DTYPES[name].itemsize
-            check_extent(shard.path, self._indices[name], frame_bytes)
-
-    def read_arrays(self, start: int, stop: int) -> dict[str, Tensor]:
-        """The stored arrays of frames [start, stop) of the shard, each [stop - start, width].
-
-        Raises:
-            StoreError: the shard is missing or damaged.
-        """
-        arrays = {}
-        for name, width in self._plan.widths.items():
-            dtype = ARRAY_DTYPES[name]
-            arrays[name] = torch.empty(stop - start, width, dtype=dtype)
-            # Ids are below K, probabilities within 0 and 1, in order of their bits as they are.
-            check = partial(at_most, _ONE if name == TOPK_PROBS else self._plan.K - 1)
-            index, out = self._indices[name], arrays[name]
-            read_rows(self._shard.path, index, start, stop, out, dtype, check)
-        return arrays
+    def __init__(self, shard: Shard) -> None:
+        self._reader = ShardReader(shard)
+        self.index = self._reader.index
 
     def read(self, start: int, stop: int) -> FrameLabels:
         """The labels of frames [start, stop) of the shard; StoreError where it is damaged."""
-        arrays = self.read_arrays(start, stop)
+        arrays = self._reader.read_arrays(start, stop)
         labels = arrays[LABELS][:, 0].long()
-        if self._plan.top_k is None:
+        if TOPK_IDS not in arrays:
             return FrameLabels(labels)
         return FrameLabels(labels, arrays[TOPK_IDS].long(), arrays[TOPK_PROBS].float())
 
@@ -107,19 +54,6 @@ class LabelReader:
         """The labels of the utterance at `position`; StoreError where the shard is damaged."""
         begin, end = self.index.row_offset[position : position + 2].tolist()
         return self.read(begin, end)
-
-
-@lru_cache(maxsize=16)
-def _read_sidecar(shard: LabelShard) -> LabelSidecar:
-    """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
-    sidecar = LabelSidecar.read(shard.path.with_suffix(".json"))
-    check_sidecar(shard.path, sidecar.row, shard.row)
-    return sidecar
-
-
-def forget_sidecars() -> None:
-    """Read sidecars from the disk again, even those that were read a moment ago."""
-    _read_sidecar.cache_clear()
 
 
 class LabelStore:
@@ -133,7 +67,7 @@ class LabelStore:
         plan: what they were made from, and how.
     """
 
-    def __init__(self, shards: list[LabelShard], plan: LabelPlan) -> None:
+    def __init__(self, shards: list[Shard], plan: LabelIdentity) -> None:
         self.shards = shards
         self.plan = plan
 
@@ -145,16 +79,8 @@ class LabelStore:
             StoreError: it is missing, unfinished or damaged, or no label store.
         """
         folder = Path(path)
-        kind = kind_of(folder)
-        if kind is None:
-            raise StoreError(f"{folder}: no such label store")
-        if kind == "labels" and not (folder / STORE_FILE).exists():
-            remedy = "run the same gmmpipe label command again to finish it"
-            raise StoreError(f"{folder}: not a finished label store (no {STORE_FILE}); {remedy}")
-        if kind != "labels":
-            raise StoreError(f"{folder}: a store of {kind}, not of labels")
-        info = LabelInfo.read(folder / STORE_FILE)
-        return cls([LabelShard(folder / row.name, row) for row in info.shards], info.plan)
+        info = read_finished(folder, LabelIdentity)
+        return cls(shards_of(folder, info), info.identity)
 
     def __len__(self) -> int:
         """How many utterances."""
@@ -179,8 +105,8 @@ class LabelStore:
             )
 
     def open_shard(self, shard: int) -> LabelReader:
-        """A shard with its indices at hand, for who reads many utterances of it."""
-        return LabelReader(self.shards[shard], self.plan)
+        """A shard with its index at hand, for who reads many utterances of it."""
+        return LabelReader(self.shards[shard])
 
     def read(self, shard: int, start: int, stop: int) -> FrameLabels:
         """The labels of frames [start, stop) of a shard, numbered as in the feature store's.

@@ -1,7 +1,6 @@
-"""Frames straight from a shard's bytes: ranges by the index, every utterance checked by its CRC."""
+"""Reading ranges of frames straight from a shard's bytes, with each utterance's CRC checked."""
 
 import os
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,16 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.files import open_regular
+from gmmpipe.store.columns import Check, Column
 from gmmpipe.store.shard_index import ShardIndex
 
-_INFINITY = {2: 0x7C00, 4: 0x7F800000}
-"""The bits of float16's and float32's infinity: from there on lie what is not finite."""
-_largest = np.maximum.reduce  # at half of the time that the method max takes to come to it
 _CHECKED_BYTES = 1 << 17
-"""Values of neighbours are checked together, some so many at once: one by one, an utterance of 3 s
-takes as long to be checked as to be read."""
+"""The values of neighbouring utterances are checked together, about so many bytes at once. One by
+one, the check of an utterance of 3 s takes as long as reading it."""
 MAX_SAMPLE_BYTES = 1 << 30
-"""No utterance's JSON or audio has more."""
-
-Check = Callable[[NDArray[Any]], str]
-"""Says what is wrong with the values of an utterance, or nothing."""
+"""The JSON or audio of an utterance has no more."""
+TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint16": torch.uint16}
+"""Those of columns, by name."""
 
 
 def crc32c(data: NDArray[Any] | bytes) -> int:
@@ -34,31 +30,8 @@ def crc32c(data: NDArray[Any] | bytes) -> int:
     return int(google_crc32c.value(data))
 
 
-def all_finite(values: NDArray[Any]) -> str:
-    """A `Check` of float16 or float32: two maxima of integers, in the time of a CRC.
-
-    Of the bits as a signed integer, a positive value's are the larger the larger it is, and those
-    of an unsigned one are largest for a negative value: infinity and NaN are beyond all others.
-    """
-    infinity, width = _INFINITY[values.itemsize], 8 * values.itemsize
-    if not values.size:
-        return ""
-    positive = _largest(values.view(f"i{values.itemsize}"), axis=None)
-    negative = _largest(values.view(f"u{values.itemsize}"), axis=None)
-    if positive >= infinity or negative >= infinity | 1 << (width - 1):
-        return "holds values that are not finite"
-    return ""
-
-
-def at_most(bits: int, values: NDArray[Any]) -> str:
-    """A `Check` of values of 16 bits: as unsigned integers, none is beyond `bits`."""
-    if values.size and values.view(np.uint16).max() > bits:
-        return "holds values out of range"
-    return ""
-
-
-def check_extent(path: Path, index: ShardIndex, frame_bytes: int) -> None:
-    """Make sure that a file reaches to the end of all arrays of its index, before memory is taken.
+def check_extent(path: Path, index: ShardIndex, column: Column) -> None:
+    """Make sure that a file holds all arrays of its index, before memory is taken for them.
 
     Raises:
         StoreError: it does not, or is missing.
@@ -68,7 +41,7 @@ def check_extent(path: Path, index: ShardIndex, frame_bytes: int) -> None:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
-    ends = index.byte_offset + index.num_frames * frame_bytes
+    ends = index.byte_offset + index.num_frames * column.frame_bytes
     beyond = np.flatnonzero(ends > size)
     if len(beyond):
         raise StoreError(f"{path}: truncated at utterance {index.keys[int(beyond[0])]}")
@@ -77,30 +50,29 @@ def check_extent(path: Path, index: ShardIndex, frame_bytes: int) -> None:
 def read_rows(
     path: Path,
     index: ShardIndex,
+    column: Column,
     start: int,
     stop: int,
     out: Tensor,
-    dtype: torch.dtype,
-    check: Check = all_finite,
 ) -> None:
     """Copy frames [start, stop) of a shard into `out`, checking every utterance that is touched.
 
-    Whole utterances are read straight into `out`; those cut by an edge of the range, and all of
-    them where `out` has another dtype, go through a buffer of one utterance. Thread-safe. Plain
-    reads rather than a memory map, which would turn a truncated file into SIGBUS.
+    Whole utterances are read straight into `out`. Utterances that an edge of the range cuts, and
+    all of them where `out` has another dtype, go through a buffer of one utterance. The function is
+    thread-safe. It reads plainly, because a memory map turns a truncated file into SIGBUS.
 
     Args:
         path: the file that holds the raw arrays.
-        index: its index.
+        index: where the column's arrays lie in it.
+        column: what they are.
         start, stop: frame numbers within the shard.
-        out: [stop - start, D], contiguous, on the CPU.
-        dtype: the stored dtype.
-        check: of the values of each utterance.
+        out: [stop - start, width], contiguous, on the CPU.
 
     Raises:
-        StoreError: the file is missing or truncated, an utterance's CRC-32C is not the recorded, or
-            `check` finds fault with its values.
+        StoreError: the file is missing or truncated, an utterance's CRC-32C is another, or
+            its values are not possible in this column.
     """
+    dtype, check = TORCH_DTYPES[column.dtype], column.check
     first = int(np.searchsorted(index.row_offset, start, side="right")) - 1
     last = int(np.searchsorted(index.row_offset, stop, side="left"))
     bounds = index.row_offset[first : last + 1].tolist()

@@ -1,40 +1,43 @@
 """A new store in an old one's place: made whole in a hidden folder, then swapped in.
 
 The old store stays until the new one is whole. The swap is written down before it begins, so that
-whoever comes after a kill finishes it. Only files that the old store's documents name are deleted.
+the next command finishes one that was killed. Only files that the old store's documents name are
+deleted.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gmmpipe.claim import claim_folder
-from gmmpipe.errors import ClaimError, StoreError
-from gmmpipe.files import remove, sync, temporaries
+from gmmpipe.errors import StoreError
+from gmmpipe.files import remove, sync
 from gmmpipe.store.documents import FORMAT_VERSION, read_document, write_document
-from gmmpipe.store.schema import (
-    LABEL_PLAN_FILE,
+from gmmpipe.store.names import (
+    IDENTITY_FILE,
     PLAN_FILE,
     REJECTS_FILE,
     REOPENED_FILE,
     STORE_FILE,
     is_shard_name,
     kind_of,
+    sidecar_name,
 )
 
 log = logging.getLogger(__name__)
 NEXT_FOLDER = ".next"
-"""Where a store is made that is to replace the one around it."""
+"""The hidden folder in which a store is made that is to replace the one around it."""
 SWAP_FILE = ".swap.json"
-"""What goes and what comes, from the moment at which the new store is whole."""
+"""Names the files that go and those that come, as soon as the new store is whole."""
 _DOCUMENTS = {
     "features": (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE),
-    "labels": (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE),
+    "labels": (STORE_FILE, REOPENED_FILE, IDENTITY_FILE),
 }
-_T = TypeVar("_T")
+DOCUMENTS = {name for documents in _DOCUMENTS.values() for name in documents}
+"""Of stores of any kind."""
 
 
 def own_files(folder: Path, kind: str, planned: Iterable[str] | None) -> set[str]:
@@ -68,18 +71,27 @@ def own_files(folder: Path, kind: str, planned: Iterable[str] | None) -> set[str
         ) from error
     if found != kind:
         raise StoreError(f"{folder}: holds a store of {found}; use another --output_dir")
-    return {*_DOCUMENTS[kind], *shards, *map(_sidecar_of, shards)}
+    identity = folder / IDENTITY_FILE  # that of a `FeatureStoreWriter`, or a file of the user's
+    own = {IDENTITY_FILE} if identity.exists() and _kind_in(identity) == kind else set()
+    return {*_DOCUMENTS[kind], *own, *shards, *map(sidecar_name, shards)}
+
+
+def _kind_in(path: Path) -> object:
+    """The kind of store that a document is of; None where it is not one of ours."""
+    with suppress(StoreError):
+        return read_document(path).get("kind")
+    return None
 
 
 def refuse_strangers(folder: Path, own: set[str], shards: Iterable[str], kind: str) -> None:
-    """Make sure that a new store of these shards and kind replaces no file that is not in `own`.
+    """Make sure that a new store of these shards and kind replaces only files in `own`.
 
     Raises:
         StoreError: it would.
     """
     names = list(shards)
     results = [n for n in (STORE_FILE, REJECTS_FILE, PLAN_FILE) if n in _DOCUMENTS[kind]]
-    for name in [*names, *map(_sidecar_of, names), *results]:
+    for name in [*names, *map(sidecar_name, names), *results]:
         if name not in own and os.path.lexists(folder / name):
             raise StoreError(
                 f"{folder / name}: in the new store's way, and no document of an old one names it; "
@@ -87,70 +99,11 @@ def refuse_strangers(folder: Path, own: set[str], shards: Iterable[str], kind: s
             )
 
 
-def begin(
-    folder: Path, prepare: Callable[[Path], _T], planned: Callable[[Path], object | None]
-) -> _T:
-    """Prepare the hidden folder in `folder` for a new store, or go on with what was begun there.
-
-    What was begun with other options, or is damaged, goes.
-
-    Args:
-        folder: the output folder.
-        prepare: what to do in the hidden one; raises StoreError where that cannot be gone on with.
-        planned: None of a folder that holds no plan which can be read.
-
-    Raises:
-        StoreError: something else is in its place; or as `prepare`.
-    """
-    made = folder / NEXT_FOLDER
-    if os.path.lexists(made) and not _is_begun(made, planned):
-        raise StoreError(
-            f"{made}: in the new store's way, and nothing says that --overwrite began it; move it "
-            "away, or use another --output_dir"
-        )
-    made.mkdir(exist_ok=True)
-    try:
-        return prepare(made)
-    except StoreError:
-        remove(made)
-        made.mkdir()
-        return prepare(made)
-
-
-def drop_begun(folder: Path, planned: Callable[[Path], object | None]) -> None:
-    """Remove what an `--overwrite` began in `folder` and nobody goes on with; see `begin`."""
-    if _is_begun(folder / NEXT_FOLDER, planned):
-        remove(folder / NEXT_FOLDER)
-
-
-def drop_begun_alone(folder: Path, planned: Callable[[Path], object | None], what: str) -> None:
-    """Do so in a finished store, if it may be written to and nobody is at work there."""
-    if _is_begun(folder / NEXT_FOLDER, planned):
-        with suppress(OSError, ClaimError), claim_folder(folder, "", what, alone=True):
-            drop_begun(folder, planned)
-
-
-def _is_begun(made: Path, planned: Callable[[Path], object | None]) -> bool:
-    """Whether a hidden folder is empty, or holds a store of ours, or part of one, and only that."""
-    if made.is_symlink() or not made.is_dir():
-        return False
-    names = {path.name for path in made.iterdir()} - {path.name for path in temporaries(made)}
-    shards = {n for n in names if is_shard_name(n) or is_shard_name(f"{Path(n).stem}.tar")}
-    if names - shards - {name for documents in _DOCUMENTS.values() for name in documents}:
-        return False
-    if not names or shards or planned(made) is not None:
-        return True
-    try:
-        return PLAN_FILE not in names and kind_of(made) is not None
-    except StoreError:
-        return False
-
-
 def put_in_place(folder: Path, own: set[str]) -> None:
     """Replace the store in `folder`, whose files are `own`, by the one that is made in it."""
     made = folder / NEXT_FOLDER
     shards = [row["name"] for row in read_document(made / STORE_FILE)["shards"]]
-    coming = [*shards, *map(_sidecar_of, shards), REJECTS_FILE, STORE_FILE]
+    coming = [*shards, *map(sidecar_name, shards), REJECTS_FILE, STORE_FILE]
     coming = [name for name in coming if (made / name).exists()]
     swap = {"format_version": FORMAT_VERSION, "going": sorted(own), "coming": coming}
     write_document(folder / SWAP_FILE, swap)
@@ -215,10 +168,6 @@ def _named_by_sidecars(folder: Path) -> set[str]:
             name = str(read_document(path).get("name"))
         except StoreError:
             continue
-        if _sidecar_of(name) == path.name:
+        if sidecar_name(name) == path.name:
             shards.add(name)
     return shards
-
-
-def _sidecar_of(shard: str) -> str:
-    return str(Path(shard).with_suffix(".json"))

@@ -1,195 +1,99 @@
-"""The feature store on disk: ``store.json``, the sidecars and ``rejects.jsonl``.
+"""``store.json``: what a store holds, and what decides its bytes.
 
 Version 1, frozen: later versions of gmmpipe may add fields, which a reader ignores, but do not
 change these. All JSON is canonical (sorted keys, no spaces, ASCII), so the same store is always
 the same bytes.
 """
 
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.store.documents import (
-    FORMAT_VERSION,
-    MAX_INT,
-    parse_document,
-    pick,
-    read_document,
-    read_document_bytes,
-    write_document,
-)
-from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.shard_index import ShardIndex
+from gmmpipe.features.kinds import spec_from_json
+from gmmpipe.features.spec import ComputedSpec, FrameSpec, differences
+from gmmpipe.store.columns import Column
+from gmmpipe.store.documents import FORMAT_VERSION, pick, read_document, write_document
+from gmmpipe.store.names import IDENTITY_FILE, LINES_FOLDER, PLAN_FILE, SHARD_SUFFIXES, Format, Kind
+from gmmpipe.store.rejects import Tally
+from gmmpipe.store.sidecar import ShardRow, check_rows, check_sha256
+from gmmpipe.store.sums import Sums
 
-STORE_FILE = "store.json"
-PLAN_FILE = "plan.npz"
-LABEL_PLAN_FILE = "plan.json"
-"""What an unfinished label store is made by; see `gmmpipe.store.label_schema`."""
-REJECTS_FILE = "rejects.jsonl"
-REOPENED_FILE = "reopened.json"
-"""What ``store.json`` is renamed to while some shards of a finished store are made anew."""
-SHARD_SUFFIXES = {"tar": ".tar", "zarr": ".zarr"}
-"""The kinds of shard this version reads and writes, and how their names end."""
-
-_SHARD_NAME = re.compile(r"shard-[0-9]{6,12}\.(tar|zarr)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+I = TypeVar("I", bound="Identity")  # noqa: E741
+DTYPES = ("float16", "float32")
 Dtype = Literal["float16", "float32"]
-Format = Literal["tar", "zarr"]
 LongAudio = Literal["crop", "split", "skip"]
 StoreAudio = Literal["none", "flac"]
 
 
-@dataclass(frozen=True)
-class ShardRow:
-    """What ``store.json`` says of one shard.
+class Identity(ABC):
+    """What decides a store's bytes, as ``store.json`` says it."""
 
-    Args:
-        sidecar_sha256: of the bytes of its sidecar, which cannot say that itself; None in stores
-            of earlier versions.
+    kind: ClassVar[Kind]
+    name: ClassVar[str]
+    """The kind in words."""
+    command: ClassVar[str]
+    """What makes such stores."""
+    plan_files: tuple[str, ...]
+    """What an unfinished store is made by."""
 
-    Raises:
-        ValueError: no shard can be so.
-    """
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[Column, ...]:
+        """The arrays of each utterance."""
 
-    name: str
-    utterances: int
-    frames: int
-    bytes: int
-    sha256: str
-    sidecar_sha256: str | None = None
+    @property
+    @abstractmethod
+    def format(self) -> Format:
+        """The kind of its shards."""
 
-    def __post_init__(self) -> None:
-        if not is_shard_name(self.name):
-            raise ValueError(f"{self.name[:80]!r} is no name of a shard")
-        if not 0 <= self.utterances <= self.frames <= self.bytes <= MAX_INT:
-            raise ValueError(
-                f"{self.name} of {self.utterances} utterances, {self.frames} frames and "
-                f"{self.bytes} bytes"
-            )
-        check_sha256(self.sha256, self.sidecar_sha256)
+    @property
+    def has_audio(self) -> bool:
+        """Whether utterances have their waveforms too."""
+        return False
 
-    def of_itself(self) -> dict[str, Any]:
-        """The fields that the sidecar repeats."""
-        fields_there = asdict(self)
-        del fields_there["sidecar_sha256"]
-        return fields_there
+    @property
+    def has_json(self) -> bool:
+        """Whether utterances have metadata, and the store has rejects."""
+        return self.kind == "features"
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The fields that ``store.json`` has."""
-        return self.of_itself() if self.sidecar_sha256 is None else asdict(self)
-
-    def check_index(self, index: ShardIndex) -> None:
-        """Raise ValueError if the index is one of other counts."""
-        counts = len(index.keys), int(index.row_offset[-1])
-        if counts != (self.utterances, self.frames):
-            raise ValueError("an index of {} utterances and {} frames".format(*counts))
-
-
-def check_sidecar(path: Path, there: ShardRow, recorded: ShardRow) -> None:
-    """Make sure that the sidecar of the shard `path` is the one that ``store.json`` records.
-
-    Raises:
-        StoreError: it is not.
-    """
-    if recorded.sidecar_sha256 is None:
-        there = replace(there, sidecar_sha256=None)
-    if there != recorded:
-        raise StoreError(f"{path}: its sidecar does not belong to this store")
-
-
-def sidecar_row(document: dict[str, Any], content: bytes, path: Path) -> ShardRow:
-    """What the sidecar at `path`, of these bytes, says of its shard.
-
-    Raises:
-        TypeError, ValueError: it cannot be.
-        StoreError: it is that of another shard.
-    """
-    digest = hashlib.sha256(content).hexdigest()
-    row = replace(pick(ShardRow, document), sidecar_sha256=digest)
-    if row.name.partition(".")[0] != path.stem:
-        raise StoreError(f"{path}: damaged: it is that of {row.name}")
-    return row
-
-
-def check_sha256(*digests: str | None) -> None:
-    """Raise ValueError if one, where it is given, is no SHA-256 in hexadecimal digits."""
-    for digest in digests:
-        if digest is not None and not _SHA256.fullmatch(digest):
-            raise ValueError(f"{digest[:80]!r} is no SHA-256")
-
-
-def check_rows(
-    rows: Sequence[ShardRow], utterances: int, frames: int, num_bytes: int, frame_bytes: int
-) -> None:
-    """Raise ValueError if rows are not those of consecutive shards that come to the totals.
-
-    Nor may a shard have less than `frame_bytes` for each of its frames.
-    """
-    if any(row.frames * frame_bytes > row.bytes for row in rows):
-        raise ValueError("a shard of fewer bytes than its frames take")
-    if any(row.name.partition(".")[0] != shard_stem(number) for number, row in enumerate(rows)):
-        raise ValueError("a shard's row is missing, or out of order")
-    sums = [sum(getattr(row, name) for row in rows) for name in ("utterances", "frames", "bytes")]
-    if sums != [utterances, frames, num_bytes] or num_bytes > MAX_INT:
-        totals = f"{utterances} utterances, {frames} frames and {num_bytes} bytes"
-        raise ValueError(f"its totals of {totals} are not the sums of its shards")
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """``shard-000000.json``: its presence says that the shard beside it is complete."""
-
-    row: ShardRow
-    index: ShardIndex
-    tally: Tally
-    rejects: list[Reject]
-
-    def write(self, path: Path) -> None:
-        """Publish the sidecar as `path`."""
-        document = {
-            "format_version": FORMAT_VERSION,
-            **self.row.of_itself(),
-            "index": self.index.to_json(),
-            "tally": asdict(self.tally),
-            "rejects": [asdict(reject) for reject in self.rejects],
-        }
-        write_document(path, document)
+        """Its fields of ``store.json``."""
 
     @classmethod
-    def read(cls, path: Path) -> "Sidecar":
-        """Read and check a sidecar; its row has the SHA-256 of its bytes.
+    @abstractmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """The inverse of `to_json`.
 
         Raises:
-            StoreError: it is missing, damaged, or not a sidecar of this version and this name.
+            StoreError, KeyError, TypeError, ValueError: the document cannot be one.
         """
-        content = read_document_bytes(path)
-        document = parse_document(content, path)
-        try:
-            sidecar = cls(
-                row=sidecar_row(document, content, path),
-                index=ShardIndex.from_json(document["index"]),
-                tally=pick(Tally, document["tally"]),
-                rejects=[pick(Reject, reject) for reject in document["rejects"]],
-            )
-            sidecar.row.check_index(sidecar.index)
-            sidecar._check_tally()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path}: not a sidecar: {error!r}") from error
-        return sidecar
 
-    def _check_tally(self) -> None:
-        tally, row = self.tally, self.row
-        reasons = Counter(reject.reason for reject in self.rejects)
-        if (tally.utterances, tally.frames, tally.bytes) != (row.utterances, row.frames, row.bytes):
-            raise ValueError("a tally of other counts than the shard's")
-        if (tally.rejects, tally.rejects_by_reason) != (len(self.rejects), dict(reasons)):
-            raise ValueError("a tally of other rejects than are listed")
+    @abstractmethod
+    def differences(self, here: Self) -> list[str]:
+        """What of this one, which is there, differs from `here`, one phrase a field."""
+
+    def write(self, path: Path) -> None:
+        """Publish it as the ``plan.json`` of an unfinished store."""
+        write_document(path, {"format_version": FORMAT_VERSION, **self.to_json()})
+
+    @classmethod
+    def of(cls, document: dict[str, Any], path: Path) -> Self:
+        """The identity in a document; `path` names it in errors.
+
+        Raises:
+            StoreError: it is damaged or of another kind of store.
+        """
+        if document.get("kind") != cls.kind:
+            raise StoreError(f"{path}: a store of {document.get('kind')}, not of {cls.kind}")
+        try:
+            return cls.from_json(document)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{path}: not a {cls.name}: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -212,28 +116,107 @@ class PlanOptions:
     store_audio: StoreAudio = "none"
     windows_sha256: str = ""
 
-    def differences(self, other: "PlanOptions") -> list[str]:
-        """What differs from `other`, one phrase a field."""
-        return [
-            f"{f.name} is {getattr(self, f.name)} there and {getattr(other, f.name)} here"
-            for f in fields(self)
-            if f.name != "windows_sha256" and getattr(self, f.name) != getattr(other, f.name)
-        ]
+
+@dataclass(frozen=True)
+class WriterPlan:
+    """The options of a `FeatureStoreWriter` that decide a store's bytes beyond the frames."""
+
+    utterances_per_shard: int
+    dtype: Dtype
+    format: Format
 
 
 @dataclass(frozen=True)
-class StoreInfo:
+class FeatureIdentity(Identity):
+    """What decides a feature store's bytes: what a frame is, and what else."""
+
+    kind = "features"
+    name = "feature store"
+    command = "gmmpipe featurize"
+
+    features: FrameSpec
+    plan: PlanOptions | WriterPlan
+
+    @property
+    def plan_files(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What an unfinished store is made by."""
+        is_planned = isinstance(self.plan, PlanOptions)
+        return (PLAN_FILE, LINES_FOLDER) if is_planned else (IDENTITY_FILE,)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The frames."""
+        return (Column(self.features.column, self.plan.dtype, self.features.dim),)
+
+    @property
+    def format(self) -> Format:
+        """The kind of its shards."""
+        return self.plan.format
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether utterances have their waveforms too."""
+        return isinstance(self.plan, PlanOptions) and self.plan.store_audio == "flac"
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields of ``store.json``."""
+        return {
+            "kind": self.kind,
+            "features": self.features.to_json(),
+            "fingerprint": self.features.fingerprint,
+            "plan": asdict(self.plan),
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        features = spec_from_json(document["features"])
+        if features.fingerprint != document["fingerprint"]:
+            raise StoreError("the fingerprint is not that of the features")
+        plan = document["plan"]
+        for name, known in (("format", SHARD_SUFFIXES), ("dtype", DTYPES)):
+            if plan.get(name, "tar" if name == "format" else None) not in known:
+                raise StoreError(f"shards of {name} {plan.get(name)} cannot be read here")
+        if isinstance(features, ComputedSpec):
+            return cls(features, pick(PlanOptions, plan))
+        return cls(features, pick(WriterPlan, plan))
+
+    def differences(self, here: Self) -> list[str]:
+        """What differs, but for the windows, which are found out while a plan is made."""
+        ours = differences(self.features.to_json(), here.features.to_json())
+        there = self.plan
+        if isinstance(there, PlanOptions) and isinstance(here.plan, PlanOptions):
+            there = replace(there, windows_sha256=here.plan.windows_sha256)
+        return ours + (differing(there, here.plan) if type(there) is type(here.plan) else [])
+
+
+def differing(there: Any, here: Any) -> list[str]:
+    """What differs between two dataclasses of a type, one phrase a field."""
+    return [
+        f"{f.name} is {getattr(there, f.name)} there and {getattr(here, f.name)} here"
+        for f in fields(there)
+        if getattr(there, f.name) != getattr(here, f.name)
+    ]
+
+
+@dataclass(frozen=True)
+class _LeftOutMass:
+    """The field of the totals of labels, by its type."""
+
+    left_out_mass: float | None
+
+
+@dataclass(frozen=True)
+class StoreInfo(Sums, Generic[I]):
     """``store.json``: written last; a folder without it is unfinished.
 
     Args:
-        rejects_sha256: of ``rejects.jsonl``; None in stores of earlier versions.
+        identity: what decides the store's bytes.
+        rejects_sha256: of ``rejects.jsonl``; None in stores of earlier versions, and of labels.
     """
 
-    features: FeatureConfig
-    plan: PlanOptions
-    tally: Tally
-    shards: list[ShardRow]
-    rejects_sha256: str | None = None
+    identity: I = field(kw_only=True)
+    rejects_sha256: str | None = field(kw_only=True, default=None)
 
     @property
     def shard_names(self) -> list[str]:
@@ -244,84 +227,54 @@ class StoreInfo:
         """Publish the document as `path`."""
         document = {
             "format_version": FORMAT_VERSION,
-            "kind": "features",
-            "features": self.features.to_json(),
-            "fingerprint": self.features.fingerprint,
-            "plan": asdict(self.plan),
-            "totals": {**asdict(self.tally), "seconds_in": round(self.tally.seconds_in, 6)},
+            **self.identity.to_json(),
+            "totals": self._totals(),
             "shards": [row.to_json() for row in self.shards],
-            "rejects_sha256": self.rejects_sha256,
         }
+        if self.identity.has_json:
+            document["rejects_sha256"] = self.rejects_sha256
         write_document(path, document)
 
+    def _totals(self) -> dict[str, Any]:
+        tally = self.tally
+        if self.identity.kind == "features":
+            return {**asdict(tally), "seconds_in": round(tally.seconds_in, 6)}
+        counts = {name: getattr(tally, name) for name in ("utterances", "frames", "bytes")}
+        return {**counts, "left_out_mass": self.left_out_mass}
+
     @classmethod
-    def read(cls, path: Path) -> "StoreInfo":
+    def read(cls, path: Path, identity: type[I]) -> "StoreInfo[I]":
         """Read and check ``store.json``.
+
+        Args:
+            path: the document.
+            identity: what it must be of: `FeatureIdentity` or `LabelIdentity`.
 
         Raises:
             StoreError: it is missing, damaged, of another version or kind, its fingerprint is not
                 that of its features, or its totals are not those of its shards.
         """
         document = read_document(path)
+        whose = identity.of(document, path)
         try:
-            if document["kind"] != "features":
-                raise StoreError(f"{path}: a store of {document['kind']}, not of features")
-            try:
-                features = FeatureConfig.from_json(document["features"])
-            except StoreError as error:
-                raise StoreError(f"{path}: {error}") from error
-            if features.fingerprint != document["fingerprint"]:
-                raise StoreError(f"{path}: the fingerprint is not that of the features")
-            plan = _pick_plan(document["plan"], path)
-            info = cls(
-                features=features,
-                plan=plan,
-                tally=pick(Tally, document["totals"]),
-                shards=[pick(ShardRow, row) for row in document["shards"]],
-                rejects_sha256=document.get("rejects_sha256"),
-            )
-            check_sha256(info.rejects_sha256)
-            tally, frame_bytes = info.tally, features.n_mels * (4 if plan.dtype == "float32" else 2)
-            check_rows(info.shards, tally.utterances, tally.frames, tally.bytes, frame_bytes)
-            info._check_rejects()
+            totals, mass = document["totals"], None
+            if whose.kind == "labels":
+                mass = pick(_LeftOutMass, totals).left_out_mass
+            rows = [pick(ShardRow, row) for row in document["shards"]]
+            digest = document.get("rejects_sha256")
+            info = cls(rows, pick(Tally, totals), mass, identity=whose, rejects_sha256=digest)
+            info._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path}: not a feature store: {error!r}") from error
+            raise StoreError(f"{path}: not a {whose.name}: {error!r}") from error
         return info
 
-    def _check_rejects(self) -> None:
+    def _check(self) -> None:
+        check_sha256(self.rejects_sha256)
+        frame_bytes = sum(column.frame_bytes for column in self.identity.columns)
+        check_rows(self.shards, self.tally, frame_bytes)
         if sum(self.tally.rejects_by_reason.values()) != self.tally.rejects:
             raise ValueError("its rejects are not the sum of those by reason")
 
 
-def _pick_plan(values: dict[str, Any], path: Path) -> PlanOptions:
-    for name, known in (("format", SHARD_SUFFIXES), ("dtype", ("float16", "float32"))):
-        if values.get(name, "tar" if name == "format" else None) not in known:
-            raise StoreError(f"{path}: shards of {name} {values.get(name)} cannot be read here")
-    return pick(PlanOptions, values)
-
-
-def shard_stem(number: int) -> str:
-    """File name of shard `number` without its ending."""
-    return f"shard-{number:06d}"
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a shard may have that file name."""
-    return _SHARD_NAME.fullmatch(name) is not None
-
-
-def kind_of(folder: Path) -> str | None:
-    """``features`` or ``labels``: what a store, finished or not, holds; None where none is.
-
-    Raises:
-        StoreError: the file that says so cannot be read.
-    """
-    for name in (STORE_FILE, REOPENED_FILE, LABEL_PLAN_FILE):
-        if (folder / name).exists():
-            return str(read_document(folder / name).get("kind"))
-    if (folder / PLAN_FILE).exists():
-        return "features"
-    for sidecar in folder.glob("shard-*.json"):
-        if is_shard_name(f"{sidecar.stem}.tar"):
-            return str(read_document(sidecar).get("kind", "features"))
-    return None
+FeatureInfo = StoreInfo[FeatureIdentity]
+"""``store.json`` of a feature store."""

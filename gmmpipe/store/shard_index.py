@@ -15,6 +15,11 @@ _JSON_CRC = "json_crc32c"
 _INDEX_NUMBERS = ("num_frames", "byte_offset", "crc32c", _JSON_CRC)
 
 
+def is_key(key: object) -> bool:
+    """Whether an utterance may have that key."""
+    return type(key) is str and _KEY.fullmatch(key) is not None
+
+
 @dataclass(frozen=True)
 class ShardIndex:
     """Where each utterance of a shard lies, a column a field, in the order of the shard.
@@ -62,7 +67,7 @@ class ShardIndex:
         keys = columns["keys"]
         if any(column.shape != (len(keys),) for column in numbers.values()):
             raise ValueError("index columns of different lengths")
-        if not all(type(key) is str and _KEY.fullmatch(key) for key in keys):
+        if not all(map(is_key, keys)):
             raise ValueError("keys that are none")
         if any(keys[at] >= keys[at + 1] for at in range(len(keys) - 1)):
             raise ValueError("keys that are not sorted")

@@ -1,4 +1,4 @@
-"""One utterance of a shard at a time, in any order: its frames, and its waveform where stored."""
+"""Any part of a shard, in any order: its arrays, and an utterance's waveform where stored."""
 
 import hashlib
 import math
@@ -12,29 +12,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store import shard_files
-from gmmpipe.store.feature_store import Shard
-from gmmpipe.store.read_ranges import read_rows
+from gmmpipe.store.read_ranges import TORCH_DTYPES, read_rows
+from gmmpipe.store.shard import Shard
 
 _MD5_OF_SAMPLES = slice(26, 42)
 """Where a FLAC file keeps the MD5 of its samples: the end of STREAMINFO (RFC 9639, 8.2)."""
 
 
 class ShardReader:
-    """A shard with its index at hand.
+    """A shard with its indices at hand.
 
     Args:
-        shard: a shard of a `FeatureStore`.
-        dim: D.
+        shard: a shard of a `FeatureStore` or a `LabelStore`.
 
     Raises:
         StoreError: its sidecar is missing or damaged.
     """
 
-    def __init__(self, shard: Shard, dim: int) -> None:
+    def __init__(self, shard: Shard) -> None:
         self._shard = shard
-        self._dim = dim
-        self.index = shard.sidecar().index
+        self._indices = shard.sidecar().indices
+        self.index = self._indices[0]
+
+    def read_arrays(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Frames [start, stop) of every column, [stop - start, width], in their stored dtypes.
+
+        Raises:
+            StoreError: the shard is missing or damaged.
+        """
+        arrays = {}
+        for column, index in zip(self._shard.columns, self._indices, strict=True):
+            out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
+            read_rows(self._shard.file.raw_file(column), index, column, start, stop, out)
+            arrays[column.name] = out
+        return arrays
 
     def read_frames(self, position: int) -> Tensor:
         """The frames of the utterance at `position` of the index, checked by their CRC.
@@ -46,9 +57,9 @@ class ShardReader:
             StoreError: the shard is missing, or damaged there; it and the utterance are named.
         """
         begin, end = self.index.row_offset[position : position + 2].tolist()
-        frames = torch.empty(end - begin, self._dim, dtype=torch.float32)
-        path = shard_files.raw_file(self._shard.path)
-        read_rows(path, self.index, begin, end, frames, self._shard.dtype)
+        column = self._shard.column
+        frames = torch.empty(end - begin, column.width, dtype=torch.float32)
+        read_rows(self._shard.file.raw_file(column), self.index, column, begin, end, frames)
         return frames
 
     def read_waveform(self, position: int) -> Tensor:
@@ -68,8 +79,7 @@ class ShardReader:
         if not self._shard.has_audio:
             remedy = "gmmpipe featurize --store_audio flac makes stores that do"
             raise StoreError(f"{path}: holds no audio; {remedy}")
-        frame_bytes = self._dim * self._shard.dtype.itemsize
-        metadata, flac = shard_files.read_audio(path, self.index, position, frame_bytes)
+        metadata, flac = self._shard.file.read_audio(self.index, position, self._shard.column)
         try:
             return _decode(flac, metadata["num_samples"], metadata["audio_scale"])
         except (ValueError, KeyError, TypeError, soundfile.SoundFileError) as error:

@@ -1,111 +1,131 @@
-"""A shard as a plain tar in WebDataset convention: ``{key}.json`` and ``{key}.logmel.npy``."""
+"""A shard as a plain tar in WebDataset convention: ``{key}.json``, ``{key}.logmel.npy`` and so on.
+
+The members of an utterance are sorted by name, as utterances are by key.
+"""
 
 import tarfile
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
-from gmmpipe.files import canonical_json
-from gmmpipe.store.read_ranges import crc32c
+from gmmpipe.files import atomic_file, sha256_of_file
+from gmmpipe.store.columns import Column
+from gmmpipe.store.shard_file import ShardFile, ShardWriter
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.tar_reader import StoredArray, TarReader
 from gmmpipe.store.tar_writer import TarWriter
 
 
-class TarShardWriter:
-    """Writes samples to an open file, and gathers their index."""
+class TarShardWriter(ShardWriter):
+    """Writes utterances to an open file, one after another."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._tar = TarWriter(file)
-        self._columns: dict[str, list[Any]] = {
-            "keys": [],
-            "num_frames": [],
-            "byte_offset": [],
-            "crc32c": [],
-            "json_crc32c": [],
-        }
-
-    def add(
-        self, key: str, metadata: dict[str, Any], frames: NDArray[Any], audio: bytes | None
+    def __init__(
+        self, file: BinaryIO, name: str, columns: Sequence[Column], has_json: bool
     ) -> None:
-        """Append one sample.
+        super().__init__(name, columns, has_json)
+        self._tar = TarWriter(file)
 
-        Args:
-            key: sorted after the keys before it.
-            metadata: goes to ``{key}.json``.
-            frames: [T, D] in the stored dtype, C order.
-            audio: a FLAC file for ``{key}.flac``, or None.
+    def _append(
+        self, key: str, arrays: dict[str, NDArray[Any]], text: bytes | None, audio: bytes | None
+    ) -> dict[str, int]:
+        plain = {"flac": audio, "json": text}
+        places = {}
+        for name in sorted([*plain, *arrays]):
+            if name in arrays:
+                places[name] = self._tar.add_array(f"{key}.{name}.npy", arrays[name])
+            elif (content := plain[name]) is not None:
+                self._tar.add_bytes(f"{key}.{name}", content)
+        return places
+
+    def _end(self) -> tuple[int, str]:
+        return self._tar.finish()
+
+
+class TarShard(ShardFile):
+    """A shard that is one file."""
+
+    suffix = ".tar"
+
+    @contextmanager
+    def open_writer(self, columns: Sequence[Column], has_json: bool) -> Iterator[ShardWriter]:
+        """A writer; the file appears once the block has ended without an error."""
+        with atomic_file(self.path) as file:
+            yield TarShardWriter(file, self.path.name, columns, has_json)
+
+    def raw_file(self, column: Column) -> Path:
+        """The file itself, for every column."""
+        return self.path
+
+    def size(self) -> int:
+        """Size in bytes; OSError where the file is missing."""
+        return self.path.stat().st_size
+
+    def sha256(self) -> str:
+        """SHA-256, read from the disk; OSError where there is no regular file."""
+        return sha256_of_file(self.path)
+
+    def read_json(self, keys: Sequence[str]) -> Iterator[bytes]:
+        """The JSON of each utterance, in order; StoreError too where they are not those of `keys`.
+
+        The arrays are passed over.
         """
-        if audio is not None:
-            self._tar.add_bytes(f"{key}.flac", audio)
-        text = canonical_json(metadata).encode()
-        self._tar.add_bytes(f"{key}.json", text)
-        offset = self._tar.add_array(f"{key}.logmel.npy", frames)
-        self._columns["keys"].append(key)
-        self._columns["num_frames"].append(len(frames))
-        self._columns["byte_offset"].append(offset)
-        self._columns["crc32c"].append(crc32c(frames))
-        self._columns["json_crc32c"].append(crc32c(text))
+        expected = iter(keys)
+        with TarReader(self.path) as archive:
+            for member in archive.members():
+                if member.name.endswith(".json"):
+                    key = next(expected, None)
+                    if member.name != f"{key}.json":
+                        said = f"{self.path}: holds {member.name} where the index says {key}"
+                        raise StoreError(said)
+                    yield archive.content(member)
+        if (key := next(expected, None)) is not None:
+            raise StoreError(f"{self.path}: holds no JSON of utterance {key}")
 
-    def finish(self) -> tuple[ShardIndex, int, str]:
-        """End the archive: its index, size in bytes and SHA-256."""
-        return ShardIndex.from_json(self._columns), *self._tar.finish()
+    def read_json_and_audio(
+        self, index: ShardIndex, position: int, column: Column
+    ) -> tuple[bytes, bytes]:
+        """The two members of an utterance, which are near its array."""
+        key, found = index.keys[position], {}
+        wanted = [f"{key}.json", f"{key}.flac"]
+        with TarReader(self.path) as archive:
+            for member in archive.members(_end_of_array(index, position - 1, column)):
+                owner = member.name.partition(".")[0]
+                if owner > key:
+                    break
+                if member.name in wanted:
+                    found[member.name] = archive.content(member)
+                if len(found) == len(wanted):
+                    return found[wanted[0]], found[wanted[1]]
+        missing = next(name for name in wanted if name not in found)
+        raise StoreError(f"{self.path}: utterance {key} has no readable audio: no '{missing}'")
 
-
-def read_json(path: Path, keys: Sequence[str]) -> Iterator[bytes]:
-    """The JSON of each sample of a shard, in order, as stored; the features are not read.
-
-    Raises:
-        StoreError: the shard is missing or damaged, or its samples are not those of `keys`.
-    """
-    expected = iter(keys)
-    with TarReader(path) as archive:
-        for member in archive.members():
-            if member.name.endswith(".json"):
-                key = next(expected, None)
-                if member.name != f"{key}.json":
-                    raise StoreError(f"{path}: holds {member.name} where the index says {key}")
-                yield archive.content(member)
-    if (key := next(expected, None)) is not None:
-        raise StoreError(f"{path}: holds no JSON of utterance {key}")
-
-
-def read_audio(path: Path, after: int, key: str) -> tuple[bytes, bytes]:
-    """JSON and FLAC of one sample: what stands before its array.
-
-    Args:
-        path: the shard.
-        after: where the array of the sample before ends; 0 for the first sample.
-        key: the sample's.
-
-    Raises:
-        StoreError: the two members are not there. Their content is not checked.
-    """
-    with TarReader(path) as archive:
-        start = after + -after % tarfile.BLOCKSIZE
-        members = {m.name: m for m in islice(archive.members(start), 2)}
-        try:
-            return archive.content(members[f"{key}.json"]), archive.content(members[f"{key}.flac"])
-        except KeyError as error:
-            raise StoreError(
-                f"{path}: utterance {key} has no readable audio: no {error}"
-            ) from error
+    def check_layout(
+        self, columns: Sequence[Column], indices: Sequence[ShardIndex], has_json: bool
+    ) -> None:
+        """Make sure that all ``.npy`` members are where, and as, the indices say."""
+        sorted_columns = sorted(zip(columns, indices, strict=True), key=lambda pair: pair[0].name)
+        lengths = indices[0].num_frames.tolist()
+        with TarReader(self.path) as archive:
+            archive.check_arrays(
+                StoredArray(
+                    f"{key}.{column.name}.npy",
+                    int(index.byte_offset[position]),
+                    column.shape(lengths[position]),
+                    column.numpy_dtype,
+                )
+                for position, key in enumerate(indices[0].keys)
+                for column, index in sorted_columns
+            )
 
 
-def check_members(path: Path, index: ShardIndex, dim: int, dtype: str) -> None:
-    """Make sure that a stranger who decodes the members gets what the index says.
-
-    Raises:
-        StoreError: the shard is missing or damaged.
-    """
-    columns = zip(index.keys, index.byte_offset.tolist(), index.num_frames.tolist(), strict=True)
-    with TarReader(path) as archive:
-        archive.check_arrays(
-            StoredArray(f"{key}.logmel.npy", offset, (frames, dim), np.dtype(dtype))
-            for key, offset, frames in columns
-        )
+def _end_of_array(index: ShardIndex, position: int, column: Column) -> int:
+    """Where the member after an utterance's array begins; 0 where `position` is -1."""
+    if position < 0:
+        return 0
+    num_bytes = int(index.num_frames[position]) * column.frame_bytes
+    end = int(index.byte_offset[position]) + num_bytes
+    return end + -end % tarfile.BLOCKSIZE

@@ -1,28 +1,31 @@
 """Reading every byte of a store: are the files still what was recorded, and none missing or new?"""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from gmmpipe.errors import StoreError
-from gmmpipe.store import feature_store, label_store, shard_files
-from gmmpipe.store.feature_store import FeatureStore, Shard
-from gmmpipe.store.finalize import sum_up
-from gmmpipe.store.label_schema import (
-    ARRAY_DTYPES,
-    LABELS,
-    LabelInfo,
-    LabelPlan,
-    LabelSidecar,
-)
-from gmmpipe.store.label_store import LabelReader, LabelShard, LabelStore
+from gmmpipe.files import sha256_of_file
+from gmmpipe.store.feature_store import FeatureStore
+from gmmpipe.store.identities import read_store_info
+from gmmpipe.store.label_store import LabelStore
+from gmmpipe.store.names import REJECTS_FILE, STORE_FILE, kind_of, sidecar_name
 from gmmpipe.store.rejects import Reject
-from gmmpipe.store.schema import REJECTS_FILE, STORE_FILE, ShardRow, StoreInfo
-from gmmpipe.store.tar_reader import StoredArray, TarReader
+from gmmpipe.store.shard import Shard, forget_sidecars
+from gmmpipe.store.shard_reader import ShardReader
+from gmmpipe.store.sums import Sums
+
+BLOCK_FRAMES = 1 << 14
+"""Frames decoded at once."""
+
+
+def open_store(folder: Path) -> FeatureStore | LabelStore:
+    """A finished store of either kind.
+
+    Raises:
+        StoreError: it is missing, unfinished or damaged.
+    """
+    return LabelStore.open(folder) if kind_of(folder) == "labels" else FeatureStore.open(folder)
 
 
 def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
@@ -35,23 +38,14 @@ def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
         Each shard's path, with what is wrong with it or its sidecar, or an empty string; then
         ``rejects.jsonl`` or ``store.json``, if the sidecars say otherwise.
     """
-    feature_store.forget_sidecars()
-    label_store.forget_sidecars()
+    forget_sidecars()
     whole = True
-    if isinstance(store, FeatureStore):
-        for shard in store.shards:
-            fault = _fault(shard.path, shard.row, partial(_decode_features, shard))
-            whole = whole and not fault
-            yield shard.path, fault
-    else:
-        for labels in store.shards:
-            decode = partial(_decode_labels, labels, store.plan)
-            fault = _fault(labels.path, labels.row, decode)
-            whole = whole and not fault
-            yield labels.path, fault
+    for shard in store.shards:
+        fault = _fault(shard)
+        whole = whole and not fault
+        yield shard.path, fault
     if whole and store.shards:
-        sums = _check_sums if isinstance(store, FeatureStore) else _check_label_sums
-        yield from sums(store.shards[0].path.parent)
+        yield from _check_sums(store.shards[0].path.parent)
 
 
 def strangers(store: FeatureStore | LabelStore) -> list[Path]:
@@ -66,84 +60,59 @@ def strangers(store: FeatureStore | LabelStore) -> list[Path]:
     return sorted(path for path in paths[0].parent.glob("shard-*") if path not in own)
 
 
-def _fault(path: Path, row: ShardRow, decode: Callable[[], None]) -> str:
+def _fault(shard: Shard) -> str:
+    """What is wrong with a shard or its sidecar, or nothing."""
     try:
-        size = shard_files.size(path)  # first: a file of another size may be a very long one
-        if size != row.bytes:
-            return f"{size} bytes where {row.bytes} are recorded"
-        if shard_files.sha256(path) != row.sha256:
+        size = shard.file.size()  # first: a file of another size may be a very long one
+        if size != shard.row.bytes:
+            return f"{size} bytes where {shard.row.bytes} are recorded"
+        if shard.file.sha256() != shard.row.sha256:
             return "its SHA-256 is not the recorded one"
-        decode()
+        _decode(shard)
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except StoreError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{shard.path}: ")
     return ""
 
 
-def _decode_features(shard: Shard) -> None:
-    index = shard.sidecar().index
-    block = 1 << 14
-    for start in range(0, shard.row.frames, block):
-        stop = min(start + block, shard.row.frames)
-        shard.read_rows(start, stop, torch.empty(stop - start, shard.dim, dtype=shard.dtype))
-    for _ in shard_files.read_metadata(shard.path, index):
-        pass
-    dtype = str(shard.dtype).removeprefix("torch.")
-    shard_files.check_layout(shard.path, index, shard.dim, dtype)
-
-
-def _decode_labels(shard: LabelShard, plan: LabelPlan) -> None:
-    reader = LabelReader(shard, plan)
-    reader.read_arrays(0, shard.row.frames)
-    indices = shard.sidecar().indices
-    lengths = reader.index.num_frames.tolist()
-    expected = (
-        StoredArray(
-            f"{key}.{name}.npy",
-            int(indices[name].byte_offset[at]),
-            (lengths[at],) if name == LABELS else (lengths[at], width),
-            np.dtype(str(ARRAY_DTYPES[name]).removeprefix("torch.")),
-        )
-        for at, key in enumerate(reader.index.keys)
-        for name, width in plan.widths.items()
-    )
-    with TarReader(shard.path) as archive:
-        archive.check_arrays(expected)
+def _decode(shard: Shard) -> None:
+    """Read all arrays and metadata, and compare the shard's layout with its indices."""
+    reader = ShardReader(shard)
+    for start in range(0, shard.row.frames, BLOCK_FRAMES):
+        reader.read_arrays(start, min(start + BLOCK_FRAMES, shard.row.frames))
+    if shard.has_json:
+        for _ in shard.read_metadata():
+            pass
+    shard.file.check_layout(shard.columns, shard.sidecar().indices, shard.has_json)
 
 
 def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
-    """What the sidecars of a feature store come to, against ``store.json`` and the ledger."""
-    info = StoreInfo.read(folder / STORE_FILE)
-    ledger, ledger_bytes = hashlib.sha256(), 0
+    """What the sidecars of a store come to, against ``store.json`` and the list of rejects."""
+    info = read_store_info(folder / STORE_FILE)
+    digest, num_bytes = hashlib.sha256(), 0
 
     def add(reject: Reject) -> None:
-        nonlocal ledger_bytes
-        ledger.update(reject.ledger_line())
-        ledger_bytes += len(reject.ledger_line())
+        nonlocal num_bytes
+        digest.update(reject.to_line())
+        num_bytes += len(reject.to_line())
 
-    paths = [(folder / row.name).with_suffix(".json") for row in info.shards]
-    _, tally = sum_up(paths, add)
-    if tally != info.tally:
+    paths = (folder / sidecar_name(row.name) for row in info.shards)
+    sums = Sums.over(info.identity.kind, paths, add)
+    if (sums.tally, sums.left_out_mass) != (info.tally, info.left_out_mass):
         yield folder / STORE_FILE, "its totals are not what its sidecars come to"
+    if not info.identity.has_json:
+        return
     path = folder / REJECTS_FILE
     try:
-        found = path.stat().st_size == ledger_bytes and shard_files.sha256_of_file(path)
+        found = path.stat().st_size == num_bytes and sha256_of_file(path)
     except FileNotFoundError:
         yield path, "missing"
     except OSError as error:
         yield path, f"cannot be read: {error.strerror}"
     else:
-        recorded = info.rejects_sha256 or ledger.hexdigest()
-        if not found == recorded == ledger.hexdigest():
+        recorded = info.rejects_sha256 or digest.hexdigest()
+        if not found == recorded == digest.hexdigest():
             yield path, "not the rejects that its sidecars list"
-
-
-def _check_label_sums(folder: Path) -> Iterator[tuple[Path, str]]:
-    """What the sidecars of a label store come to, against ``store.json``."""
-    info = LabelInfo.read(folder / STORE_FILE)
-    paths = ((folder / row.name).with_suffix(".json") for row in info.shards)
-    if LabelInfo.over(info.plan, map(LabelSidecar.read, paths)).totals != info.totals:
-        yield folder / STORE_FILE, "its totals are not what its sidecars come to"

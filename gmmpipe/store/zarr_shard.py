@@ -1,12 +1,12 @@
 """A shard as a Zarr v3 group, for those who read arrays: opens with plain ``zarr.open``.
 
-    logmel        [frames, D]       all utterances, one after another
-    offsets       [utterances + 1]  where each begins in logmel, int64
+    logmel        [frames, D]       an array a column: all utterances, one after another
+    offsets       [utterances + 1]  where each begins in them, int64
     json          [bytes]           their JSON, a line each, uint8
     json_offsets  [utterances + 1]  where each line begins in json, int64
     flac, flac_offsets              with --store_audio, their waveforms likewise
 
-logmel is one object (``logmel/c/0/0``) of uncompressed chunks in order, so the raw array of each
+A column is one object (``logmel/c/0/0``) of uncompressed chunks in order, so the raw array of each
 utterance lies in one piece of it, and is read by its byte offset just as from a tar.
 """
 
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,158 +25,155 @@ import zarr
 from numpy.typing import NDArray
 
 from gmmpipe.errors import StoreError
-from gmmpipe.files import canonical_json, read_regular
-from gmmpipe.store.read_ranges import crc32c, read_bytes
+from gmmpipe.files import atomic_folder, read_regular, sha256_of_file
+from gmmpipe.store.columns import Column
+from gmmpipe.store.read_ranges import read_bytes
+from gmmpipe.store.shard_file import ShardFile, ShardWriter
 from gmmpipe.store.shard_index import ShardIndex
 
 CHUNK_FRAMES = 8192
 _MAX_DESCRIPTION = 1 << 20
-RAW_OBJECT = Path("logmel", "c", "0", "0")
 
 
-class ZarrShardWriter:
-    """Gathers samples, then writes them as a group into a folder.
+class ZarrShardWriter(ShardWriter):
+    """Gathers utterances, then writes them as a group into a folder that is empty before."""
 
-    Args:
-        folder: empty; becomes the group.
-        dim: D.
-        dtype: the stored dtype, ``float16`` or ``float32``.
-    """
+    json_end = b"\n"
 
-    def __init__(self, folder: Path, dim: int, dtype: str) -> None:
+    def __init__(self, folder: Path, name: str, columns: Sequence[Column], has_json: bool) -> None:
+        super().__init__(name, columns, has_json)
         self._folder = folder
-        self._dim = dim
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._keys: list[str] = []
-        self._frames: list[NDArray[Any]] = []
-        self._lines: list[bytes] = []
-        self._audio: list[bytes] = []
+        self._arrays: dict[str, list[NDArray[Any]]] = {column.name: [] for column in columns}
+        self._num_frames = 0
+        self._bytes: dict[str, list[bytes]] = {"json": [], "flac": []}
 
-    def add(
-        self, key: str, metadata: dict[str, Any], frames: NDArray[Any], audio: bytes | None
-    ) -> None:
-        """Append one sample; see `gmmpipe.store.tar_shard.TarShardWriter.add`."""
-        self._keys.append(key)
-        self._frames.append(frames)
-        self._lines.append(canonical_json(metadata).encode() + b"\n")
-        if audio is not None:
-            self._audio.append(audio)
+    def _append(
+        self, key: str, arrays: dict[str, NDArray[Any]], text: bytes | None, audio: bytes | None
+    ) -> dict[str, int]:
+        for name, content in (("json", text), ("flac", audio)):
+            if content is not None:
+                self._bytes[name].append(content)
+        frames_before = self._num_frames
+        self._num_frames += len(next(iter(arrays.values())))
+        for name, array in arrays.items():
+            self._arrays[name].append(array)
+        return {column.name: frames_before * column.frame_bytes for column in self.columns}
 
-    def finish(self) -> tuple[ShardIndex, int, str]:
-        """Write the group: its index, size in bytes and SHA-256 (see `digest_folder`)."""
-        offsets = _offsets(self._frames)
+    def _end(self) -> tuple[int, str]:
         group = zarr.create_group(self._folder)
-        total = int(offsets[-1])
-        frames = group.create_array(
-            "logmel",
-            shape=(total, self._dim),
-            dtype=self._dtype,
-            chunks=(CHUNK_FRAMES, self._dim),
-            shards=(max(1, -(-total // CHUNK_FRAMES)) * CHUNK_FRAMES, self._dim),
-            compressors=None,
-            filters=None,
-            config={"write_empty_chunks": True},
-        )
-        if self._frames:
-            frames[:] = np.concatenate(self._frames)
-        plain: dict[str, NDArray[Any]] = {
-            "offsets": offsets,
-            "json": np.frombuffer(b"".join(self._lines), dtype=np.uint8),
-            "json_offsets": _offsets(self._lines),
-        }
-        if self._audio:
-            plain["flac"] = np.frombuffer(b"".join(self._audio), dtype=np.uint8)
-            plain["flac_offsets"] = _offsets(self._audio)
+        offsets = _offsets(self._shared["num_frames"])
+        for column in self.columns:
+            _write_column(group, column, self._arrays[column.name], int(offsets[-1]))
+        plain: dict[str, NDArray[Any]] = {"offsets": offsets}
+        for name, parts in self._bytes.items():
+            if parts or (name == "json" and self.has_json):
+                plain[name] = np.frombuffer(b"".join(parts), dtype=np.uint8)
+                plain[f"{name}_offsets"] = _offsets([len(part) for part in parts])
         for name, values in plain.items():
             chunks = (max(1, len(values)),)
             array = group.create_array(
                 name, shape=values.shape, dtype=values.dtype, chunks=chunks, compressors=None
             )
             array[:] = values
-        row_bytes = self._dim * self._dtype.itemsize
-        index = ShardIndex(
-            keys=self._keys,
-            num_frames=np.diff(offsets),
-            byte_offset=offsets[:-1] * row_bytes,
-            crc32c=np.array([crc32c(array) for array in self._frames], dtype=np.int64),
-            json_crc32c=np.array([crc32c(line) for line in self._lines], dtype=np.int64),
-        )
-        return index, *digest_folder(self._folder)
+        return digest_folder(self._folder)
 
 
-def read_json(path: Path, keys: Sequence[str]) -> Iterator[bytes]:
-    """The JSON line of each sample of a shard, in order, as stored.
+def _write_column(
+    group: zarr.Group, column: Column, arrays: list[NDArray[Any]], num_frames: int
+) -> None:
+    chunks = max(1, -(-num_frames // CHUNK_FRAMES))
+    array = group.create_array(
+        column.name,
+        shape=column.shape(num_frames),
+        dtype=column.numpy_dtype,
+        chunks=column.shape(CHUNK_FRAMES),
+        shards=column.shape(chunks * CHUNK_FRAMES),
+        compressors=None,
+        filters=None,
+        config={"write_empty_chunks": True},
+    )
+    if arrays:
+        array[:] = np.concatenate(arrays)
 
-    Plain reads, as everywhere here: a group that claims a monstrous shape is then not believed.
 
-    Raises:
-        StoreError: the shard is missing or damaged.
-    """
-    for begin, end in pairwise(_read_offsets(path, "json", 0, len(keys))):
-        yield read_bytes(_object(path, "json"), begin, end)
+class ZarrShard(ShardFile):
+    """A shard that is a folder. Plain reads: a group that claims a monstrous shape is no danger."""
 
+    suffix = ".zarr"
 
-def check_group(path: Path, index: ShardIndex, dim: int, dtype: str) -> None:
-    """Make sure that a stranger who opens the group gets what the index says.
+    @contextmanager
+    def open_writer(self, columns: Sequence[Column], has_json: bool) -> Iterator[ShardWriter]:
+        """A writer; the folder appears once the block has ended without an error."""
+        with atomic_folder(self.path) as folder:
+            yield ZarrShardWriter(folder, self.path.name, columns, has_json)
 
-    Raises:
-        StoreError: the shard is missing or damaged.
-    """
-    count, frames = len(index.keys), int(index.row_offset[-1])
-    expected = {
-        "logmel": ([frames, dim], dtype),
-        "offsets": ([count + 1], "int64"),
-        "json_offsets": ([count + 1], "int64"),
-    }
-    for name, (shape, data_type) in expected.items():
-        description = path / name / "zarr.json"
+    def raw_file(self, column: Column) -> Path:
+        """The column's one object."""
+        return self._object(column.name, dimensions=len(column.shape(0)))
+
+    def size(self) -> int:
+        """Total size of the files; OSError where there is no such folder."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+    def sha256(self) -> str:
+        """See `digest_folder`; OSError where a file cannot be read."""
+        return digest_folder(self.path)[1]
+
+    def read_json(self, keys: Sequence[str]) -> Iterator[bytes]:
+        """The JSON line of each utterance, in order."""
+        for begin, end in pairwise(self._read_offsets("json_offsets", 0, len(keys))):
+            yield read_bytes(self._object("json"), begin, end)
+
+    def read_json_and_audio(
+        self, index: ShardIndex, position: int, column: Column
+    ) -> tuple[bytes, bytes]:
+        """A part of each of the arrays ``json`` and ``flac``."""
+        text, flac = (self._read_part(name, position) for name in ("json", "flac"))
+        return text, flac
+
+    def check_layout(
+        self, columns: Sequence[Column], indices: Sequence[ShardIndex], has_json: bool
+    ) -> None:
+        """Make sure of the arrays' shapes and dtypes, and of the utterances' offsets in them."""
+        index = indices[0]
+        count, frames = len(index.keys), int(index.row_offset[-1])
+        expected = {column.name: (list(column.shape(frames)), column.dtype) for column in columns}
+        for name in ("offsets", "json_offsets") if has_json else ("offsets",):
+            expected[name] = ([count + 1], "int64")
+        for name, said in expected.items():
+            self._check_description(self.path / name / "zarr.json", *said)
+        if count and self._read_offsets("offsets", 0, count) != index.row_offset.tolist():
+            raise StoreError(f"{self.path}: its offsets are not those of its index")
+
+    @staticmethod
+    def _check_description(path: Path, shape: list[int], dtype: str) -> None:
         try:
-            found = json.loads(read_regular(description, _MAX_DESCRIPTION))
+            found = json.loads(read_regular(path, _MAX_DESCRIPTION))
             said = found["shape"], found["data_type"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StoreError(f"{description}: damaged or missing: {error}") from error
-        if said != (shape, data_type):
-            raise StoreError(f"{description}: not what its index says")
-    if count and _read_offsets(path, "", 0, count) != index.row_offset.tolist():
-        raise StoreError(f"{path}: its offsets are not those of its index")
+            raise StoreError(f"{path}: damaged or missing: {error}") from error
+        if said != (shape, dtype):
+            raise StoreError(f"{path}: not what its index says")
 
+    def _read_part(self, name: str, position: int) -> bytes:
+        """Element `position` of the arrays ``name`` and ``name_offsets``."""
+        begin, end = self._read_offsets(f"{name}_offsets", position, 1)
+        return read_bytes(self._object(name), begin, end)
 
-def read_audio(path: Path, position: int) -> tuple[bytes, bytes]:
-    """JSON and FLAC of the sample at `position`; plain reads, since zarr would read all of both.
+    def _read_offsets(self, name: str, position: int, count: int) -> list[int]:
+        """Where `count` elements begin, from `position` on, and where the last of them ends."""
+        if not count:  # zarr writes no object of zeros alone
+            return []
+        begin, end = 8 * position, 8 * (position + count + 1)
+        content = read_bytes(self._object(name), begin, end)
+        offsets: list[int] = np.frombuffer(content, "<i8").tolist()
+        return offsets
 
-    Raises:
-        StoreError: they are not there. Their content is not checked.
-    """
-    text, flac = (_read_part(path, name, position) for name in ("json", "flac"))
-    return text, flac
-
-
-def _read_part(path: Path, name: str, position: int) -> bytes:
-    """Element `position` of the arrays ``name`` and ``name_offsets``."""
-    begin, end = _read_offsets(path, name, position, 1)
-    return read_bytes(_object(path, name), begin, end)
-
-
-def _read_offsets(path: Path, name: str, position: int, count: int) -> list[int]:
-    """Where `count` elements of the array ``name`` begin, from `position` on, and the last ends."""
-    if not count:  # zarr writes no object of zeros alone
-        return []
-    array = f"{name}_offsets" if name else "offsets"
-    begin, end = 8 * position, 8 * (position + count + 1)
-    offsets: list[int] = np.frombuffer(read_bytes(_object(path, array), begin, end), "<i8").tolist()
-    return offsets
-
-
-def _object(path: Path, name: str) -> Path:
-    """The one object that a plain array of the group lies in, uncompressed."""
-    return path / name / "c" / "0"
-
-
-def size_of(folder: Path) -> int:
-    """Total size of a shard's files; OSError where there is no such folder."""
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    def _object(self, name: str, dimensions: int = 1) -> Path:
+        """The one object that an array of the group lies in, uncompressed."""
+        return self.path.joinpath(name, "c", *["0"] * dimensions)
 
 
 def digest_folder(folder: Path) -> tuple[int, str]:
@@ -183,13 +181,12 @@ def digest_folder(folder: Path) -> tuple[int, str]:
     lines, total = [], 0
     for path in folder.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = path.stat().st_size
             total += size
-            lines.append(f"{path.relative_to(folder).as_posix()}\0{size}\0{digest}\n")
+            name = path.relative_to(folder).as_posix()
+            lines.append(f"{name}\0{size}\0{sha256_of_file(path)}\n")
     return total, hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _offsets(parts: list[Any]) -> NDArray[np.int64]:
-    return np.cumsum([0, *map(len, parts)], dtype=np.int64)
+def _offsets(lengths: list[int]) -> NDArray[np.int64]:
+    return np.cumsum([0, *lengths], dtype=np.int64)

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gmmpipe.store.finalize import sum_up
-from gmmpipe.store.schema import SHARD_SUFFIXES, STORE_FILE, Sidecar, StoreInfo, shard_stem
+from gmmpipe.store.names import SHARD_SUFFIXES, STORE_FILE, shard_stem
+from gmmpipe.store.schema import FeatureIdentity, StoreInfo
+from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.sums import Sums
 
 
 def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
@@ -35,15 +37,16 @@ def make_store(data_dir: str, folder: Path, *options: str) -> Path:
 
 def multiply_store(store: Path, folder: Path, num_shards: int) -> Path:
     """A store of `num_shards` shards that are hard links to those of a store of tars, in turn."""
-    info = StoreInfo.read(store / STORE_FILE)
+    info = StoreInfo.read(store / STORE_FILE, FeatureIdentity)
     folder.mkdir()
-    sidecars = [Sidecar.read((store / row.name).with_suffix(".json")) for row in info.shards]
+    paths = [(store / row.name).with_suffix(".json") for row in info.shards]
+    sidecars = [Sidecar.read(path, "features") for path in paths]
     for number in range(num_shards):
         sidecar = sidecars[number % len(sidecars)]
         path = folder / f"{shard_stem(number)}{SHARD_SUFFIXES['tar']}"
         os.link(store / sidecar.row.name, path)
         row = dataclasses.replace(sidecar.row, name=path.name)
         dataclasses.replace(sidecar, row=row).write(path.with_suffix(".json"))
-    rows, tally = sum_up(sorted(folder.glob("shard-*.json")))
-    dataclasses.replace(info, shards=rows, tally=tally).write(folder / STORE_FILE)
+    sums = Sums.over("features", sorted(folder.glob("shard-*.json")))
+    dataclasses.replace(info, **vars(sums)).write(folder / STORE_FILE)
     return folder

@@ -31,7 +31,7 @@ from gmmpipe.audio.resample import resample
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import digest_manifests, make_plan
 from gmmpipe.featurization.worker import make_shard
-from gmmpipe.sources.manifest import find_manifests
+from gmmpipe.sources.find import find_manifests
 
 MAX_SECONDS = 15.0
 

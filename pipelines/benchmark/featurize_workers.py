@@ -31,7 +31,7 @@ import soundfile
 from gmmpipe.featurization.executors import run_local
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import ShardTask, digest_manifests, make_plan
-from gmmpipe.sources.manifest import find_manifests
+from gmmpipe.sources.find import find_manifests
 
 COPIES = 8
 UTTERANCES_PER_SHARD = 64

@@ -77,7 +77,7 @@ def measure(rivals: dict[str, Loader], runs: int) -> dict[str, tuple[float, floa
             for batch in loader():
                 utterances += len(batch["keys"])
                 real += int(batch["lengths"].sum())
-                padded += batch["log_mel"].shape[0] * batch["log_mel"].shape[2]
+                padded += batch["features"].shape[0] * batch["features"].shape[2]
             seconds, cpu = time.perf_counter() - began, sum(os.times()[:4]) - cpu
             if number:
                 results[name].append((utterances / seconds, cpu / utterances, 1 - real / padded))
@@ -101,18 +101,18 @@ def plain(
     return DataLoader(
         samples,
         batch_size=options.batch_size,
-        collate_fn=partial(collate, gmm=gmm),
+        collate_fn=partial(collate, column=store.features.column, gmm=gmm),
         num_workers=min(options.num_workers, len(urls)),
     )
 
 
-def collate(samples: list[dict[str, Any]], gmm: GradientGMM | None) -> dict[str, Any]:
+def collate(samples: list[dict[str, Any]], column: str, gmm: GradientGMM | None) -> dict[str, Any]:
     """Decoded samples as a batch, padded to the longest."""
-    frames = [torch.from_numpy(sample["logmel.npy"]).float() for sample in samples]
+    frames = [torch.from_numpy(sample[f"{column}.npy"]).float() for sample in samples]
     batch: dict[str, list[str] | Tensor] = {
         "keys": [sample["__key__"] for sample in samples],
         "lengths": torch.tensor([len(each) for each in frames]),
-        "log_mel": pad_sequence(frames, batch_first=True).transpose(1, 2).contiguous(),
+        "features": pad_sequence(frames, batch_first=True).transpose(1, 2).contiguous(),
     }
     if gmm is not None:
         batch["targets"] = pad_sequence([gmm.soft_assign(each) for each in frames], True)

@@ -36,7 +36,7 @@ def compare_labels(store: FeatureStore, gmm: GradientGMM, labels: LabelStore) ->
     labels.check_source(store)
     frames = differing = 0
     for number, shard in enumerate(store.shards):
-        reader, stored = ShardReader(shard, store.dim), labels.open_shard(number)
+        reader, stored = ShardReader(shard), labels.open_shard(number)
         for position in range(len(reader.index.keys)):
             found = stored.read_utterance(position).labels
             wanted = gmm.assign(reader.read_frames(position))
@@ -50,7 +50,7 @@ def compare_waveforms(store: FeatureStore, gmm: GradientGMM) -> None:
     frames = equal = agreeing = 0
     variation = rounded_variation = largest = 0.0
     for shard in store.shards:
-        reader = ShardReader(shard, store.dim)
+        reader = ShardReader(shard)
         for position in range(len(reader.index.keys)):
             stored = reader.read_frames(position)
             made = log_mel(reader.read_waveform(position))

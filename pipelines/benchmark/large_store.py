@@ -23,12 +23,14 @@ from common import make_store, median_seconds, multiply_store
 
 from gmmpipe import FeatureStore
 from gmmpipe.fitting.update_reader import read_pipeline
-from gmmpipe.store.feature_store import _read_sidecar
-from gmmpipe.store.finalize import sum_up
 from gmmpipe.store.frame_order import FrameOrder
+from gmmpipe.store.names import STORE_FILE, shard_stem
 from gmmpipe.store.rejects import Tally
-from gmmpipe.store.schema import STORE_FILE, ShardRow, Sidecar, StoreInfo, shard_stem
-from gmmpipe.store.shard_files import open_writer
+from gmmpipe.store.schema import FeatureIdentity, StoreInfo
+from gmmpipe.store.shard import forget_sidecars
+from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.sums import Sums
 
 SHARDS = 13_700
 REAL_SHARDS = 7
@@ -56,23 +58,24 @@ def main() -> None:
 
 def make_shards(source: Path, folder: Path) -> Path:
     """A store of `REAL_SHARDS` shards, full of the frames of `source`."""
-    store, info = FeatureStore.open(source), StoreInfo.read(source / STORE_FILE)
+    store, info = FeatureStore.open(source), StoreInfo.read(source / STORE_FILE, FeatureIdentity)
     frames = store.read_frames(0, store.num_frames).to(store.dtype)
     for number in range(REAL_SHARDS):
         path = folder / f"{shard_stem(number)}.tar"
         path.parent.mkdir(exist_ok=True)
-        with open_writer(path, store.dim, info.plan.dtype) as writer:
+        column = store.shards[0].column
+        with open_writer(path, [column]) as writer:
             for utterance in range(UTTERANCES):
                 first = (number * UTTERANCES + utterance) * UTTERANCE_FRAMES
                 numbers = torch.arange(first, first + UTTERANCE_FRAMES) % len(frames)
                 key = f"{number * UTTERANCES + utterance:010d}"
-                writer.add(key, {"key": key}, frames[numbers].numpy(), None)
-            index, size, sha256 = writer.finish()
-        row = ShardRow(path.name, UTTERANCES, UTTERANCES * UTTERANCE_FRAMES, size, sha256)
+                writer.add(key, {column.name: frames[numbers].numpy()}, {"key": key})
+            written = writer.finish()
+        row = written.row
         tally = Tally(UTTERANCES, UTTERANCES, 0, row.frames, row.bytes)
-        Sidecar(row, index, tally, []).write(path.with_suffix(".json"))
-    rows, tally = sum_up(sorted(folder.glob("shard-*.json")))
-    dataclasses.replace(info, shards=rows, tally=tally).write(folder / STORE_FILE)
+        Sidecar("features", row, written.index, {}, tally).write(path.with_suffix(".json"))
+    sums = Sums.over("features", sorted(folder.glob("shard-*.json")))
+    dataclasses.replace(info, **vars(sums)).write(folder / STORE_FILE)
     return folder
 
 
@@ -121,7 +124,7 @@ def make_reader(path: Path, rows: int) -> Callable[[], None]:
     out = torch.zeros(rows, store.dim, dtype=store.dtype)
 
     def read() -> None:
-        _read_sidecar.cache_clear()
+        forget_sidecars()
         order = FrameOrder(store.frames_per_shard, seed=0)
         assert sum(read_pipeline(store, order, list(order.ranges(0, rows)), out)) == rows
 

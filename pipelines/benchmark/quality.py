@@ -38,7 +38,9 @@ from threadpoolctl import threadpool_limits
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.mixture.measures import UpdateSums
 from gmmpipe.randomness import permutation
-from gmmpipe.sources.manifest import clean_line, find_manifests, read_lines
+from gmmpipe.sources.find import find_manifests
+from gmmpipe.sources.lines import read_lines
+from gmmpipe.sources.manifest import clean_line
 
 VAR_FLOOR = 0.1
 ITERATIONS = 50

@@ -11,6 +11,8 @@ from torch import Tensor
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model
+from gmmpipe.run.metrics_file import metrics_text
+from gmmpipe.run.run_files import Position
 from pipelines.jepa.losses import RunningLosses
 from pipelines.jepa.model import JEPA, Encoder, Sizes
 
@@ -110,11 +112,15 @@ class TrainState:
         """``jepa_ckpt_{step}.pt``."""
         return f"jepa_ckpt_{self.step}.pt"
 
-    def metrics_file(self) -> bytes:
+    def position(self) -> Position:
+        """Steps done."""
+        return (self.step,)
+
+    def metrics_text(self) -> bytes:
         """The content of ``metrics.tsv``."""
-        lines = [self.metrics[0].keys()] if self.metrics else []
+        columns = [*self.metrics[0]] if self.metrics else []
         rows = [[f"{value:.6g}" for value in row.values()] for row in self.metrics]
-        return "".join("\t".join(line) + "\n" for line in [*lines, *rows]).encode()
+        return metrics_text(columns, rows)
 
     def last_losses(self) -> str:
         """The latest row's, for people."""
@@ -122,6 +128,11 @@ class TrainState:
             return "no losses yet"
         row = self.metrics[-1]
         return f"jepa_loss {row['jepa_loss']:.4f}, cluster_loss {row['cluster_loss']:.4f}"
+
+
+def position_of(content: dict[str, Any]) -> Position:
+    """How far a checkpoint is: steps done."""
+    return (content["step"],)
 
 
 def load_jepa(path: Path) -> tuple[JEPA, Encoder]:
@@ -154,7 +165,18 @@ def read_run(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged: no step, or nothing to resume from")
     if not isinstance(content["resume"].get("identity"), dict):
         raise CheckpointError(f"{path}: damaged: does not say which run it is of")
+    _rename(content)
     return content
+
+
+def _rename(content: dict[str, Any]) -> None:
+    """Give what earlier versions of this recipe wrote its present names."""
+    sizes, identity = content["sizes"], content["resume"]["identity"]
+    if isinstance(sizes, dict) and "num_mels" in sizes:
+        sizes["input_dim"] = sizes.pop("num_mels")
+    for values in (sizes, identity):
+        if isinstance(values, dict) and values.get("input") == "log_mel":
+            values["input"] = "features"
 
 
 def _alike(here: dict[Any, Tensor], there: Any) -> bool:

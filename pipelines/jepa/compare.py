@@ -28,11 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.cli.common import run_job
 from gmmpipe.errors import GmmpipeError
+from gmmpipe.run.metrics_file import METRICS_FILE
 from pipelines.jepa.checkpoint import load_jepa
 from pipelines.jepa.evaluation import EvaluationSample
-from pipelines.jepa.folder import METRICS_FILE, MODEL_FILE
+from pipelines.jepa.folder import MODEL_FILE
 from pipelines.jepa.measures import effective_rank, entropy, feature_std, singular_values
-from pipelines.jepa.model import JEPA, LogMelFrontend, Sizes
+from pipelines.jepa.model import JEPA, FeaturesFrontend, Sizes
 
 log = logging.getLogger("gmmpipe.pipelines.jepa")
 KINDS = {"anchored": ("1.0", "0.01"), "unanchored": ("0", "0")}
@@ -40,7 +41,6 @@ COLORS = {
     "anchored": "tab:blue",
     "unanchored": "tab:red",
     "untrained": "tab:gray",
-    "log-mel frames": "black",
 }
 CURVES = ("effective_rank", "feature_std", "jepa_loss", "cluster_loss")
 NUM_CLUSTERS = 64
@@ -52,7 +52,7 @@ class Measured:
     """One encoder's output, measured.
 
     Args:
-        kind: of ``COLORS``.
+        kind: of ``COLORS``, or the kind of the frames that the encoders are given.
         seed: of its parameters.
         features: its output on the sample, [N, dim].
         metrics: columns of its metrics.tsv; None without training.
@@ -62,6 +62,11 @@ class Measured:
     seed: int
     features: Tensor
     metrics: dict[str, list[float]] | None = None
+
+    @property
+    def color(self) -> str:
+        """Its color in the plots."""
+        return COLORS.get(self.kind, "black")
 
     def row(self) -> list[str]:
         """Its row of the table."""
@@ -132,7 +137,8 @@ def compare(output_dir: Path, num_seeds: int, options: dict[str, object], extra:
         Measured(*run, sample.encode(jepa, jepa.encoder), read_metrics(folders.get(run)))
         for run, jepa in jepas.items()
     ]
-    measured.append(Measured("log-mel frames", 0, log_mel_frames(sample, first.sizes, gmm)))
+    kind = f"{store.features.kind.replace('_', '-')} frames"
+    measured.append(Measured(kind, 0, input_frames(sample, first.sizes, gmm)))
     write_table(output_dir / "comparison.md", measured)
     plot_curves(output_dir / "jepa-collapse.png", measured)
     plot_spectra(output_dir / "jepa-spectra.png", measured)
@@ -158,11 +164,11 @@ def read_metrics(folder: Path | None) -> dict[str, list[float]] | None:
     return dict(zip(header.split("\t"), map(list, columns), strict=True))
 
 
-def log_mel_frames(sample: EvaluationSample, sizes: Sizes, gmm: GradientGMM) -> Tensor:
-    """The sample's own frames, each bin brought to variance 1: what the encoders are given."""
-    frontend = LogMelFrontend(sizes)
+def input_frames(sample: EvaluationSample, sizes: Sizes, gmm: GradientGMM) -> Tensor:
+    """The sample's frames as the encoders are given them: each dimension of variance 1."""
+    frontend = FeaturesFrontend(sizes)
     frontend.set_moments(gmm)
-    frames = [b.log_mel.transpose(1, 2)[~b.padding_mask] for b in sample.batches]
+    frames = [b.features.transpose(1, 2)[~b.padding_mask] for b in sample.batches]
     return (torch.cat(frames) - frontend.mean) / frontend.std
 
 
@@ -184,7 +190,12 @@ def plot_curves(path: Path, measured: list[Measured]) -> None:
         for each in measured:
             if each.metrics:
                 label = each.kind if each.seed == 0 else None
-                axis.plot(each.metrics["step"], each.metrics[name], COLORS[each.kind], label=label)
+                axis.plot(
+                    each.metrics["step"],
+                    each.metrics[name],
+                    each.color,
+                    label=label,
+                )
         axis.set_title(name)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -204,7 +215,10 @@ def plot_spectra(path: Path, measured: list[Measured]) -> None:
         values = singular_values(each.features)
         label = each.kind if each.seed == 0 else None
         axis.semilogy(
-            1 + np.arange(len(values)), values / values.sum(), COLORS[each.kind], label=label
+            1 + np.arange(len(values)),
+            values / values.sum(),
+            each.color,
+            label=label,
         )
     axis.set_ylim(bottom=1e-5)
     axis.set_xlabel("number of the singular value")

@@ -21,18 +21,18 @@ class Sizes:
     """Sizes of a `JEPA`.
 
     Args:
-        num_mels: D of the log-mel frames.
+        input_dim: D of the store's frames.
         num_components: K of the mixture.
-        input: ``log_mel`` or ``wav``.
+        input: ``features`` or ``wav``.
         dim: width of the encoder.
         layers, heads: of the encoder.
         predictor_layers: of the predictor, which is half as wide.
         conv_dim: channels of the convolutions on a waveform.
     """
 
-    num_mels: int
+    input_dim: int
     num_components: int
-    input: str = "log_mel"
+    input: str = "features"
     dim: int = 128
     layers: int = 4
     heads: int = 4
@@ -40,17 +40,17 @@ class Sizes:
     conv_dim: int = 64
 
 
-class LogMelFrontend(nn.Module):
-    """Log-mel frames [B, D, T], brought to mean 0 and variance 1 in each bin, to [B, T, dim]."""
+class FeaturesFrontend(nn.Module):
+    """Frames [B, D, T], brought to mean 0 and variance 1 in each dimension, to [B, T, dim]."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(sizes.num_mels))
-        self.register_buffer("std", torch.ones(sizes.num_mels))
-        self.project = nn.Linear(sizes.num_mels, sizes.dim)
+        self.register_buffer("mean", torch.zeros(sizes.input_dim))
+        self.register_buffer("std", torch.ones(sizes.input_dim))
+        self.project = nn.Linear(sizes.input_dim, sizes.dim)
 
     def set_moments(self, gmm: GradientGMM) -> None:
-        """Take the mean and the standard deviation of each bin from the mixture."""
+        """Take the mean and the standard deviation of each dimension from the mixture."""
         weights = gmm.weights.double()[:, None]
         means, covariances = gmm.means.double(), gmm.covariances.double()
         mean = (weights * means).sum(0)
@@ -58,9 +58,9 @@ class LogMelFrontend(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(variance.sqrt())
 
-    def forward(self, log_mel: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Each frame alone."""
-        return self.project((log_mel.transpose(1, 2) - self.mean) / self.std)
+        return self.project((features.transpose(1, 2) - self.mean) / self.std)
 
 
 class WaveformFrontend(nn.Module):
@@ -90,7 +90,7 @@ class WaveformFrontend(nn.Module):
         return self.project(x.transpose(1, 2))
 
 
-FRONTENDS = {"log_mel": LogMelFrontend, "wav": WaveformFrontend}
+FRONTENDS = {"features": FeaturesFrontend, "wav": WaveformFrontend}
 
 
 class Encoder(nn.Module):
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         """Representations of the frames to `keep`, made from those frames alone.
 
         Args:
-            signal: log_mel [B, D, T] or wav [B, S].
+            signal: features [B, D, T] or wav [B, S].
             keep: bool [B, T]; at least one a row.
 
         Returns:
@@ -160,7 +160,7 @@ class JEPA(nn.Module):
     Args:
         sizes: what sizes they have.
         seed: of the parameters, which are the same on every device and rank.
-        gmm: where the log-mel front end's moments come from; None where parameters are loaded.
+        gmm: gives the front end the moments of the frames; None where parameters are loaded.
     """
 
     def __init__(self, sizes: Sizes, seed: int = 0, gmm: GradientGMM | None = None) -> None:
@@ -180,12 +180,12 @@ class JEPA(nn.Module):
                 nn.init.trunc_normal_(parameter, std=scale, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        if gmm is not None and isinstance(self.encoder.frontend, LogMelFrontend):
+        if gmm is not None and isinstance(self.encoder.frontend, FeaturesFrontend):
             self.encoder.frontend.set_moments(gmm)
 
     def signal(self, batch: JEPABatch) -> Tensor:
         """What of a batch the encoder hears."""
-        signal = batch.log_mel if self.sizes.input == "log_mel" else batch.wav
+        signal = batch.features if self.sizes.input == "features" else batch.wav
         assert signal is not None, "the batches were asked for with the waveform"
         return signal
 

@@ -1,87 +1,116 @@
 """What the recipe is asked to do."""
 
 import hashlib
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any, Literal
 
 from gmmpipe.errors import CheckpointError, OptionError
-from gmmpipe.store.feature_store import FeatureStore
-from pipelines.jepa.model import HOP_SAMPLES, Sizes
+from gmmpipe.features.spec import ComputedSpec, FrameSpec
+from gmmpipe.option_kinds import Folder, Paths
+from gmmpipe.options import Options, option
+from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
+
+if TYPE_CHECKING:
+    from gmmpipe.store.feature_store import FeatureStore
+    from pipelines.jepa.model import Sizes
 
 NOT_IDENTITY = (
     *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
-    *("resume", "overwrite", "device"),
+    *("keep", "resume", "overwrite", "device", "exchange_timeout"),
 )
 """What a run may be gone on with other values of; the first two by their contents."""
 
 
 @dataclass(frozen=True)
-class JEPAOptions:
-    """The command's options, under their names; its help explains each one."""
+class JEPAOptions(Options):
+    """The options of train.py, under their names; its help explains each one.
 
-    data_dir: str
-    gmm_path: Path
-    output_dir: Path
-    max_steps: int = 1000
-    batch_size: int = 16
-    lr: float = 1e-3
-    ema_decay: float = 0.996
-    cluster_weight_start: float = 1.0
-    cluster_weight_end: float = 0.01
-    cluster_temperature: float = 1.0
-    input: str = "log_mel"
-    dim: int = 128
-    layers: int = 4
-    heads: int = 4
-    predictor_layers: int = 2
-    conv_dim: int = 64
-    log_every: int = 20
-    save_every: int = 200
-    seed: int = 0
-    num_workers: int = 1
-    device: str = "auto"
-    resume: str | None = None
-    overwrite: bool = False
+    Raises:
+        OptionError: a value is not allowed, or two contradict each other.
+    """
+
+    data_dir: Paths = option(help="Comma-separated feature stores with equal fingerprints.")
+    gmm_path: Path = option(help="The mixture.")
+    output_dir: Folder = option(help="Where jepa.pt, checkpoints, metrics.tsv and options.yaml go.")
+    max_steps: int = option(1000, help="Steps of the whole run; its schedules end there.", low=1)
+    batch_size: int = option(16, help="Utterances of a step, over all ranks.", low=1)
+    lr: float = option(
+        1e-3, help="AdamW's peak rate, after a warm-up and before a cosine.", above=0
+    )
+    ema_decay: float = option(0.996, help="Of the target encoder.", low=0, high=1)
+    cluster_weight_start: float = option(
+        1.0, help="Weight of the cluster loss in the first step.", low=0
+    )
+    cluster_weight_end: float = option(
+        0.01, help="And in the last; a straight line between them.", low=0
+    )
+    cluster_temperature: float = option(1.0, help="Of the mixture's posteriors.", above=0)
+    input: Literal["features", "wav", "log_mel"] = option(
+        "features",
+        help="What the encoder hears: the store's frames, of any kind, or the waveform. log_mel is "
+        "an earlier name of features.",
+    )
+    dim: int = option(128, help="Width of the encoder; the predictor's is half of it.", low=1)
+    layers: int = option(4, help="Of the encoder.", low=1)
+    heads: int = option(4, help="Of each layer.", low=1)
+    predictor_layers: int = option(2, help="Of the predictor.", low=1)
+    conv_dim: int = option(64, help="Channels of the convolutions of --input wav.", low=1)
+    log_every: int = option(20, help="Steps from one row of metrics.tsv to the next.", low=1)
+    save_every: int = option(200, help="Steps from one checkpoint to the next.", low=1)
+    seed: int = option(0, help="Of the parameters, the order, the masks and the evaluation sample.")
+    num_workers: int = option(1, help="Loader processes per rank.", low=0)
+    exchange_timeout: float = option(
+        EXCHANGE_TIMEOUT,
+        help="Seconds that a rank waits for the others; then it leaves a checkpoint, and stops.",
+        low=1,
+        high=MEETING_TIMEOUT,
+    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
+    keep: int | None = option(
+        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+    )
+    resume: str | None = option(
+        None,
+        help="A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.  [default: none]",
+        this_run_only=True,
+    )
+    overwrite: bool = option(
+        False, help="Replace the run in --output_dir, once a step is done.", this_run_only=True
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input == "log_mel":
+            object.__setattr__(self, "input", "features")
+        if self.resume == "none":
+            object.__setattr__(self, "resume", None)
         if self.resume == "auto" and self.overwrite:
             raise OptionError(
                 "--resume auto goes on with a run and --overwrite replaces it: choose one"
             )
-        numbers = (
-            *("lr", "ema_decay"),
-            *("cluster_weight_start", "cluster_weight_end", "cluster_temperature"),
-        )
-        for name in numbers:
-            if not math.isfinite(getattr(self, name)):
-                raise OptionError(f"--{name} is {getattr(self, name)}, but must be finite")
         if self.dim % (2 * self.heads):
             raise OptionError(
                 f"--dim is {self.dim}, but must be a multiple of twice --heads {self.heads}: the "
                 "predictor has as many heads, and half the width"
             )
 
-    def sizes(self, store: FeatureStore, num_components: int) -> Sizes:
+    def sizes(self, store: "FeatureStore", num_components: int) -> "Sizes":
         """Sizes of the model.
 
         Raises:
-            OptionError: a waveform is to be the input, and the store's frames have another hop
-                than the convolutions.
+            OptionError: a waveform is to be the input, and the store's frames are not computed
+                from audio, or have another hop than the convolutions.
         """
-        hop = store.features.hop_length
-        if self.input == "wav" and hop != HOP_SAMPLES:
-            raise OptionError(
-                f"--input wav makes a frame every {HOP_SAMPLES} samples, but the store every {hop}"
-            )
+        from pipelines.jepa.model import Sizes
+
+        if self.input == "wav":
+            _check_hop(store.features)
         names = ("input", "dim", "layers", "heads", "predictor_layers", "conv_dim")
         chosen = {name: getattr(self, name) for name in names}
-        return Sizes(num_mels=store.dim, num_components=num_components, **chosen)
+        return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
-    def identity(self, store: FeatureStore) -> dict[str, Any]:
+    def identity(self, store: "FeatureStore") -> dict[str, Any]:
         """What a run cannot be resumed with another value of.
 
         Raises:
@@ -95,10 +124,14 @@ class JEPAOptions:
         chosen = {name: value for name, value in asdict(self).items() if name not in NOT_IDENTITY}
         return {**chosen, "stores": store.digests, "gmm_sha256": digest}
 
-    def to_yaml(self) -> str:
-        """The options as a file that ``--config`` accepts."""
-        values = {**asdict(self), "output_dir": str(self.output_dir)}
-        values["gmm_path"] = str(self.gmm_path)
-        for name in ("resume", "overwrite"):
-            del values[name]
-        return yaml.safe_dump(values, sort_keys=False)
+
+def _check_hop(features: FrameSpec) -> None:
+    from pipelines.jepa.model import HOP_SAMPLES
+
+    if not isinstance(features, ComputedSpec):
+        raise OptionError(f"--input wav needs audio, and frames of kind {features.kind} have none")
+    if features.hop_length != HOP_SAMPLES:
+        raise OptionError(
+            f"--input wav makes a frame every {HOP_SAMPLES} samples, but the store every "
+            f"{features.hop_length}"
+        )

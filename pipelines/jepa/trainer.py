@@ -2,12 +2,9 @@
 
 import logging
 import math
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -15,16 +12,16 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from torch.utils.data import DataLoader
 
 from gmmpipe import FeatureStore
-from gmmpipe.errors import GmmpipeError, NoAnswerError, RankError, Stopped
+from gmmpipe.errors import GmmpipeError, RankError, Stopped
 from gmmpipe.jepa import JEPABatch, JEPABatches
-from gmmpipe.jepa.batch import SHARED_MEMORY
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.run.progress import Progress
-from gmmpipe.run.signals import STOP_SIGNALS, is_orphaned, stop_signals
+from gmmpipe.run.stop import StopRequest
 from gmmpipe.run.world import World
 from pipelines.jepa.checkpoint import TrainState
 from pipelines.jepa.evaluation import EvaluationSample
-from pipelines.jepa.folder import RunFolder
+from pipelines.jepa.folder import jepa_folder
+from pipelines.jepa.loading import as_raised, ignore_signals, loader_died, loading
 from pipelines.jepa.losses import loss_sums
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.schedule import cluster_weight_at, lr_at
@@ -46,17 +43,16 @@ class Trainer:
     """
 
     def __init__(self, options: JEPAOptions, world: World) -> None:
-        self.world = world = replace(world, stopping=self._is_stopping)
-        self.options = options
+        self.options, self.stop = options, StopRequest()
+        self.world = world = replace(world, stopping=self.stop.is_made)
         self.store = FeatureStore.open(options.data_dir)
         self.store.check_files()
         self.gmm = GradientGMM.load(options.gmm_path)
         sizes = options.sizes(self.store, self.gmm.K)
-        self.folder = RunFolder(options, options.identity(self.store), world)
+        identity = options.identity(self.store)
         self.batches_from(0)  # an error of the store or the mixture comes before the folder's
         self.state = TrainState.begin(sizes, options.seed, self.gmm, world.device)
-        self.started, self.waiting = False, False
-        self.stop_signal: int | None = None
+        self.folder = jepa_folder(options, identity, self.state, world)
 
     def run(self) -> None:
         """Train from the beginning or a checkpoint until `max_steps` are done.
@@ -66,15 +62,15 @@ class Trainer:
             Stopped: a signal ended the run; a checkpoint holds what was done.
         """
         state, options = self.state, self.options
-        with stop_signals(self._on_signal), self.folder.claimed():
-            self.folder.prepare(state)
-            unfinished = state.step < options.max_steps
-            if unfinished:
+        with self.folder.prepared() as content:
+            if content:
+                state.load(content)
+            if state.step < options.max_steps:
                 self._train()
             else:
                 log.info("%d steps are done already: nothing to do", state.step)
-            if unfinished or not self.folder.holds_model():
-                self.folder.save(state, finished=True)
+                with self.stop.listening():
+                    self.folder.mend(state, (options.max_steps,))
         row = state.metrics[-1]
         log.info(
             "cluster loss %.4f nats a frame over the last steps, %.0f %% of the %.4f of always "
@@ -114,18 +110,15 @@ class Trainer:
         with (
             loading(loader) as batches,
             Progress("jepa", "steps", options.max_steps, state.step) as progress,
+            self.stop.listening(),
+            self.stop.keeping(self._keep, self._keep_alone),
         ):
-            self.started = True
-            try:
-                while state.step < options.max_steps:
-                    self._step(self._next(batches))
-                    self._record(sample)
-                    progress.advance(1, state.last_losses())
-            except RankError as error:  # in an exchange: no step is half done there
-                self.folder.keep(state)
-                if isinstance(error, NoAnswerError):
-                    raise Stopped(self.stop_signal or signal.SIGTERM) from error
-                raise
+            self.folder.begin(state)
+            while state.step < options.max_steps:
+                self._step(self._next(batches))
+                self._record(sample)
+                progress.advance(1, state.last_losses())
+            self.folder.save(state, finished=True)
 
     def _record(self, sample: EvaluationSample) -> None:
         """Write what is due after a step; all that is at its end comes with ``jepa.pt``."""
@@ -144,12 +137,12 @@ class Trainer:
             batch = self._wait(batches)
         except Exception as error:
             failure = error
-        leaving = torch.tensor([self._is_stopping(), batch is None], dtype=torch.float32).to(
+        leaving = torch.tensor([self.stop.is_made(), batch is None], dtype=torch.float32).to(
             self.world.device
         )
         self.world.all_reduce(leaving)
         if leaving[0]:
-            self._stop()
+            raise self.stop.stopped()
         if leaving[1]:
             self._fail(failure)
         assert batch is not None
@@ -158,30 +151,23 @@ class Trainer:
     def _wait(self, batches: Iterator[JEPABatch]) -> JEPABatch | None:
         """The next batch; None where this rank is to stop, for a loader may be stuck for ever."""
         try:
-            try:
-                self.waiting = True
-                return None if self._is_stopping() else next(batches)
-            finally:
-                self.waiting = False
+            with self.stop.at_once():
+                return None if self.stop.is_made() else next(batches)
         except Stopped:
-            self.waiting = False
             return None
 
     def _fail(self, failure: Exception | None) -> NoReturn:
         """Leave a checkpoint and raise what was wrong with this rank's batch, if anything was."""
         if isinstance(failure, GmmpipeError):
             self._keep()
-            raise _as_raised(failure) from None
+            raise as_raised(failure) from None
         died = isinstance(failure, OSError | EOFError | RuntimeError) and self.options.num_workers
         if failure and not died:  # a bug
             raise failure
         self._keep()
         if failure is None:
             raise RankError("another rank failed; its error says why")
-        raise GmmpipeError(
-            f"a loader process died (killed, out of memory, or {SHARED_MEMORY} is full, which "
-            f"--num_workers 0 does without): {failure}; --resume auto goes on"
-        ) from failure
+        raise loader_died(failure) from failure
 
     def _step(self, batch: JEPABatch) -> None:
         """One step: its gradient is that of the mean over the frames of all ranks."""
@@ -232,50 +218,15 @@ class Trainer:
         state.running.values.zero_()
         self.folder.write_metrics(state)
 
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self.started:
-            raise Stopped(signum)  # nothing was done yet
-        self.stop_signal = signum
-        if self.waiting:
-            raise Stopped(signum)  # for a batch that may never come
-
-    def _is_stopping(self) -> bool:
-        return self.stop_signal is not None or is_orphaned()
-
-    def _stop(self) -> NoReturn:
-        """Leave a checkpoint and end; all ranks are here before the same step."""
-        self._keep()
-        raise Stopped(self.stop_signal or signal.SIGTERM)
-
     def _keep(self) -> None:
-        """Leave a checkpoint, if there is anything to keep."""
+        """Leave a checkpoint together with all ranks, if there is anything to keep."""
         if self.state.step:
             self.folder.save(self.state)
             log.info("--resume auto goes on from there")
 
-
-@contextmanager
-def loading(loader: DataLoader[JEPABatch]) -> Iterator[Iterator[JEPABatch]]:
-    """An iterator of `loader`; an error that leaves the block ends its processes.
-
-    A process that died is noticed by the next wait for a batch, not amid a step: torch's handler
-    of SIGCHLD is put aside. And one that hangs, which ignores SIGTERM, cannot keep the job from
-    ending.
-    """
-    others = set(multiprocessing.active_children())
-    previous = None
-    try:
-        batches = iter(loader)
-        previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        yield batches
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-            process.join()
-        raise
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGCHLD, previous)
+    def _keep_alone(self) -> Path | None:
+        """Leave a checkpoint of the last whole step by this rank alone."""
+        return self.folder.keep_alone(self.state) if self.state.step else None
 
 
 @torch.no_grad()
@@ -283,17 +234,3 @@ def update_target(target: torch.nn.Module, online: torch.nn.Module, decay: float
     """Move the target encoder: target = decay * target + (1 - decay) * online."""
     for mine, theirs in zip(target.parameters(), online.parameters(), strict=True):
         mine.lerp_(theirs, 1 - decay)
-
-
-def ignore_signals(worker: int) -> None:
-    """In a loader process: a signal to all processes of a job is for the one that trains."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _as_raised(error: GmmpipeError) -> GmmpipeError:
-    """An error of a loader process without the traceback that torch puts around it."""
-    if not str(error).startswith("Caught "):
-        return error
-    _, _, message = str(error).strip().splitlines()[-1].partition(": ")
-    return type(error)(message)

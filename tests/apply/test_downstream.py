@@ -9,8 +9,8 @@ import pytest
 import soundfile
 import torch
 
-from conftest import CORPUS
 from gmmpipe import FeatureStore, GradientGMM, LogMel
+from helpers.making import CORPUS
 
 
 def plain_posteriors(path: Path, frames: np.ndarray) -> np.ndarray:

@@ -14,27 +14,19 @@ from scipy.stats import entropy
 from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 
-from conftest import (
-    CORPUS,
-    fit_here,
-    make_store,
-    read_json_lines,
-    root_cause,
-    run,
-    run_gmmpipe,
-    torchrun,
-)
-from gmmpipe import FeatureStore, GradientGMM
+from gmmpipe import FeatureConfig, FeatureStore, GradientGMM
 from gmmpipe.apply.evaluate import NO_FLOOR, evaluate
 from gmmpipe.errors import CheckpointError, StoreError
-from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.run.world import World
+from helpers.damage import flip_in_frames
+from helpers.making import CORPUS, alone, fit_here, make_store
+from helpers.processes import root_cause, run, torchrun
+from helpers.results import read_json_lines
 
 KEYS = [
     *("frames", "nll", "nll_stderr", "alive", "usage_perplexity"),
     *("posterior_entropy", "max_posterior", "em_gap"),
 ]
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = alone()
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +143,16 @@ def test_two_ranks_print_what_one_finds_once(store, fitted) -> None:
     assert two == pytest.approx(asdict(evaluate(str(store), fitted, 8000, ALONE)), rel=1e-9)
 
 
-def test_people_get_lines(store, fitted) -> None:
-    done = run_gmmpipe("evaluate", store, "--gmm-path", fitted, "--max-frames", 100)
+def test_people_get_lines(store, fitted, invoke) -> None:
+    done = invoke("evaluate", store, "--gmm-path", fitted, "--max-frames", 100)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == KEYS
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_of_other_features_is_refused_naming_what_differs(fitted, tmp_path) -> None:
+def test_a_model_of_other_features_is_refused_naming_what_differs(fitted, tmp_path, invoke) -> None:
     other = make_store(CORPUS, tmp_path / "other", features=FeatureConfig(n_mels=40, n_fft=512))
-    done = run_gmmpipe("evaluate", other, "--gmm_path", fitted, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    done = invoke("evaluate", other, "--gmm_path", fitted, status=1)
+    assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert f"{fitted}: fitted to other features" in line
     assert "n_fft is 400 there and 512 in the store" in line
@@ -190,22 +182,19 @@ def test_a_model_that_is_not_finite_is_refused(store, fitted, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("missing", [[], ["--max_frames", "0"], ["--gmm_path", "nowhere.pt"]])
-def test_wrong_usage(missing, store) -> None:
-    assert run_gmmpipe("evaluate", store, *missing, check=False).returncode == 2
+def test_wrong_usage(missing, store, invoke) -> None:
+    invoke("evaluate", store, *missing, status=2)
 
 
 def test_a_shard_with_a_flipped_byte_is_named_and_ends_all_ranks(store_copy, fitted) -> None:
-    shard = FeatureStore.open(store_copy).shards[3]
-    content = bytearray(shard.path.read_bytes())
-    content[int(shard.sidecar().index.byte_offset[0]) + 7] ^= 4
-    shard.path.write_bytes(content)
-    with pytest.raises(StoreError, match=f"{shard.path}: utterance"):
+    path = flip_in_frames(store_copy, shard=3)
+    with pytest.raises(StoreError, match=f"{path}: utterance"):
         evaluate(str(store_copy), fitted, None, ALONE)
     arguments = ["evaluate", str(store_copy), "--gmm_path", str(fitted)]
     done = run([*torchrun(2, "-m", "gmmpipe"), *arguments], check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"error: {shard.path}: utterance" in done.stderr
-    assert f"StoreError: {shard.path}: utterance" in root_cause(done.stderr)
+    assert f"error: {path}: utterance" in done.stderr
+    assert f"StoreError: {path}: utterance" in root_cause(done.stderr)
 
 
 def test_a_missing_shard_is_said_before_anything_is_read(store_copy, fitted) -> None:

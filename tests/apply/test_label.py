@@ -16,24 +16,15 @@ import torch
 import webdataset
 from scipy.special import softmax
 
-from conftest import (
-    CORPUS,
-    edit_document,
-    file_bytes,
-    fit_here,
-    make_store,
-    root_cause,
-    run,
-    run_gmmpipe,
-    torchrun,
-)
-from gmmpipe import FeatureStore, GradientGMM, LabelStore
+from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from gmmpipe.features.spec import FeatureConfig
-from gmmpipe.run.world import World
+from helpers.damage import edit_document, flip_in_frames
+from helpers.making import CORPUS, alone, fit_here, make_store
+from helpers.processes import root_cause, run, torchrun
+from helpers.results import file_bytes
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = alone()
 
 
 def label_here(store: Path, gmm: Path, out: Path, **options: Any) -> Path:
@@ -186,10 +177,10 @@ def test_two_ranks_write_the_same_bytes_and_print_what_is_left_out(
     assert f"leave out {left_out:.3g} of the mass" in done.stderr
 
 
-def test_a_finished_store_says_so(store, fitted, labelled, tmp_path) -> None:
+def test_a_finished_store_says_so(store, fitted, labelled, tmp_path, invoke) -> None:
     before = file_bytes(labelled)
     places = ("--gmm_path", fitted, "--output_dir", labelled)
-    done = run_gmmpipe("label", store, *places, "--top_k", 4, "--temperature", "20.0")
+    done = invoke("label", store, *places, "--top_k", 4, "--temperature", "20.0")
     assert "is finished already: nothing to do" in done.stderr
     assert file_bytes(labelled) == before
 
@@ -251,10 +242,12 @@ def test_what_an_overwrite_began_goes_or_is_made_anew(
     assert (made / "build.json").exists()
 
 
-def test_labels_with_wrong_totals_are_repaired(store, fitted, labelled, labelled_copy) -> None:
+def test_labels_with_wrong_totals_are_repaired(
+    store, fitted, labelled, labelled_copy, invoke
+) -> None:
     path = labelled_copy / "store.json"
     edit_document(path, lambda values: values["totals"].update(left_out_mass=0.5))
-    found = run_gmmpipe("verify", labelled_copy, "--repair", check=False)
+    found = invoke("verify", labelled_copy, "--repair", status=1)
     assert "store.json: its totals are not what its sidecars come to" in found.stderr
     label_here(store, fitted, labelled_copy, top_k=4, temperature=20.0)
     assert file_bytes(labelled_copy) == file_bytes(labelled)
@@ -276,7 +269,7 @@ def test_more_components_than_sixteen_bits_can_number_are_refused(store, tmp_pat
         GradientGMM(zeros, zeros, torch.zeros(num_components)).save(path)
         options = LabelOptions(store=store, gmm_path=path, output_dir=tmp_path / "l")
         if fits:
-            plan = options.plan(FeatureStore.open(store), GradientGMM.load(path))
+            plan = options.identity(FeatureStore.open(store), GradientGMM.load(path))
             assert num_components == plan.K
         else:
             with pytest.raises(CheckpointError, match=r"gmm\.pt: its K is 65537"):
@@ -294,10 +287,9 @@ def test_more_components_than_sixteen_bits_can_number_are_refused(store, tmp_pat
     ],
     ids=["no top", "cold", "colder", "beyond K"],
 )
-def test_wrong_usage(options, said, store, fitted, tmp_path) -> None:
+def test_wrong_usage(options, said, store, fitted, tmp_path, invoke) -> None:
     places = ("--gmm_path", fitted, "--output_dir", tmp_path / "l")
-    done = run_gmmpipe("label", store, *places, *options, check=False)
-    assert done.returncode == 2
+    done = invoke("label", store, *places, *options, status=2)
     assert re.search(said, " ".join(done.stderr.split()))
     assert not (tmp_path / "l").exists()
 
@@ -319,9 +311,7 @@ def test_a_flipped_byte_is_named_and_what_was_finished_stays(
 ) -> None:
     """Of two ranks, the one with the good shard ends too, and does not wait for ever."""
     shard = FeatureStore.open(store_copy).shards[3]
-    content = bytearray(shard.path.read_bytes())
-    content[int(shard.sidecar().index.byte_offset[5]) + 7] ^= 4
-    shard.path.write_bytes(content)
+    flip_in_frames(store_copy, shard=3, utterance=5)
     out = tmp_path / "l"
     said = f"{shard.path}: utterance {shard.sidecar().index.keys[5]} is corrupt"
     with pytest.raises(StoreError, match=said):

@@ -12,13 +12,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from conftest import make_store, read_speech
 from gmmpipe import FeatureStore
-from gmmpipe.audio.sound_file import header_seconds
-from gmmpipe.audio.waveform import Waveform, load_waveform
+from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.waveform import Limit, Segment, Waveform, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.sources.manifest import Utterance
-from gmmpipe.store.schema import PlanOptions
+from helpers.making import make_store, read_speech
 
 
 def load(
@@ -29,9 +27,8 @@ def load(
     key: str = "k",
     seed: int = 0,
 ) -> Waveform:
-    utterance = Utterance(key, None, path.name, offset, duration, {})
-    options = PlanOptions("", 1, max_seconds, 1024, shuffle=True, seed=seed, dtype="float16")
-    return load_waveform(utterance, str(path), 16000, options)
+    limit = Limit(max_seconds, crop_seed=f"crop/{seed}/{key}")
+    return load_waveform(str(path), 16000, limit, Segment(offset, duration))
 
 
 def read(path: Path) -> Tensor:

@@ -10,12 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from conftest import make_store, read_speech, run_gmmpipe
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError
 from gmmpipe.sources.line_fields import channel_of
 from gmmpipe.store.rejects import Tally
 from gmmpipe.store.schema import pick
+from helpers.making import make_store, read_speech
+from helpers.processes import run_gmmpipe
 
 WriteManifest = Callable[..., Path]
 

@@ -10,20 +10,17 @@ import soundfile
 import torch
 from torch import Tensor
 
-from conftest import read_speech
-from gmmpipe.audio.sound_file import header_seconds
-from gmmpipe.audio.waveform import load_waveform
+from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.sources.manifest import Utterance
-from gmmpipe.store.schema import PlanOptions
+from helpers.making import read_speech
 
-WHOLE = PlanOptions("", 1, 1e6, 1024, shuffle=True, seed=0, dtype="float16")
+WHOLE = Limit(1e6)
 
 
 def load(path: Path, start: float | None = None, seconds: float | None = None) -> Tensor:
     rate = soundfile.info(path).samplerate
-    utterance = Utterance("k", None, path.name, start, seconds, {})
-    return load_waveform(utterance, str(path), rate, WHOLE).samples
+    return load_waveform(str(path), rate, WHOLE, Segment(start, seconds)).samples
 
 
 def assert_segments_fit(path: Path, whole: Tensor, rate: int) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torchaudio
 
-from conftest import read_speech
 from gmmpipe.audio.resample import resample
+from helpers.making import read_speech
 
 RATES = [4000, 8000, 11025, 12000, 15984, 22050, 24000, 32000, 44100, 48000, 96000, 176400, 192000]
 

@@ -1,7 +1,7 @@
 """A segment is what the file decoded whole has there, also in formats with a memory."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,12 +9,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from conftest import read_speech
-from gmmpipe.audio.waveform import load_waveform
-from gmmpipe.sources.manifest import Utterance
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.audio.waveform import Limit, Segment, load_waveform
+from helpers.making import read_speech
 
-CROP = PlanOptions("", 1, 1e6, 1024, shuffle=True, seed=0, dtype="float16")
+WHOLE = Limit(1e6)
 DECODER_NOISE = 1e-6
 
 
@@ -27,8 +25,7 @@ def speech(seconds: float, channels: int = 1) -> np.ndarray:
 def load(path: Path, start: int, count: int | None, rate: int) -> Tensor:
     """Samples [start, start + count) as a line with an offset gives them."""
     seconds = None if count is None else count / rate
-    utterance = Utterance("k", None, path.name, start / rate, seconds, {})
-    return load_waveform(utterance, str(path), rate, CROP).samples
+    return load_waveform(str(path), rate, WHOLE, Segment(start / rate, seconds)).samples
 
 
 def segments(length: int, rate: int, number: int) -> list[tuple[int, int]]:
@@ -109,16 +106,16 @@ def test_a_segment_of_opus_differs_by_less_than_the_codec_errs(
 
 
 @pytest.mark.parametrize("long_audio", ["crop", "split"])
-def test_crops_and_windows_go_the_same_way_as_segments(long_audio: str, tmp_path: Path) -> None:
+def test_crops_and_windows_go_the_same_way_as_segments(
+    long_audio: Literal["crop", "split"], tmp_path: Path
+) -> None:
     path = tmp_path / "a.mp3"
     options: Any = {"bitrate_mode": "VARIABLE", "compression_level": 0.6}
     soundfile.write(path, speech(40), 44100, **options)
     whole = load(path, 0, None, 44100)
-    plan = PlanOptions("", 1, 1.1, 1024, True, 0, "float16", long_audio=long_audio)  # type: ignore[arg-type]
     for number in range(12):
-        utterance = Utterance(f"k{number}", None, "a.mp3", None, None, {})
         window = (number, 12) if long_audio == "split" else (0, 1)
-        found = load_waveform(utterance, str(path), 44100, plan, *window)
+        found = load_waveform(str(path), 44100, Limit(1.1, long_audio, str(number), *window))
         start = round(found.start_seconds * 44100)
         expected = whole[start : start + len(found.samples)]
         torch.testing.assert_close(found.samples, expected, atol=DECODER_NOISE, rtol=0)

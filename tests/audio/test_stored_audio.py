@@ -12,8 +12,8 @@ import torch
 import webdataset as wds
 import zarr
 
-from conftest import CORPUS, make_store, read_speech
 from gmmpipe import FeatureStore, LogMel
+from helpers.making import CORPUS, make_store, read_speech
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.audio.mpeg import Kind
-from gmmpipe.audio.sound_file import header_seconds
-from gmmpipe.audio.waveform import load_waveform
+from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.sources.manifest import Utterance
-from gmmpipe.store.schema import PlanOptions
+from helpers.making import make_store, read_speech
+from helpers.results import read_json_lines
 
-WHOLE = PlanOptions("", 1, 1e6, 1024, shuffle=True, seed=0, dtype="float16")
+WHOLE = Limit(1e6)
 VBR: dict[str, Any] = {"bitrate_mode": "VARIABLE", "compression_level": 0.6}
 CBR: dict[str, Any] = {"bitrate_mode": "CONSTANT", "compression_level": 0.6}
 
@@ -34,8 +33,7 @@ def speech(path: Path, first: float, seconds: float, rate: int = 16000, **option
 
 def load(path: Path, start: float | None = None, seconds: float | None = None) -> Tensor:
     rate = soundfile.info(path).samplerate
-    utterance = Utterance("k", None, path.name, start, seconds, {})
-    return load_waveform(utterance, str(path), rate, WHOLE).samples
+    return load_waveform(str(path), rate, WHOLE, Segment(start, seconds)).samples
 
 
 def without_xing(data: bytes) -> bytes:

@@ -11,15 +11,15 @@ import pytest
 import soundfile
 import torch
 
-from conftest import make_store, read_json_lines, read_speech, run
 from gmmpipe import FeatureStore
-from gmmpipe.audio.sound_file import header_seconds
-from gmmpipe.audio.waveform import load_waveform
+from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
-from gmmpipe.sources.manifest import Utterance
-from gmmpipe.store.schema import PlanOptions
+from helpers.making import make_store, read_speech
+from helpers.processes import run
+from helpers.results import read_json_lines
 
-WHOLE = PlanOptions("", 1, 1e6, 1024, shuffle=True, seed=0, dtype="float16")
+WHOLE = Limit(1e6)
 SECONDS = 2.0
 FORMATS: dict[str, dict[str, Any]] = {
     "wav": {},
@@ -34,8 +34,7 @@ HEADERS = {"wav": 44, "wavex": 44, "rf64": 104, "w64": 104, "aiff": 54, "au": 24
 
 
 def load(path: Path, start: float | None = None, seconds: float | None = None) -> torch.Tensor:
-    utterance = Utterance("k", None, path.name, start, seconds, {})
-    return load_waveform(utterance, str(path), 16000, WHOLE).samples
+    return load_waveform(str(path), 16000, WHOLE, Segment(start, seconds)).samples
 
 
 def place_of_size(data: bytes, kind: str) -> tuple[int, str, int]:

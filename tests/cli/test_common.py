@@ -10,8 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from gmmpipe.cli.common import CommaList, FrameCount, Strides, job_options, run_job
+from gmmpipe.cli.common import Notation, job_options, run_job
 from gmmpipe.errors import ManifestError, OptionError
+from gmmpipe.option_kinds import FRAMES, PATHS, STRIDES, parse_frames, parse_strides
 
 
 @pytest.fixture
@@ -21,9 +22,9 @@ def invoke() -> Iterator[Callable[..., tuple[int, str]]]:
     handlers, level = root.handlers[:], root.level
 
     @click.command()
-    @click.option("--frames", type=FrameCount(), default="1k")
-    @click.option("--strides", "hop", type=Strides(), default="8,8,5")
-    @click.option("--data_dir", type=CommaList(), required=True)
+    @click.option("--frames", type=Notation(FRAMES), default="1k")
+    @click.option("--strides", "hop", type=Notation(STRIDES), default="8,8,5")
+    @click.option("--data_dir", type=Notation(PATHS), required=True)
     @click.option("--shuffle/--no_shuffle", default=True)
     @job_options
     def command(debug: bool, **options: object) -> None:
@@ -65,7 +66,7 @@ def invoke() -> Iterator[Callable[..., tuple[int, str]]]:
     ],
 )
 def test_counts_of_frames(text: object, count: int) -> None:
-    converted = FrameCount().convert(text, None, None)
+    converted = parse_frames(text)
     assert converted == count
     assert type(converted) is int
 
@@ -75,21 +76,21 @@ def test_counts_of_frames(text: object, count: int) -> None:
     ["", "M", "many", "0", "-5", "1.5", "0.0001k", "nan", "inf", "1e-3", "10 M x", "1MB", "0x10"],
 )
 def test_what_is_no_count_of_frames(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="frames"):
-        FrameCount().convert(text, None, None)
+    with pytest.raises(ValueError, match="frames"):
+        parse_frames(text)
 
 
 @pytest.mark.parametrize(
     ("value", "hop"), [("8,8,5", 320), ("160", 160), (" 2, 3 ", 6), (320, 320)]
 )
 def test_the_product_of_the_strides_is_the_hop(value: object, hop: int) -> None:
-    assert Strides().convert(value, None, None) == hop
+    assert parse_strides(value) == hop
 
 
 @pytest.mark.parametrize("value", ["", "8,,5", "8,0", "8,-5", "a", "8.5", "[8]"])
 def test_what_are_no_strides(value: object) -> None:
-    with pytest.raises(click.BadParameter):
-        Strides().convert(value, None, None)
+    with pytest.raises(ValueError, match=r"stride|list of integers"):
+        parse_strides(value)
 
 
 def test_a_configuration_file_gives_defaults_that_a_flag_beats(

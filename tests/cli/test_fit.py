@@ -9,17 +9,10 @@ import pytest
 import torch
 import yaml
 
-from conftest import (
-    CORPUS,
-    SMALL_FIT,
-    assert_same_fit,
-    file_bytes,
-    fit_arguments,
-    make_store,
-    one_thread,
-    run_gmmpipe,
-)
-from gmmpipe.features.spec import FeatureConfig
+from gmmpipe import FeatureConfig
+from helpers.making import CORPUS, SMALL_FIT, fit_arguments, make_store
+from helpers.processes import one_thread, run_gmmpipe
+from helpers.results import assert_same_fit, file_bytes
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +53,7 @@ def test_the_summary_is_the_last_and_aligned(finished) -> None:
 
 
 def test_the_options_file_holds_every_option_and_starts_the_same_fit(
-    finished, store, tmp_path
+    finished, store, tmp_path, invoke
 ) -> None:
     """With dashes, an abbreviated count, and a flag that beats the file, for good measure."""
     folder = finished[0]
@@ -70,7 +63,7 @@ def test_the_options_file_holds_every_option_and_starts_the_same_fit(
     config = tmp_path / "options.yaml"
     config.write_text(yaml.safe_dump({**options, "target_frames": "4k"}))
     out = tmp_path / "out"
-    run_gmmpipe("fit", "--config", config, "--output-dir", out, "--target-frames", "8_000")
+    invoke("fit", "--config", config, "--output-dir", out, "--target-frames", "8_000")
     assert_same_fit(folder, out)
     again = yaml.safe_load((out / "options.yaml").read_text())
     assert again == {**options, "output_dir": str(out)}
@@ -82,58 +75,56 @@ def one_line(stderr: str) -> str:
     return lines[0]
 
 
-def test_a_folder_that_holds_a_fit_is_refused_in_one_line(finished, store) -> None:
+def test_a_folder_that_holds_a_fit_is_refused_in_one_line(finished, store, invoke) -> None:
     folder = finished[0]
     before = file_bytes(folder)
-    done = run_gmmpipe(*fit_arguments(store, folder), check=False)
-    assert done.returncode == 1
+    done = invoke(*fit_arguments(store, folder), status=1)
     assert re.search(f"{folder}.*--resume auto.*--overwrite", one_line(done.stderr))
     assert file_bytes(folder) == before
 
 
-def test_fewer_frames_than_components_end_in_one_line(store, tmp_path) -> None:
+def test_fewer_frames_than_components_end_in_one_line(store, tmp_path, invoke) -> None:
     arguments = fit_arguments(store, tmp_path / "out", K=9000, batch_update_size="5M")
-    done = run_gmmpipe(*arguments, check=False)
-    assert done.returncode == 1
+    done = invoke(*arguments, status=1)
     assert re.search("K is 9000.*frames", one_line(done.stderr))
 
 
-def test_another_fit_is_not_resumed_and_the_line_names_what_differs(finished, store) -> None:
+def test_another_fit_is_not_resumed_and_the_line_names_what_differs(
+    finished, store, invoke
+) -> None:
     arguments = fit_arguments(store, finished[0], resume="auto", K=12, lr=0.5)
-    done = run_gmmpipe(*arguments, check=False)
-    assert done.returncode == 1
+    done = invoke(*arguments, status=1)
     assert re.search(r"gmm.*\.pt.*K is 16.*12.*lr is 0\.01.*0\.5", one_line(done.stderr))
 
 
-def test_a_finished_fit_says_so_and_ends_well(finished, store) -> None:
+def test_a_finished_fit_says_so_and_ends_well(finished, store, invoke) -> None:
     before = file_bytes(finished[0])
-    done = run_gmmpipe(*fit_arguments(store, finished[0], resume="auto"))
+    done = invoke(*fit_arguments(store, finished[0], resume="auto"))
     assert "nothing to do" in done.stderr
     assert file_bytes(finished[0]) == before
 
 
-def test_a_shard_that_is_missing_is_named_in_one_line(store_copy, tmp_path) -> None:
+def test_a_shard_that_is_missing_is_named_in_one_line(store_copy, tmp_path, invoke) -> None:
     (store_copy / "shard-000001.tar").unlink()
     out = tmp_path / "out"
-    done = run_gmmpipe(*fit_arguments(store_copy, out, batch_update_size=8561), check=False)
-    assert done.returncode == 1
+    done = invoke(*fit_arguments(store_copy, out, batch_update_size=8561), status=1)
     assert "shard-000001.tar" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (out / "gmm.pt").exists()
 
 
-def test_a_store_of_other_features_is_refused_by_name(store, tmp_path) -> None:
+def test_a_store_of_other_features_is_refused_by_name(store, tmp_path, invoke) -> None:
     other = make_store(CORPUS, tmp_path / "other", features=FeatureConfig(n_fft=512))
-    done = run_gmmpipe(*fit_arguments(f"{store},{other}", tmp_path / "out"), check=False)
-    assert done.returncode == 1
+    done = invoke(*fit_arguments(f"{store},{other}", tmp_path / "out"), status=1)
     assert re.search(f"{other}.*fingerprint", one_line(done.stderr))
 
 
-def test_a_store_whose_features_are_damaged_is_refused_by_name(store_copy, tmp_path) -> None:
+def test_a_store_whose_features_are_damaged_is_refused_by_name(
+    store_copy, tmp_path, invoke
+) -> None:
     path = store_copy / "store.json"
     path.write_text(re.sub(r'("sample_rate":\s*)16000', r"\g<1>8000", path.read_text()))
-    done = run_gmmpipe(*fit_arguments(store_copy, tmp_path / "out"), check=False)
-    assert done.returncode == 1
+    done = invoke(*fit_arguments(store_copy, tmp_path / "out"), status=1)
     assert str(store_copy) in one_line(done.stderr)
 
 
@@ -150,9 +141,8 @@ def test_a_store_whose_features_are_damaged_is_refused_by_name(store_copy, tmp_p
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_wrong_usage_is_told_from_failure(changes, said, store, tmp_path) -> None:
-    done = run_gmmpipe(*fit_arguments(store, tmp_path / "out", **changes), check=False)
-    assert done.returncode == 2
+def test_wrong_usage_is_told_from_failure(changes, said, store, tmp_path, invoke) -> None:
+    done = invoke(*fit_arguments(store, tmp_path / "out", **changes), status=2)
     assert said in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -168,20 +158,19 @@ def test_without_tensorboard_its_option_says_what_to_install(store, tmp_path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_every_option_may_stand_in_the_options_file(store, tmp_path) -> None:
+def test_every_option_may_stand_in_the_options_file(store, tmp_path, invoke) -> None:
     """Also those that have no default, and the switches."""
     out, again = tmp_path / "out", tmp_path / "again"
     changes = {"optimizer": "em", "init": "kmeans++", "eval_data_dir": store}
-    run_gmmpipe(*fit_arguments(store, out, **changes), "--tensorboard")
-    run_gmmpipe("fit", "--config", out / "options.yaml", "--output_dir", again)
+    invoke(*fit_arguments(store, out, **changes), "--tensorboard")
+    invoke("fit", "--config", out / "options.yaml", "--output_dir", again)
     assert_same_fit(out, again)
     assert list(again.glob("events.*"))
 
 
-def test_resume_and_overwrite_together_are_wrong_usage(store, tmp_path) -> None:
+def test_resume_and_overwrite_together_are_wrong_usage(store, tmp_path, invoke) -> None:
     arguments = fit_arguments(store, tmp_path / "out", resume="auto")
-    done = run_gmmpipe(*arguments, "--overwrite", check=False)
-    assert done.returncode == 2
+    done = invoke(*arguments, "--overwrite", status=2)
     assert "--overwrite" in done.stderr
 
 
@@ -193,16 +182,14 @@ def test_a_gpu_that_is_not_there_is_wrong_usage(store, tmp_path) -> None:
     assert "--device is cuda" in done.stderr
 
 
-def test_half_of_torchruns_environment_is_wrong_usage(store, tmp_path) -> None:
-    environment = {**one_thread(), "WORLD_SIZE": "2"}
-    arguments = fit_arguments(store, tmp_path / "out")
-    done = run_gmmpipe(*arguments, check=False, env=environment)
-    assert done.returncode == 2
+def test_half_of_torchruns_environment_is_wrong_usage(store, tmp_path, invoke, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = invoke(*fit_arguments(store, tmp_path / "out"), status=2)
     assert "WORLD_SIZE is 2 without MASTER_ADDR, MASTER_PORT, RANK" in done.stderr
 
 
-def test_overwrite_starts_afresh(finished, store, tmp_path) -> None:
+def test_overwrite_starts_afresh(finished, store, tmp_path, invoke) -> None:
     out = Path(shutil.copytree(finished[0], tmp_path / "out"))
-    run_gmmpipe(*fit_arguments(store, out, target_frames=4000), "--overwrite")
+    invoke(*fit_arguments(store, out, target_frames=4000), "--overwrite")
     assert torch.load(out / "gmm.pt", weights_only=True)["frames"] == 4000
     assert not (out / "gmm_ckpt_0.008M.pt").exists()

@@ -1,6 +1,5 @@
 """Every way to start gmmpipe works, installed or from a bare checkout, with worker processes."""
 
-import os
 import shutil
 import sys
 import sysconfig
@@ -8,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from conftest import CORPUS, ROOT, one_thread, run, torchrun
+from helpers.making import CORPUS, corpus_part, make_store
+from helpers.processes import ROOT, one_thread, run, torchrun
+from pipelines.fit_gmm import main as fit_gmm
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 FIT = ("--K", "8", "--target_frames", "4k", "--n_sgd_steps", "4", "--sgd_batch_size", "512")
@@ -96,15 +98,12 @@ def test_the_one_command_form_makes_features_and_fits_them(
 
 
 def test_the_one_command_form_refuses_the_features_of_other_data(tmp_path: Path) -> None:
-    script = str(ROOT / "pipelines" / "fit_gmm.py")
-    manifest = tmp_path / "other.jsonl"
-    lines = (CORPUS / "manifest.jsonl").read_text().splitlines()[:4]
-    manifest.write_text("\n".join(lines) + "\n")
-    options = ["--output_dir", str(tmp_path / "out"), "--base_path", str(CORPUS), *FIT]
-    options[options.index("4k")] = "100"
-    run([sys.executable, script, "--data_dir", str(manifest), *options])
-    refused = run([sys.executable, script, "--data_dir", str(CORPUS), *options], check=False)
-    assert refused.returncode == 1
+    manifest = corpus_part(tmp_path / "other.jsonl", 4)
+    out = tmp_path / "out"
+    make_store(manifest, out / "features", base_path=CORPUS)
+    places = ["--data_dir", str(CORPUS), "--output_dir", str(out)]
+    refused = CliRunner().invoke(fit_gmm, [*places, *FIT])
+    assert refused.exit_code == 1
     assert "made with other manifests" in refused.stderr
 
 
@@ -119,7 +118,5 @@ def test_help_and_version_need_no_heavy_import(option: str) -> None:
     assert "gmmpipe" in run([sys.executable, "-c", code]).stdout
 
 
-def test_an_unknown_command_is_wrong_usage() -> None:
-    done = run([sys.executable, "-m", "gmmpipe", "no-such-command"], check=False)
-    assert done.returncode == 2
-    assert os.linesep in done.stderr
+def test_an_unknown_command_is_wrong_usage(invoke) -> None:
+    assert "No such command" in invoke("no-such-command", status=2).stderr

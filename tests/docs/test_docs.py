@@ -8,15 +8,17 @@ import sys
 import click
 import pytest
 
-from conftest import ROOT
 from gmmpipe.cli import cli
+from helpers.processes import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def commands() -> dict[str, click.Command]:
+def commands() -> dict[str, list[click.Parameter]]:
+    """The parameters of each command."""
     context = click.Context(cli, info_name="gmmpipe")
-    return {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    return {name: command.get_params(context) for name, command in found.items()}
 
 
 def test_the_command_page_is_current() -> None:
@@ -42,7 +44,7 @@ def test_every_option_in_an_example_exists() -> None:
                 if "gmmpipe" not in words:
                     continue
                 name, *rest = words[words.index("gmmpipe") + 1 :]
-                known = {opt for p in commands()[name].params for opt in p.opts}
+                known = {opt for p in commands()[name] for opt in p.opts}
                 assert {word for word in rest if word.startswith("--")} <= known, line
                 examples += 1
     assert examples >= 4
@@ -50,7 +52,7 @@ def test_every_option_in_an_example_exists() -> None:
 
 @pytest.mark.parametrize("name", commands())
 def test_every_option_has_a_help_text(name: str) -> None:
-    for parameter in commands()[name].params:
+    for parameter in commands()[name]:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from conftest import ROOT
+from helpers.processes import ROOT
 
 PAGE = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```text\n(.*?)^```", PAGE, re.S | re.M)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT, one_thread
+from helpers.processes import ROOT, one_thread
 from pipelines.soak.corruption import TARGETS
 from pipelines.soak.crashes import WORKS
 from pipelines.soak.damage import DAMAGES

@@ -1,18 +1,16 @@
 """Whatever kills label, finished shards are kept, and the label store becomes the same bytes."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, run_gmmpipe
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.apply.label import LabelOptions, label
-from gmmpipe.run.world import World
+from helpers.making import CORPUS, alone, make_store
+from helpers.processes import GMMPIPE, Started, run_gmmpipe, wait_until
+from helpers.results import file_bytes
 
 
 @pytest.fixture(scope="module")
@@ -31,31 +29,25 @@ def arguments(job: tuple[Path, Path], out: Path) -> list[str]:
     return ["label", str(store), "--gmm_path", str(gmm), "--output_dir", str(out), "--top_k", "4"]
 
 
-def stop(job: tuple[Path, Path], out: Path, signum: int, new_shards: int) -> int:
-    """Start label, and send it a signal once it has finished some more shards; its status."""
+def stop(start: Started, job: tuple[Path, Path], out: Path, signum: int) -> int:
+    """Start label, and send it a signal once it has finished three more shards; its status."""
     before = len(list(out.glob("shard-*.json")))
-    with open(out.parent / "stderr.txt", "wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gmmpipe", *arguments(job, out)],
-            stderr=stderr,
-            cwd=ROOT,
-            env=one_thread(),
-        )
-    while len(list(out.glob("shard-*.json"))) < before + new_shards:
-        assert process.poll() is None, (out.parent / "stderr.txt").read_text()
-        time.sleep(0.002)
+    process = start([*GMMPIPE, *arguments(job, out)])
+    wait_until(lambda: len(list(out.glob("shard-*.json"))) >= before + 3, process)
     process.send_signal(signum)
     return process.wait()
 
 
-def test_a_label_store_made_through_stops_has_the_bytes_of_one_made_at_once(job, tmp_path) -> None:
+def test_a_label_store_made_through_stops_has_the_bytes_of_one_made_at_once(
+    job, tmp_path, start: Started
+) -> None:
     out, whole = tmp_path / "l", tmp_path / "whole"
-    assert stop(job, out, signal.SIGKILL, new_shards=3) == -signal.SIGKILL
+    assert stop(start, job, out, signal.SIGKILL) == -signal.SIGKILL
     assert not (out / "store.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.json")}
 
-    assert stop(job, out, signal.SIGTERM, new_shards=3) == 143
-    assert "stopped by SIGTERM" in (tmp_path / "stderr.txt").read_text()
+    assert stop(start, job, out, signal.SIGTERM) == 143
+    assert "stopped by SIGTERM" in start.output(1)
     assert not (out / "store.json").exists()
 
     (out / ".tmp-another-host-1-00000000-shard-000020.tar").write_bytes(b"half")
@@ -64,7 +56,7 @@ def test_a_label_store_made_through_stops_has_the_bytes_of_one_made_at_once(job,
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     store, gmm = job
     options = LabelOptions(store=store, gmm_path=gmm, output_dir=whole, top_k=4)
-    label(options, World(0, 1, torch.device("cpu")))
+    label(options, alone())
     assert file_bytes(out) == file_bytes(whole)
 
 
@@ -72,8 +64,8 @@ def test_killed_between_the_last_two_writes_it_only_tidies_up(job, tmp_path) -> 
     store, gmm = job
     out = tmp_path / "l"
     options = LabelOptions(store=store, gmm_path=gmm, output_dir=out)
-    label(options, World(0, 1, torch.device("cpu")))
+    label(options, alone())
     whole = file_bytes(out)
     (out / "plan.json").write_bytes(whole["store.json"])
-    label(options, World(0, 1, torch.device("cpu")))
+    label(options, alone())
     assert file_bytes(out) == whole

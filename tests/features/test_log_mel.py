@@ -5,8 +5,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from conftest import read_speech
 from gmmpipe import FeatureConfig, LogMel
+from helpers.making import read_speech
 
 CONFIGS = [
     FeatureConfig(),

@@ -3,16 +3,24 @@
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, run_gmmpipe
+from helpers.making import CORPUS, compressed_corpus, make_store
+from helpers.processes import (
+    GMMPIPE,
+    PATIENCE_SECONDS,
+    Process,
+    Started,
+    one_thread,
+    run_gmmpipe,
+    wait_until,
+)
+from helpers.results import file_bytes
 
-OPTIONS = ("--data_dir", CORPUS, "--utterances_per_shard", 4)
+OPTIONS = ("--data_dir", CORPUS, "--utterances_per_shard", 4, "--num_workers", 1)
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +29,36 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return file_bytes(make_store(CORPUS, folder, utterances_per_shard=4))
 
 
-def test_slices_in_any_order(expected: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """The options for a manifest whose lines have to be written out for the workers."""
+    path = compressed_corpus(tmp_path_factory.mktemp("compressed"))
+    return ("--data_dir", path, "--base_path", CORPUS, *OPTIONS[2:])
+
+
+@pytest.fixture(scope="module")
+def expected_of_compressed(
+    compressed: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("here") / "store"
+    store = make_store(compressed[1], folder, base_path=CORPUS, utterances_per_shard=4)
+    return file_bytes(store)
+
+
+def test_slices_in_any_order(
+    compressed: tuple[object, ...], expected_of_compressed: dict[str, bytes], tmp_path: Path
+) -> None:
     for index in (2, 0, 2, 1):  # a slice submitted twice does no harm
         sliced = ("--task_index", index, "--num_tasks", 3)
-        done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path / "store", *sliced)
+        done = run_gmmpipe("featurize", *compressed, "--output_dir", tmp_path / "store", *sliced)
         finished = (tmp_path / "store" / "store.json").exists()
+        (lines,) = [*(tmp_path / "store").glob("plan.lines/*")] or [None]
+        assert (lines is None) == finished
+        if lines:  # a slice that finds it damaged makes it anew
+            lines.write_bytes(lines.read_bytes()[:-100])
         assert finished == (index == 1)
         assert ("without slices finishes the store" in done.stderr) == (not finished)
-    assert file_bytes(tmp_path / "store") == expected
+    assert file_bytes(tmp_path / "store") == expected_of_compressed
 
 
 def test_the_command_without_slices_finishes_what_slices_left(
@@ -41,134 +71,84 @@ def test_the_command_without_slices_finishes_what_slices_left(
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-def test_a_slice_outside_is_wrong_usage(index: int, tmp_path: Path) -> None:
+def test_a_slice_outside_is_wrong_usage(index: int, tmp_path: Path, invoke) -> None:
     sliced = ("--task_index", index, "--num_tasks", 3)
-    done = run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path, *sliced, check=False)
-    assert done.returncode == 2
+    invoke("featurize", *OPTIONS, "--output_dir", tmp_path, *sliced, status=2)
 
 
-def start(module: str, *arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=one_thread(),
-        start_new_session=True,
-    )
+def begin_cluster(start: Started, num_workers: int) -> tuple[str, list[Process]]:
+    """A Dask cluster: its scheduler's address, and its processes, the scheduler first."""
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard"]
+    scheduler = start(dask)
+    at = re.compile(r"Scheduler at:\s+tcp://\S+:(\d+)")
+    wait_until(lambda: at.search(start.output(-1)) is not None, scheduler)
+    address = f"tcp://127.0.0.1:{at.search(start.output(-1))[1]}"
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", 1]
+    return address, [scheduler, *(start([*worker, "--no-nanny"]) for _ in range(num_workers))]
 
 
-def scheduler_address(scheduler: subprocess.Popen) -> str:
-    for line in scheduler.stderr:
-        found = re.search(r"Scheduler at:\s+tcp://\S+:(\d+)", line)
-        if found:
-            return f"tcp://127.0.0.1:{found[1]}"
-    raise AssertionError("the scheduler ended")
+def begin_job(start: Started, options: tuple[object, ...], folder: Path, address: str) -> Process:
+    """A featurize job on a Dask cluster."""
+    dask = ("--executor", "dask", "--dask_scheduler", address)
+    return start([*GMMPIPE, "featurize", *options, "--output_dir", folder, *dask])
 
 
-def test_a_dask_cluster_that_loses_a_worker(expected: dict[str, bytes], tmp_path: Path) -> None:
-    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
-    processes = [scheduler]
-    try:
-        address = scheduler_address(scheduler)
-        worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
-        processes += [start(*worker), start(*worker)]
-        dask = ("--executor", "dask", "--dask_scheduler", address)
-        job = start("gmmpipe", "featurize", *OPTIONS, "--output_dir", tmp_path / "store", *dask)
-        processes.append(job)
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "store").glob("shard-*.json")):
-            assert job.poll() is None, job.stderr.read()
-            assert time.monotonic() < deadline, "no shard was made"
-            time.sleep(0.02)
-        os.killpg(processes[1].pid, signal.SIGKILL)
-        assert job.wait(120) == 0, job.stderr.read()
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stderr.close()
-    assert file_bytes(tmp_path / "store") == expected
+def wait_for_a_shard(folder: Path, job: Process) -> None:
+    wait_until(lambda: any(folder.glob("shard-*.json")), job)
+
+
+def test_a_dask_cluster_that_loses_a_worker(
+    compressed: tuple[object, ...],
+    expected_of_compressed: dict[str, bytes],
+    tmp_path: Path,
+    start: Started,
+) -> None:
+    address, (_, worker, _) = begin_cluster(start, 2)
+    job = begin_job(start, compressed, tmp_path / "store", address)
+    wait_for_a_shard(tmp_path / "store", job)
+    os.killpg(worker.pid, signal.SIGKILL)
+    assert job.wait(PATIENCE_SECONDS) == 0, start.output(-1)
+    assert file_bytes(tmp_path / "store") == expected_of_compressed
 
 
 GONE = (
     "error: {}: the Dask scheduler is gone; finished shards are kept: start a scheduler and "
     "run the same command again with its --dask_scheduler, or with --executor local"
 )
+WAITS = "warning: {}: the Dask scheduler has no worker; waiting\n"
 
 
 @pytest.mark.parametrize("with_worker", [False, True], ids=["before a result", "in mid-job"])
 def test_a_dask_scheduler_that_dies_is_one_line(
-    with_worker: bool, expected: dict[str, bytes], tmp_path: Path
+    with_worker: bool, expected: dict[str, bytes], tmp_path: Path, start: Started
 ) -> None:
-    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
-    processes = [scheduler]
-    try:
-        address = scheduler_address(scheduler)
-        if with_worker:
-            worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
-            processes.append(start(*worker))
-        dask = ("--executor", "dask", "--dask_scheduler", address)
-        job = start("gmmpipe", "featurize", *OPTIONS, "--output_dir", tmp_path / "store", *dask)
-        processes.append(job)
-        lines = []
-        if with_worker:
-            deadline = time.monotonic() + 120
-            while not list((tmp_path / "store").glob("shard-*.json")):
-                assert job.poll() is None, job.stderr.read()
-                assert time.monotonic() < deadline, "no shard was made"
-                time.sleep(0.02)
-        else:  # the job says that it waits, and for whom
-            waits = f"warning: {address}: the Dask scheduler has no worker; waiting\n"
-            lines += iter(job.stderr.readline, waits)
-        os.killpg(scheduler.pid, signal.SIGKILL)
-        lines += job.stderr.read().splitlines()
-        assert job.wait(120) == 1
-        assert lines[-1] == GONE.format(address)
-        assert len(lines) == 2, lines  # what it is to do, and how it ended
-        assert lines[0].startswith("featurizing 56 lines")
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stderr.close()
+    address, (scheduler, *_) = begin_cluster(start, int(with_worker))
+    job = begin_job(start, OPTIONS, tmp_path / "store", address)
+    if with_worker:
+        wait_for_a_shard(tmp_path / "store", job)
+    else:  # the job says that it waits, and for whom
+        wait_until(lambda: WAITS.format(address) in start.output(-1), job)
+    os.killpg(scheduler.pid, signal.SIGKILL)
+    assert job.wait(PATIENCE_SECONDS) == 1
+    said = start.output(-1).replace(WAITS.format(address), "")
+    first, last = said.splitlines()  # what it is to do, and how it ended
+    assert first.startswith("featurizing 56 lines")
+    assert last == GONE.format(address)
     run_gmmpipe("featurize", *OPTIONS, "--output_dir", tmp_path / "store")
     assert file_bytes(tmp_path / "store") == expected
 
 
-def test_a_dask_cluster_that_loses_all_workers_says_that_it_waits(tmp_path: Path) -> None:
-    scheduler = start("distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard")
-    processes = [scheduler]
-    try:
-        address = scheduler_address(scheduler)
-        worker = ("distributed.cli.dask_worker", address, "--nthreads", 1, "--no-nanny")
-        processes.append(start(*worker))
-        dask = ("--executor", "dask", "--dask_scheduler", address)
-        where = ("--output_dir", tmp_path / "store")
-        job = start(
-            "gmmpipe", "featurize", "--data_dir", CORPUS, *where, "--utterances_per_shard", 1, *dask
-        )
-        processes.append(job)
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "store").glob("shard-*.json")):
-            assert job.poll() is None, job.stderr.read()
-            assert time.monotonic() < deadline, "no shard was made"
-            time.sleep(0.02)
-        os.killpg(processes[1].pid, signal.SIGKILL)
-        job.stderr.readline()
-        line = job.stderr.readline()
-        assert line == f"warning: {address}: the Dask scheduler has no worker; waiting\n"
-        os.killpg(job.pid, signal.SIGTERM)
-        assert job.wait(120) == 143
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stderr.close()
+def test_a_dask_cluster_that_loses_all_workers_says_that_it_waits(
+    tmp_path: Path, start: Started
+) -> None:
+    address, (_, worker) = begin_cluster(start, 1)
+    options = ("--data_dir", CORPUS, "--utterances_per_shard", 1)
+    job = begin_job(start, options, tmp_path / "store", address)
+    wait_for_a_shard(tmp_path / "store", job)
+    os.killpg(worker.pid, signal.SIGKILL)
+    wait_until(lambda: start.output(-1).endswith(WAITS.format(address)), job)
+    os.killpg(job.pid, signal.SIGTERM)
+    assert job.wait(PATIENCE_SECONDS) == 143
 
 
 def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CORPUS, file_bytes, make_store, save_plan
 from gmmpipe.errors import GmmpipeError
 from gmmpipe.featurization.executors import run_local
 from gmmpipe.featurization.options import FeaturizeOptions
+from helpers.making import CORPUS, make_store, save_plan
+from helpers.results import file_bytes
 
 
 def test_workers_make_what_this_process_makes_and_leave_its_other_children_alone(

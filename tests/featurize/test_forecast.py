@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CORPUS, make_store, run_gmmpipe
+from helpers.making import CORPUS, make_store
+from helpers.processes import run_gmmpipe
 
 NAMES = ["en-cards/001.flac", "en-cards/002.flac", "en-cards/003.flac"]
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import soundfile
 
-from conftest import CORPUS, file_bytes, make_store, read_json_lines, read_speech, save_plan
 from gmmpipe import FeatureConfig
 from gmmpipe.errors import ManifestError, OptionError, StoreError
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.worker import make_shard
+from helpers.making import CORPUS, make_store, read_speech, save_plan
+from helpers.results import file_bytes, read_json_lines
 
 WriteManifest = Callable[..., Path]
 

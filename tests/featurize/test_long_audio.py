@@ -9,19 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from conftest import (
-    file_bytes,
-    make_store,
-    read_json_lines,
-    read_speech,
-    run_gmmpipe,
-    save_plan,
-)
 from gmmpipe import FeatureStore, LogMel
 from gmmpipe.errors import StoreError
 from gmmpipe.featurization.forecast import forecast
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
+from helpers.making import make_store, read_speech, save_plan
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes, read_json_lines
 
 SECONDS = 2.0
 
@@ -149,7 +144,7 @@ def test_a_duration_in_milliseconds_plans_no_more_windows_than_there_is_audio(
 ) -> None:
     manifest = write_manifest({"path": "long.wav", "duration": 11300}, {"path": "short.wav"})
     options = FeaturizeOptions(str(manifest), tmp_path / "s", max_seconds=2.0, long_audio="split")
-    assert save_plan(options).table.num_windows.tolist() == [6, 1]
+    assert save_plan(options).index.num_windows.tolist() == [6, 1]
 
 
 def test_a_plan_made_again_from_changed_audio_is_refused(

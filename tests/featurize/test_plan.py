@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import CORPUS, file_bytes, make_store, read_speech, save_plan
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import ManifestError, StoreError
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, digest_manifests
 from gmmpipe.featurization.worker import make_shard
-from gmmpipe.sources.manifest import find_manifests
+from gmmpipe.sources.find import find_manifests
+from helpers.making import CORPUS, corpus_part, make_store, read_speech, save_plan
+from helpers.results import file_bytes
 
 WriteManifest = Callable[..., Path]
 
@@ -31,7 +32,7 @@ WriteManifest = Callable[..., Path]
 def lines_by_shard(data_dir: object, output_dir: Path, **options: object) -> list[list[int]]:
     plan = save_plan(FeaturizeOptions(data_dir=str(data_dir), output_dir=output_dir, **options))
     tasks = [plan.task(number, output_dir, None) for number in range(plan.num_shards)]
-    return [[planned.line.ordinal for planned in task.lines] for task in tasks]
+    return [[item.line.ordinal for item in task.items] for task in tasks]
 
 
 def test_without_shuffle_shards_follow_the_manifest(tmp_path: Path) -> None:
@@ -291,17 +292,13 @@ def test_more_manifests_than_files_may_be_open_are_fine(tmp_path: Path) -> None:
     assert len(FeatureStore.open(store)) == 79
 
 
-def test_the_same_input_elsewhere_gives_the_same_bytes(
-    write_manifest: WriteManifest, tmp_path: Path
-) -> None:
-    lines = (CORPUS / "manifest.jsonl").read_text().splitlines()[:12]
+def test_the_same_input_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(CORPUS)
     stores = []
     for place in ("here", "elsewhere/with/a/longer/name"):
         folder = tmp_path / place
         folder.mkdir(parents=True)
-        (folder / "m.jsonl").write_text("\n".join(lines) + "\n")
-        stores.append(
-            make_store(folder / "m.jsonl", folder / "out", base_path=tmp_path / "data", seed=7)
-        )
+        manifest = corpus_part(folder / "m.jsonl", 12)
+        options = {"base_path": tmp_path / "data", "seed": 7}
+        stores.append(make_store(manifest, folder / "out", **options))
     assert file_bytes(stores[0]) == file_bytes(stores[1])

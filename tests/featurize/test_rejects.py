@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.store.rejects import REJECT_REASONS
+from helpers.making import make_store, read_speech
+from helpers.results import read_json_lines
 
 Line = dict[str, Any] | str
 WriteManifest = Callable[..., Path]

@@ -12,32 +12,36 @@ from typing import Any
 import pytest
 import soundfile
 
-from conftest import CORPUS, ROOT, file_bytes, make_store, one_thread, read_speech, save_plan
-from gmmpipe.claim import claim_folder
+from gmmpipe.claim import claim_folder, identity_of
 from gmmpipe.errors import ClaimError, StoreError
-from gmmpipe.featurization.job import _Job, featurize
+from gmmpipe.featurization.job import featurize, open_folder
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import digest_manifests
 from gmmpipe.featurization.worker import make_shard
 from gmmpipe.files import canonical_json
-from gmmpipe.sources.manifest import find_manifests
+from helpers.making import CORPUS, compressed_corpus, make_store, read_speech, save_plan
+from helpers.processes import ROOT, one_thread
+from helpers.results import file_bytes
 
 
-def start(folder: Path, kind: str, *more: object) -> subprocess.Popen[str]:
+def start(folder: Path, kind: str, *more: object, data_dir: Path = CORPUS) -> subprocess.Popen[str]:
     options = ("--utterances_per_shard", 8, "--format", kind, "--num_workers", 1)
-    command = ("featurize", "--data_dir", CORPUS, "--output_dir", folder, *options, *more)
+    command = ("featurize", "--data_dir", data_dir, "--output_dir", folder, *options, *more)
     return subprocess.Popen(
         [sys.executable, "-m", "gmmpipe", *map(str, command)],
         stderr=subprocess.PIPE, text=True, cwd=ROOT, env=one_thread(),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["tar", "zarr"])
-def test_the_same_command_twice_works_together(kind: str, tmp_path: Path) -> None:
-    running = [start(tmp_path / "out", kind) for _ in range(2)]
+@pytest.mark.parametrize(("kind", "compressed"), [("tar", False), ("zarr", True)])
+def test_the_same_command_twice_works_together(kind: str, compressed: bool, tmp_path: Path) -> None:
+    # Whoever finishes first removes the lines of a compressed manifest, under the other's hands.
+    data_dir = compressed_corpus(tmp_path) if compressed else CORPUS
+    base = ("--base_path", CORPUS)
+    running = [start(tmp_path / "out", kind, *base, data_dir=data_dir) for _ in range(2)]
     said = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    whole = make_store(CORPUS, tmp_path / "whole", utterances_per_shard=8, format=kind)
+    options = {"base_path": CORPUS, "utterances_per_shard": 8, "format": kind}
+    whole = make_store(data_dir, tmp_path / "whole", **options)
     assert file_bytes(tmp_path / "out") == file_bytes(whole)
 
 
@@ -109,8 +113,7 @@ def test_where_nothing_was_usable_the_right_base_path_tries_again(
 
 
 def identity(options: FeaturizeOptions) -> str:
-    manifests = find_manifests(options.data_dir)
-    return _Job(manifests, options, options.plan_options(*digest_manifests(manifests))).identity
+    return identity_of(open_folder(options).wanted.to_json())
 
 
 def test_a_slice_tries_its_own_shards_again_beside_another(few: Path, tmp_path: Path) -> None:

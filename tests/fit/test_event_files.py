@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import fit_here
+from helpers.making import fit_here
+from helpers.results import read_metrics
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -20,12 +21,15 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def table(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The same from metrics.tsv."""
-    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
-    cells = [row.split("\t") for row in rows]
+    columns = read_metrics(folder)
+    frames = columns.pop("frames")
+    del columns["update"]
     return {
-        name: [(int(row[0]), pytest.approx(float(row[number]), rel=1e-6)) for row in cells]
-        for number, name in enumerate(header.split("\t"))
-        if name not in ("frames", "update")
+        name: [
+            (step, pytest.approx(value, rel=1e-6))
+            for step, value in zip(frames, column, strict=True)
+        ]
+        for name, column in columns.items()
     }
 
 

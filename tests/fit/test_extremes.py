@@ -9,16 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from conftest import fit_here, make_store, read_speech
 from gmmpipe import FeatureStore, GradientGMM
+from helpers.making import fit_here, make_store, read_speech
+from helpers.results import read_metrics
 
 SILENCE = math.log(1e-6)
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
-    names = header.split("\t")
-    return [dict(zip(names, map(float, row.split("\t")), strict=True)) for row in rows]
 
 
 @pytest.fixture
@@ -65,7 +60,7 @@ def test_uneven_shards_and_a_store_smaller_than_an_update(write_store, tmp_path)
     store = write_store(a=speech[:640], b=speech[: 700 * 320], c=speech[-320 * 37 :])
     assert sorted(FeatureStore.open(store).frames_per_shard) == [2, 37, 700]
     summary = fit_here(store, tmp_path / "out", batch_update_size=10**6, target_frames=2000)
-    updates = [row["frames"] for row in read_metrics(tmp_path / "out")]
+    updates = read_metrics(tmp_path / "out")["frames"]
     assert updates == [739, 2 * 739, 2000]
     assert (summary.frames_read, summary.frames_used) == (2000, 2000)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import CORPUS, assert_same_fit, fit_here, make_store
-from gmmpipe import FeatureStore, GradientGMM
+from gmmpipe import FeatureConfig, FeatureStore, GradientGMM
 from gmmpipe.errors import StoreError
-from gmmpipe.features.spec import FeatureConfig
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.run.world import World
+from helpers.making import CORPUS, fit_here, make_store
+from helpers.results import assert_same_fit
 
 ONE_RANK = World(0, 1, torch.device("cpu"))
 

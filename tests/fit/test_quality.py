@@ -8,8 +8,8 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from conftest import CORPUS, fit_here, make_store
 from gmmpipe import FeatureStore, GradientGMM
+from helpers.making import CORPUS, fit_here, make_store
 
 FLOOR = 0.1
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import assert_same_fit, fit_here
-from gmmpipe.errors import CheckpointError, GmmpipeError
+from gmmpipe.errors import CheckpointError
 from gmmpipe.fitting.checkpoint import read_checkpoint
+from helpers.making import fit_here
 
 
 @pytest.fixture(scope="module")
@@ -98,27 +98,3 @@ def test_states_within_an_update_and_of_short_updates_are_fine(optimizer, store,
     fit_here(store, tmp_path, **sizes, n_sgd_steps=3)
     fit_here(store, tmp_path, **{**sizes, "target_frames": 420}, n_sgd_steps=3, resume="auto")
     assert read_checkpoint(tmp_path / "gmm.pt")["frames"] == 420
-
-
-@pytest.mark.parametrize("name", ["gmm.pt", "metrics.tsv", "options.yaml", "gmm_ckpt_0.008M.pt"])
-def test_a_folder_in_the_place_of_a_file_is_named_before_any_work(name, copy, store) -> None:
-    (copy / name).unlink()
-    (copy / name).mkdir()
-    with pytest.raises(GmmpipeError, match=f"^{copy / name}: is a folder"):
-        fit_here(store, copy, resume="auto", target_frames=12_000)
-
-
-@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "longer"])
-def test_a_finished_fits_damaged_metrics_are_made_again(damage, copy, finished, store) -> None:
-    path = copy / "metrics.tsv"
-    whole = path.read_bytes()
-    path.unlink()
-    parts = {
-        "flipped": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
-        "cut": whole[:-20],
-        "longer": whole + b"1\t",
-    }
-    if damage in parts:
-        path.write_bytes(parts[damage])
-    fit_here(store, copy, resume="auto")
-    assert_same_fit(finished, copy)

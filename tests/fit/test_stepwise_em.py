@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import assert_same_fit, fit_here
 from gmmpipe import GradientGMM
 from gmmpipe.errors import CheckpointError, OptionError
+from helpers.making import fit_here
+from helpers.results import assert_same_fit
 
 EM = {"optimizer": "em"}
 

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from conftest import assert_same_fit, fit_arguments, fit_here
 from gmmpipe import GradientGMM
 from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.cli import cli
@@ -25,6 +24,8 @@ from gmmpipe.mixture.seeding import seed_mixture, variance_floor
 from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR, parse_var_floor
 from gmmpipe.run.world import World
+from helpers.making import fit_arguments, fit_here
+from helpers.results import assert_same_fit
 
 ONE_RANK = World(0, 1, torch.device("cpu"))
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from conftest import same_bits
 from gmmpipe.jepa import JEPABatch, JEPABatches
+from helpers.results import same_bits
 
 SIZES: dict[str, Any] = {"batch_size": 6, "window": 24, "seed": 3}
-"""Ten steps an epoch in three windows, the last of them short; 56 utterances in four shards."""
+"""Ten steps an epoch in three pools, the last of them short; 56 utterances in four shards."""
 
 
 def load(batches: JEPABatches, num_workers: int = 0, **options: Any) -> list[JEPABatch]:

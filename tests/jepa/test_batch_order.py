@@ -19,19 +19,21 @@ def batches_of(order: BatchOrder, epoch: int, lengths: list[np.ndarray]) -> list
     """The (shard, position) pairs of every batch of an epoch."""
     batches, step = [], epoch * order.steps_per_epoch
     while step < (epoch + 1) * order.steps_per_epoch:
-        window = order.window_of(step)
-        assert window.steps.start == step
-        pairs = list(zip(window.shards.tolist(), window.positions.tolist(), strict=True))
+        pool = order.pool_of(step)
+        assert pool.steps.start == step
+        pairs = list(zip(pool.shards.tolist(), pool.positions.tolist(), strict=True))
         num_frames = np.array([lengths[shard][position] for shard, position in pairs])
-        batches += [[pairs[at] for at in batch] for batch in order.batches(window, num_frames)]
-        step = window.steps.stop
+        batches += [[pairs[at] for at in batch] for batch in order.batches(pool, num_frames)]
+        step = pool.steps.stop
     return batches
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 16, 47, 48, 100])
-@pytest.mark.parametrize("window", [1, 10, 1000])
-def test_an_epoch_has_every_utterance_once_in_even_batches(batch_size: int, window: int) -> None:
-    order = BatchOrder(COUNTS, batch_size, window, seed=0)
+@pytest.mark.parametrize("pool_utterances", [1, 10, 1000])
+def test_an_epoch_has_every_utterance_once_in_even_batches(
+    batch_size: int, pool_utterances: int
+) -> None:
+    order = BatchOrder(COUNTS, batch_size, pool_utterances, seed=0)
     expected = [(shard, at) for shard, count in enumerate(COUNTS) for at in range(count)]
     lengths = lengths_of(COUNTS)
     for epoch in (0, 1, 7):
@@ -52,15 +54,15 @@ def test_epochs_and_seeds_differ() -> None:
     assert again == epochs[3]
 
 
-def test_any_step_of_a_window_finds_it() -> None:
+def test_any_step_of_a_pool_finds_it() -> None:
     order = BatchOrder(COUNTS, 3, 10, seed=5)
     for step in range(5 * order.steps_per_epoch):
-        window = order.window_of(step)
-        assert step in window.steps
-        other = order.window_of(window.steps[-1])
-        assert other.steps == window.steps
-        assert np.array_equal(other.shards, window.shards)
-        assert np.array_equal(other.positions, window.positions)
+        pool = order.pool_of(step)
+        assert step in pool.steps
+        other = order.pool_of(pool.steps[-1])
+        assert other.steps == pool.steps
+        assert np.array_equal(other.shards, pool.shards)
+        assert np.array_equal(other.positions, pool.positions)
 
 
 def test_a_batch_is_of_about_one_length() -> None:
@@ -89,10 +91,10 @@ def test_which_utterances_meet_changes_from_epoch_to_epoch() -> None:
     assert np.median(spread) >= 5
 
 
-def test_a_step_of_fifty_thousand_hours_needs_a_window_of_shards_only() -> None:
+def test_a_step_of_fifty_thousand_hours_needs_a_pool_of_shards_only() -> None:
     counts = np.full(15_000, 1024)
     order = BatchOrder(counts, 256, 16384, seed=0)
     assert order.steps_per_epoch == 60_000
-    window = order.window_of(3 * order.steps_per_epoch + 31_234)
-    assert len(window.shards) == 16384
-    assert len(np.unique(window.shards)) <= 17
+    pool = order.pool_of(3 * order.steps_per_epoch + 31_234)
+    assert len(pool.shards) == 16384
+    assert len(np.unique(pool.shards)) <= 17

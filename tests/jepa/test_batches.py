@@ -21,16 +21,16 @@ def test_a_batch_holds_the_frames_of_the_store(store: Path) -> None:
     for key, length, batch, row in rows_of(batches):
         frames = expected.pop(key)
         assert length == len(frames)
-        assert torch.equal(batch.log_mel[row, :, :length], frames.t())
-        assert not batch.log_mel[row, :, length:].any()
+        assert torch.equal(batch.features[row, :, :length], frames.t())
+        assert not batch.features[row, :, length:].any()
         assert batch.padding_mask[row].tolist() == [t >= length for t in range(batch.mask.shape[1])]
     assert not expected
     for batch in batches:
         num_utterances, longest = len(batch.keys), int(batch.lengths.max())
-        assert batch.log_mel.shape == (num_utterances, 80, longest)
-        assert batch.log_mel.is_contiguous()
+        assert batch.features.shape == (num_utterances, 80, longest)
+        assert batch.features.is_contiguous()
         assert batch.mask.shape == batch.padding_mask.shape == (num_utterances, longest)
-        assert (batch.log_mel.dtype, batch.lengths.dtype) == (torch.float32, torch.int64)
+        assert (batch.features.dtype, batch.lengths.dtype) == (torch.float32, torch.int64)
         assert (batch.mask.dtype, batch.padding_mask.dtype) == (torch.bool, torch.bool)
         assert batch.targets is batch.topk_ids is batch.topk_probs is batch.wav is None
 
@@ -75,7 +75,7 @@ def test_the_ranks_share_the_same_steps_whatever_their_number(
             assert part.step == step
             assert part.keys == batch.keys[rank::world_size]
             width = part.mask.shape[1]
-            assert torch.equal(part.log_mel, batch.log_mel[rank::world_size, :, :width])
+            assert torch.equal(part.features, batch.features[rank::world_size, :, :width])
             assert torch.equal(part.mask, batch.mask[rank::world_size, :width])
 
 
@@ -145,7 +145,7 @@ def test_the_waveform_is_aligned_with_the_frames(audio_stores: dict[str, Path]) 
         assert not wav[row, length * 320 :].any()
         again = log_mel(wav[row, : length * 320])
         assert len(again) == length
-        difference = again.half().float() - batch.log_mel[row, :, :length].t()
+        difference = again.half().float() - batch.features[row, :, :length].t()
         assert float(difference[:-1].abs().max()) <= 0.02
         exact += not difference[:-1].any()
     assert exact >= 38  # the corpus' 16 kHz flac files, kept to the bit
@@ -200,7 +200,8 @@ def test_a_store_without_audio_has_no_waveforms(store: Path) -> None:
 
 def test_a_batch_moves_and_is_read_by_name(store: Path, gmm_path: Path) -> None:
     batch = next(iter(JEPABatches(store, gmm_path, **SIZES)))
-    assert batch["log_mel"] is batch.log_mel
+    assert batch["log_mel"] is batch.log_mel is batch["features"] is batch.features
+    assert batch.kind == "log_mel"
     with pytest.raises(KeyError):
         batch["no_such_field"]
     moved = batch.to("meta")

@@ -1,15 +1,13 @@
 """Real runs on JEPABatches: killed and gone on with, and shared by the ranks of a torchrun."""
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from stand_in import SIZES, line_of
 
-from conftest import one_thread, run, torchrun
 from gmmpipe.jepa import JEPABatches
+from helpers.processes import Started, run, torchrun, wait_until
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))
 STEPS = 300
@@ -22,15 +20,13 @@ def expected(store: Path, gmm_path: Path) -> list[str]:
 
 
 def test_a_killed_run_goes_on_with_the_same_batches(
-    expected: list[str], store: Path, gmm_path: Path, tmp_path: Path
+    expected: list[str], store: Path, gmm_path: Path, tmp_path: Path, start: Started
 ) -> None:
     """With two loader processes, which have read ahead of what was used when the run is killed."""
     written = tmp_path / "rank-0.txt"
     command = [sys.executable, STAND_IN, *map(str, (store, gmm_path, tmp_path, STEPS, 2))]
-    process = subprocess.Popen(command, env=one_thread())
-    while not written.exists() or written.read_text().count("\n") < 17:
-        assert process.poll() is None
-        time.sleep(0.002)
+    process = start(command)
+    wait_until(lambda: written.exists() and written.read_text().count("\n") >= 17, process)
     process.kill()
     process.wait()
     assert 17 <= written.read_text().count("\n") < STEPS

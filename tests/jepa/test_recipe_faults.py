@@ -3,24 +3,23 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from ranks import do_on_ranks, environment_of, free_port
-from recipe import (
-    SCRIPT,
-    arguments,
-    assert_same_run,
+from recipe import SCRIPT, arguments, assert_same_run, small_shared_memory, train_here
+
+from helpers.processes import (
+    PATIENCE_SECONDS,
     children_of,
     is_alive,
-    small_shared_memory,
-    train_here,
+    run,
+    torchrun,
+    wait_for_the_end_of,
     wait_until,
 )
 
-from conftest import run, torchrun
-
+TRAIN = [sys.executable, SCRIPT]
 pytest_plugins = ["recipe_fixtures"]
 
 
@@ -29,33 +28,29 @@ def test_batches_larger_than_shared_memory_come_through_a_pipe(
 ) -> None:
     """Docker's /dev/shm on a smaller scale: some batches fit into it, and most do not."""
     out = tmp_path / "out"
-    command = [*small_shared_memory("2m"), sys.executable, SCRIPT]
+    command = [*small_shared_memory("2m"), *TRAIN]
     done = run([*command, *arguments(store, gmm_path, out, num_workers=2)])
     assert done.stderr.count("--shm-size") == 1
     assert_same_run(uninterrupted, out)
 
 
-def output_of(tmp_path: Path, number: int = 0) -> str:
-    return (tmp_path / f"output-{number}.txt").read_text()
-
-
 def wait_for_end(process: Any) -> int:
-    return int(process.wait(timeout=120))
+    return int(process.wait(timeout=PATIENCE_SECONDS))
 
 
 def test_a_killed_loader_process_ends_the_run_at_a_whole_step(
     uninterrupted, store, gmm_path, tmp_path, start
 ) -> None:
     out = tmp_path / "out"
-    process = start(*arguments(store, gmm_path, out, num_workers=1))
+    process = start([*TRAIN, *arguments(store, gmm_path, out, num_workers=1)])
     wait_until((out / "jepa_ckpt_25.pt").exists, process)
     for loader in children_of(process.pid):
         os.kill(loader, signal.SIGKILL)
     assert wait_for_end(process) == 1
-    (line,) = [text for text in output_of(tmp_path).splitlines() if "error" in text]
+    (line,) = [text for text in start.output().splitlines() if "error" in text]
     assert "a loader process died" in line
     assert "/dev/shm" in line
-    assert "Traceback" not in output_of(tmp_path)
+    assert "Traceback" not in start.output()
     train_here(store, gmm_path, out, resume="auto")
     assert_same_run(uninterrupted, out)
 
@@ -64,7 +59,7 @@ def test_a_run_whose_loader_hangs_still_stops_when_told(
     uninterrupted, store, gmm_path, tmp_path, start
 ) -> None:
     out = tmp_path / "out"
-    process = start(*arguments(store, gmm_path, out, num_workers=1))
+    process = start([*TRAIN, *arguments(store, gmm_path, out, num_workers=1)])
     wait_until((out / "jepa_ckpt_25.pt").exists, process)
     loaders = children_of(process.pid)
     for loader in loaders:
@@ -87,23 +82,22 @@ def test_two_ranks_go_on_after_one_was_cut_off_and_after_their_torchrun_was_kill
     options = arguments(store, gmm_path, out, resume="auto", num_workers=1)
 
     port, limit = free_port(), ("--exchange_timeout", "8")
-    ranks = [start(*options, *limit, **environment_of(rank, 2, port)) for rank in range(2)]
+    ranks = [
+        start([*TRAIN, *options, *limit], **environment_of(rank, 2, port)) for rank in range(2)
+    ]
     wait_until((out / "jepa_ckpt_25.pt").exists, ranks[0])
     ranks[1].send_signal(signal.SIGSTOP)  # as silent as one whose machine is cut off
     assert wait_for_end(ranks[0]) == 1
-    assert "error: rank 1 is gone" in output_of(tmp_path)
+    assert "error: rank 1 is gone" in start.output()
     ranks[1].kill()
     assert 25 <= last_step(out) < 120
     assert not list(out.glob(".*"))
 
-    process, kept = start(*options, command=tuple(torchrun(2))), last_step(out)
+    process, kept = start([*torchrun(2), SCRIPT, *options]), last_step(out)
     wait_until(lambda: last_step(out) > kept, process)
     orphans = children_of(process.pid)
     process.kill()
-    deadline = time.monotonic() + 120
-    while any(map(is_alive, orphans)):
-        assert time.monotonic() < deadline, "the orphans did not end"
-        time.sleep(0.05)
+    wait_for_the_end_of(orphans)
     assert last_step(out) < 120
     assert not list(out.glob(".*"))
 
@@ -117,7 +111,7 @@ def test_a_rank_that_is_told_to_stop_does_so_though_another_is_silent(
 ) -> None:
     out, port = tmp_path / "out", free_port()
     options = arguments(store, gmm_path, out, num_workers=0)
-    ranks = [start(*options, **environment_of(rank, 2, port)) for rank in range(2)]
+    ranks = [start([*TRAIN, *options], **environment_of(rank, 2, port)) for rank in range(2)]
     wait_until((out / "jepa_ckpt_25.pt").exists, ranks[0])
     ranks[1].send_signal(signal.SIGSTOP)
     ranks[0].send_signal(signal.SIGTERM)

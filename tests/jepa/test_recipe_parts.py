@@ -13,11 +13,11 @@ from gmmpipe.jepa import JEPABatch, JEPABatches
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.losses import RunningLosses, loss_sums
 from pipelines.jepa.measures import effective_rank, entropy, feature_std
-from pipelines.jepa.model import JEPA, LogMelFrontend, Sizes, WaveformFrontend
+from pipelines.jepa.model import JEPA, FeaturesFrontend, Sizes, WaveformFrontend
 from pipelines.jepa.schedule import cluster_weight_at, lr_at
 from pipelines.jepa.trainer import update_target
 
-SIZES = Sizes(num_mels=80, num_components=16, dim=32, layers=2, heads=2, predictor_layers=1)
+SIZES = Sizes(input_dim=80, num_components=16, dim=32, layers=2, heads=2, predictor_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_measures_know_a_collapse_when_they_see_one() -> None:
 def test_losses_are_those_of_the_formulas_in_float64(jepa, batch) -> None:
     exact, target = copy.deepcopy(jepa).double(), copy.deepcopy(jepa.encoder).double()
     update_target(target, JEPA(SIZES, seed=5).encoder.double(), 0.5)  # else too near the online
-    doubled = vars(batch) | {"log_mel": batch.log_mel.double(), "targets": batch.targets.double()}
+    doubled = vars(batch) | {"features": batch.features.double(), "targets": batch.targets.double()}
     sums = loss_sums(exact, target, JEPABatch(**doubled))
 
     jepa_sum = cluster_sum = 0.0
@@ -88,7 +88,7 @@ def test_losses_are_those_of_the_formulas_in_float64(jepa, batch) -> None:
         parameter.requires_grad_(False)
     for row, length in enumerate(batch.lengths.tolist()):
         mask = batch.mask[row : row + 1, :length]
-        mel = batch.log_mel[row : row + 1, :, :length].double()
+        mel = batch.features[row : row + 1, :, :length].double()
         context = exact.encoder(mel, ~mask)
         predicted = exact.predictor(context, ~mask, mask)
         wanted = target(mel, torch.ones_like(mask))[mask[0]]
@@ -122,25 +122,27 @@ def test_the_marginal_loss_is_that_of_predicting_the_mean_posterior(batch, jepa)
 
 
 def test_nothing_of_masked_frames_reaches_predictor_or_cluster_head(jepa, batch) -> None:
-    altered = batch.log_mel.clone()
+    altered = batch.features.clone()
     altered.transpose(1, 2)[batch.mask] += 3.0
     visible = ~(batch.padding_mask | batch.mask)
-    before, after = (jepa.encoder(signal, visible) for signal in (batch.log_mel, altered))
+    before, after = (jepa.encoder(signal, visible) for signal in (batch.features, altered))
     assert torch.equal(before, after)
     real = ~batch.padding_mask
-    assert not torch.allclose(jepa.encoder(batch.log_mel, real), jepa.encoder(altered, real))
+    assert not torch.allclose(jepa.encoder(batch.features, real), jepa.encoder(altered, real))
 
 
 def test_an_utterance_comes_out_of_a_padded_batch_as_it_does_alone(jepa, batch) -> None:
     real = ~batch.padding_mask
-    together = jepa.encoder(batch.log_mel, real).split(batch.lengths.tolist())
+    together = jepa.encoder(batch.features, real).split(batch.lengths.tolist())
     for row, length in enumerate(batch.lengths.tolist()):
-        alone = jepa.encoder(batch.log_mel[row : row + 1, :, :length], real[row : row + 1, :length])
+        alone = jepa.encoder(
+            batch.features[row : row + 1, :, :length], real[row : row + 1, :length]
+        )
         assert torch.allclose(alone, together[row], atol=1e-5)
 
 
 def test_the_front_end_standardises_with_the_moments_of_the_mixture(gmm) -> None:
-    frontend = LogMelFrontend(SIZES)
+    frontend = FeaturesFrontend(SIZES)
     frontend.set_moments(gmm)
     draws = torch.from_numpy(gmm.to_sklearn().sample(200_000)[0]).float()
     assert torch.allclose(frontend.mean, draws.mean(0), atol=0.05)

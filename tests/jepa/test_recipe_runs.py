@@ -4,26 +4,21 @@ import math
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
-from recipe import (
-    SCRIPT,
-    arguments,
-    assert_same_run,
-    metrics_of,
-    train_here,
-    wait_until,
-)
+from recipe import SCRIPT, arguments, assert_same_run, train_here
 
-from conftest import run, torchrun
 from gmmpipe import FeatureStore, GradientGMM
+from helpers.damage import flip, flip_in_frames
+from helpers.processes import pause, run, torchrun, wait_until
+from helpers.results import num_updates, read_metrics
+from pipelines.jepa import compare
 from pipelines.jepa.checkpoint import load_jepa
-from pipelines.jepa.compare import Measured, kmeans_entropy, log_mel_frames, read_metrics
+from pipelines.jepa.compare import Measured, input_frames, kmeans_entropy
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.train import main
 
@@ -31,7 +26,7 @@ pytest_plugins = ["recipe_fixtures"]
 
 
 def test_a_run_writes_metrics_and_an_encoder(uninterrupted, store, gmm_path) -> None:
-    metrics = metrics_of(uninterrupted)
+    metrics = read_metrics(uninterrupted)
     wanted = "step jepa_loss cluster_loss cluster_weight usage_entropy effective_rank feature_std"
     assert list(metrics)[:7] == wanted.split()
     assert metrics["step"] == [*range(7, 120, 7), 120]
@@ -56,9 +51,7 @@ def test_a_damaged_model_is_passed_over_and_made_again(
     uninterrupted, store, gmm_path, tmp_path: Path
 ) -> None:
     damaged = Path(shutil.copytree(uninterrupted, tmp_path / "damaged"))
-    content = bytearray((damaged / "jepa.pt").read_bytes())
-    content[len(content) // 2] ^= 1
-    (damaged / "jepa.pt").write_bytes(content)
+    flip(damaged / "jepa.pt")
     train_here(store, gmm_path, damaged, resume="auto")
     assert_same_run(damaged, uninterrupted)
 
@@ -66,14 +59,14 @@ def test_a_damaged_model_is_passed_over_and_made_again(
 def test_the_comparison_measures_a_run(uninterrupted, store, gmm_path) -> None:
     jepa, _ = load_jepa(uninterrupted / "jepa.pt")
     sample = EvaluationSample.read(FeatureStore.open(store), jepa, seed=0, num_utterances=56)
-    features, metrics = sample.encode(jepa, jepa.encoder), read_metrics(uninterrupted)
+    features, metrics = sample.encode(jepa, jepa.encoder), compare.read_metrics(uninterrupted)
     row = Measured("anchored", 0, features, metrics).row()
     assert row[2].endswith(" of 32")
     assert row[-2] == f"{metrics['jepa_loss'][-1]:.4f}"
     assert kmeans_entropy(features) == kmeans_entropy(features) > math.log(16)
     apart = torch.arange(640.0).remainder(64)[:, None] * 1000
     assert kmeans_entropy(apart) == pytest.approx(math.log(64))
-    frames = log_mel_frames(sample, jepa.sizes, GradientGMM.load(gmm_path))
+    frames = input_frames(sample, jepa.sizes, GradientGMM.load(gmm_path))
     assert frames.shape == (8561, 80)
     assert frames.mean(0).abs().max() < 0.1
 
@@ -84,9 +77,9 @@ def test_a_killed_run_goes_on_as_if_it_never_was(
     """With a loader process, which the run in one piece has not."""
     out = tmp_path / "out"
     options = arguments(store, gmm_path, out, resume="auto", num_workers=1)
-    process = start(*options)
+    process = start([sys.executable, SCRIPT, *options])
     wait_until((out / "jepa_ckpt_50.pt").exists, process)
-    time.sleep(0.1)  # some steps later
+    pause(0, 0.2)  # some steps later
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (out / "jepa.pt").exists()
@@ -100,19 +93,14 @@ def test_a_stopped_run_keeps_its_step_and_goes_on_exactly(
     number, status, uninterrupted, store, gmm_path, tmp_path, start
 ) -> None:
     out = tmp_path / "out"
-    process = start(*arguments(store, gmm_path, out))
-    wait_until(lambda: num_rows(out) >= 5, process)
+    process = start([sys.executable, SCRIPT, *arguments(store, gmm_path, out)])
+    wait_until(lambda: num_updates(out) >= 5, process)
     process.send_signal(number)
     assert process.wait() == status
     steps = {int(path.stem.split("_")[-1]) for path in out.glob("jepa_ckpt_*.pt")}
     assert max(steps) >= 35
     train_here(store, gmm_path, out, resume="auto")
     assert_same_run(uninterrupted, out)
-
-
-def num_rows(folder: Path) -> int:
-    path = folder / "metrics.tsv"
-    return path.read_text().count("\n") - 1 if path.exists() else 0
 
 
 def test_two_ranks_take_the_steps_of_one(store, gmm_path, tmp_path) -> None:
@@ -123,7 +111,7 @@ def test_two_ranks_take_the_steps_of_one(store, gmm_path, tmp_path) -> None:
     two.mkdir()
     shutil.copy(one / "jepa_ckpt_10.pt", two)
     run([*torchrun(2, SCRIPT), *arguments(store, gmm_path, two, **sizes, resume="auto")])
-    there, here = metrics_of(one), metrics_of(two)
+    there, here = read_metrics(one), read_metrics(two)
     assert here["step"] == there["step"] == [7, 14, 21, 28, 30]
     for name in there:
         assert here[name] == pytest.approx(there[name], rel=1e-3, abs=1e-3), name
@@ -135,7 +123,7 @@ def test_two_ranks_take_the_steps_of_one(store, gmm_path, tmp_path) -> None:
 def test_it_learns_from_waveforms(audio_stores, gmm_path, tmp_path) -> None:
     sizes = {"input": "wav", "max_steps": 60, "log_every": 10, "lr": 3e-3, "conv_dim": 16}
     out = train_here(audio_stores["tar"], gmm_path, tmp_path / "out", **sizes)
-    metrics = metrics_of(out)
+    metrics = read_metrics(out)
     assert torch.tensor(list(metrics.values())).isfinite().all()
     assert metrics["cluster_loss"][-1] < 0.9 * metrics["marginal_loss"][-1]
     jepa, _ = load_jepa(out / "jepa.pt")
@@ -180,13 +168,10 @@ def test_a_finished_run_has_nothing_to_do(uninterrupted, store, gmm_path) -> Non
 def test_a_corrupt_shard_is_named_and_never_trained_on(
     num_workers, store_copy, gmm_path, tmp_path
 ) -> None:
-    shard = FeatureStore.open(store_copy).shards[2]
-    content = bytearray(shard.path.read_bytes())
-    content[int(shard.sidecar().index.byte_offset[0]) + 7] ^= 4
-    shard.path.write_bytes(content)
+    path = flip_in_frames(store_copy, shard=2)
     options = arguments(store_copy, gmm_path, tmp_path / "out", num_workers=num_workers)
     done = invoke(*options)
     assert done.exit_code == 1
-    assert f"error: {shard.path}" in done.stderr
+    assert f"error: {path}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "jepa.pt").exists()

@@ -9,12 +9,13 @@ import soundfile
 import torch
 from runs import SIZES, assert_same, load, rows_of
 
-from conftest import edit_document, make_store, read_speech
 from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import CheckpointError, StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
+from helpers.damage import edit_document
+from helpers.making import make_store, read_speech
 
 
 def test_targets_are_the_posteriors_of_the_frames(store: Path, gmm_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_label_store_without_top_k_gives_its_labels(store, gmm_path, label_sto
     gmm = GradientGMM.load(gmm_path)
     for _, length, batch, row in rows_of(load(JEPABatches(store, labels=label_stores[None]))):
         assert batch.topk_ids is not None
-        labels = gmm.assign(batch.log_mel[row, :, :length].t())
+        labels = gmm.assign(batch.features[row, :, :length].t())
         assert torch.equal(batch.topk_ids[row, :length, 0], labels)
         assert torch.equal(batch.topk_probs[row, :, 0], (~batch.padding_mask[row]).float())
 

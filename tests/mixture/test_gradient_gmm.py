@@ -16,10 +16,10 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from conftest import one_thread
 from gmmpipe import GradientGMM
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.seeding import seed_mixture
+from helpers.processes import one_thread
 
 SILENCE = math.log(1e-6)
 FLOOR = math.log(0.1)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import same_bits
 from gmmpipe import GradientGMM
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.model_file import read_model
+from helpers.results import same_bits
 
 
 @pytest.fixture

@@ -13,15 +13,9 @@ import pytest
 import torch
 from ranks import do_on_ranks, environment_of, free_port
 
-from conftest import (
-    ROOT,
-    assert_same_fit,
-    file_bytes,
-    fit_arguments,
-    fit_here,
-    one_thread,
-    torchrun,
-)
+from helpers.making import fit_arguments, fit_here
+from helpers.processes import ROOT, one_thread, torchrun
+from helpers.results import assert_same_fit, file_bytes
 
 # Two updates of about a second: time enough to be in the midst of one.
 PATIENT = {"n_sgd_steps": 1200}
@@ -250,7 +244,7 @@ from dataclasses import replace
 from pathlib import Path
 from gmmpipe.cli.common import run_job
 from gmmpipe.run.world import open_world
-from gmmpipe.run.signals import stop_signals
+from gmmpipe.run.stop import stop_signals
 
 asked = []
 noting = stop_signals(lambda signum, frame: asked.append(signum))

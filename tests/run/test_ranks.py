@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,10 +11,12 @@ import pytest
 import torch
 from ranks import do_on_ranks
 
-from conftest import ROOT, fit_arguments, fit_here, one_thread, root_cause, run, torchrun
-from gmmpipe import FeatureStore
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
+from helpers.damage import flip_in_frames
+from helpers.making import fit_arguments, fit_here
+from helpers.processes import Started, children_of, root_cause, run, torchrun, wait_until
+from helpers.results import read_metrics
 
 # Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.
 SIZES = {
@@ -41,12 +42,6 @@ def fits(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pat
     return folders
 
 
-def metrics_of(folder: Path) -> dict[str, list[float]]:
-    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
-    columns = zip(*(map(float, row.split("\t")) for row in rows), strict=True)
-    return dict(zip(header.split("\t"), map(list, columns), strict=True))
-
-
 @pytest.mark.parametrize("size", [2, 4])
 def test_any_number_of_ranks_gives_the_same_model(size, fits) -> None:
     one, many = (torch.load(fits[number] / "gmm.pt", weights_only=True) for number in (1, size))
@@ -61,7 +56,7 @@ def test_any_number_of_ranks_gives_the_same_model(size, fits) -> None:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_any_number_of_ranks_gives_the_same_metrics(size, fits) -> None:
-    one, many = (metrics_of(fits[number]) for number in (1, size))
+    one, many = (read_metrics(fits[number]) for number in (1, size))
     assert many["frames"] == one["frames"] == [4001, 8002, 10_001]
     assert many["nll"] == pytest.approx(one["nll"], abs=1e-3)
     assert many["avg_loss"] == pytest.approx(one["avg_loss"], abs=1e-3)
@@ -107,52 +102,39 @@ def test_a_repeated_sum_is_that_of_all_ranks_bit_for_bit_on_each(size, tmp_path)
 
 def test_a_rank_that_meets_a_corrupt_shard_ends_the_job_and_names_it(store_copy, tmp_path) -> None:
     """One epoch is one update, so just one rank meets the flipped byte; no rank waits for ever."""
-    shard = FeatureStore.open(store_copy).shards[3]
-    content = bytearray(shard.path.read_bytes())
-    content[int(shard.sidecar().index.byte_offset[0]) + 7] ^= 4
-    shard.path.write_bytes(content)
+    path = flip_in_frames(store_copy, shard=3)
     sizes = {**SIZES, "batch_update_size": 8561, "target_frames": 8561}
     arguments = fit_arguments(store_copy, tmp_path / "out", **sizes)
     done = run([*torchrun(2, "gmmpipe"), *arguments], check=False)
     assert done.returncode != 0
-    assert f"error: {shard.path}" in done.stderr
+    assert f"error: {path}" in done.stderr
     assert "error: another rank failed" in done.stderr, "one of the two met it"
-    assert f"StoreError: {shard.path}" in root_cause(done.stderr)
+    assert f"StoreError: {path}" in root_cause(done.stderr)
     assert not (tmp_path / "out" / "gmm.pt").exists()
 
 
 def test_a_rank_that_is_killed_takes_the_others_down_and_the_last_step_is_kept(
-    store, tmp_path
+    store, tmp_path, start: Started
 ) -> None:
     """They would wait for it in an exchange for half an hour, or for ever."""
-    out, printed = tmp_path / "out", tmp_path / "printed.txt"
+    out = tmp_path / "out"
     sizes = {**SIZES, "n_sgd_steps": 100_000}
-    command = [*torchrun(2, "-m", "gmmpipe"), *fit_arguments(store, out, **sizes)]
-    with open(printed, "w") as file:
-        streams = {"stdout": subprocess.DEVNULL, "stderr": file}
-        process = subprocess.Popen(command, cwd=ROOT, env=one_thread(), **streams)
-    try:
-        while not (out / "metrics.tsv").exists():  # it appears as the first step begins
-            assert process.poll() is None, printed.read_text()
-            time.sleep(0.05)
-        os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
-        killed = time.monotonic()
-        assert process.wait(60) == 1
-        assert time.monotonic() - killed < 30
-    finally:
-        process.kill()
+    process = start([*torchrun(2, "-m", "gmmpipe"), *fit_arguments(store, out, **sizes)])
+    wait_until((out / "metrics.tsv").exists, process)  # it appears as the first step begins
+    os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
+    assert process.wait(60) == 1
     assert len([*out.glob("gmm_ckpt_0M*.pt")]) == 1  # of no step, if none was done by then
-    assert "error: rank 1 is gone" in printed.read_text()
-    cause = root_cause(printed.read_text())
+    assert "error: rank 1 is gone" in start.output()
+    cause = root_cause(start.output())
     assert "rank      : 1" in cause
     assert "Signal 9" in cause
 
 
 def process_of_rank(rank: int, parent: int) -> int:
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+    for pid in children_of(parent):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if b"RANK=%d" % rank in environment:
-            return int(pid)
+            return pid
     raise AssertionError("torchrun has no such child")
 
 

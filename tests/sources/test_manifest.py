@@ -11,17 +11,13 @@ from typing import Any
 import pytest
 import soundfile
 
-from conftest import make_store, read_json_lines, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.line_fields import ID_FIELDS, PATH_FIELDS
-from gmmpipe.sources.manifest import (
-    Manifest,
-    ManifestLine,
-    Utterance,
-    find_manifests,
-    parse_line,
-)
+from gmmpipe.sources.utterance import ParsedLine, Utterance
+from helpers.making import make_store, read_speech
+from helpers.results import read_json_lines
 
 WriteManifest = Callable[..., Path]
 NESTED = '{"wav_path": "a.wav", "x": %s}'
@@ -30,7 +26,7 @@ NESTED = '{"wav_path": "a.wav", "x": %s}'
 def parse(line: dict[str, Any] | str | bytes, ordinal: int = 1) -> Utterance:
     text = line if isinstance(line, str | bytes) else json.dumps(line)
     raw = text.encode() if isinstance(text, str) else text
-    return parse_line(raw, ManifestLine(Manifest(Path("m.jsonl"), "m.jsonl"), ordinal, ordinal))
+    return ParsedLine(raw).utterance(ordinal)
 
 
 def reason_of(line: dict[str, Any] | str | bytes) -> str:

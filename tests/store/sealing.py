@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from google_crc32c import value as crc32c
 
-from conftest import CORPUS, edit_document, make_store
 from gmmpipe import FeatureConfig
+from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import read_document
-from gmmpipe.store.shard_files import raw_file, sha256, size
+from gmmpipe.store.shard_kinds import shard_file
+from helpers.damage import edit_document
+from helpers.making import CORPUS, make_store
 
 EARLIER = Path(__file__).parent / "earlier"
 """Stores made by a version that wrote no checksums of documents; see its README."""
@@ -50,7 +52,7 @@ def seal(folder: Path) -> None:
     for row in rows:
         path = folder / row["name"]
         sidecar = path.with_suffix(".json")
-        row |= {"bytes": size(path), "sha256": sha256(path)}
+        row |= {"bytes": shard_file(path).size(), "sha256": shard_file(path).sha256()}
         same = {name: row[name] for name in ("bytes", "sha256")}
 
         def record_size(document: dict[str, Any], same: dict[str, Any] = same) -> None:
@@ -96,7 +98,7 @@ def plant(folder: Path, column: str, position: int, values: np.ndarray) -> str:
     document = json.loads(path.with_suffix(".json").read_bytes())
     index = {**document["index"], **document[column]}
     start, count = index["byte_offset"][position], index["num_frames"][position]
-    raw = raw_file(path)
+    raw = shard_file(path).raw_file(Column("logmel", "float16", 2))
     content = bytearray(raw.read_bytes())
     content[start : start + values.nbytes] = values.tobytes()
     raw.write_bytes(content)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from sealing import EARLIER, MANIFEST, TINY, make_tiny
 
-from conftest import CORPUS, file_bytes, run_gmmpipe, save_plan
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.run.world import World
+from helpers.making import CORPUS, save_plan
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes
 
 
 def flip_in(path: Path, text: bytes) -> None:

@@ -11,9 +11,10 @@ import pytest
 import soundfile
 import torch
 
-from conftest import CORPUS, edit_document, make_store, read_speech
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import StoreError
+from helpers.damage import edit_document
+from helpers.making import CORPUS, make_store, read_speech
 
 
 @pytest.fixture(scope="module")

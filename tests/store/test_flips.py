@@ -19,10 +19,10 @@ from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
-from gmmpipe.store import feature_store, label_store
-from gmmpipe.store.label_schema import find_label_plan
-from gmmpipe.store.schema import LABEL_PLAN_FILE, REOPENED_FILE, StoreInfo
-from gmmpipe.store.verify import verify
+from gmmpipe.store.identities import find_identity
+from gmmpipe.store.names import IDENTITY_FILE, REOPENED_FILE
+from gmmpipe.store.shard import forget_sidecars
+from gmmpipe.store.verify import open_store, verify
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def read_all(folder: Path, tar: Path) -> list[Any]:
     """All that readers get from a store, sidecars read anew."""
-    feature_store.forget_sidecars()
-    label_store.forget_sidecars()
+    forget_sidecars()
     if folder.name == "labels":
         labels = LabelStore.open(folder)
         counts = [shard.row.utterances for shard in labels.shards]
@@ -61,9 +60,8 @@ def read_all(folder: Path, tar: Path) -> list[Any]:
 
 def reported(folder: Path) -> bool:
     """Whether `gmmpipe verify` would exit 1."""
-    kind = LabelStore if folder.name == "labels" else FeatureStore
     try:
-        return any(fault for _, fault in verify(kind.open(folder)))
+        return any(fault for _, fault in verify(open_store(folder)))
     except StoreError:
         return True
 
@@ -128,16 +126,16 @@ def test_a_flip_is_found_or_harmless_and_always_reported(
         assert all(what in error or "shard-000000" in error for error in seen)
 
 
-@pytest.mark.parametrize("name", [LABEL_PLAN_FILE, REOPENED_FILE])
+@pytest.mark.parametrize("name", [IDENTITY_FILE, REOPENED_FILE])
 def test_a_flip_in_what_an_unfinished_store_is_made_by_is_found(
     name: str, stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    kind = "labels" if name == LABEL_PLAN_FILE else "tar"
+    kind = "labels" if name == IDENTITY_FILE else "tar"
     folder = Path(shutil.copytree(stores[kind], tmp_path / kind))
     (folder / "store.json").rename(folder / name)
     for at in range((folder / name).stat().st_size):
         with flipped(folder / name, at, at % 8), pytest.raises(StoreError, match=name):
-            find_label_plan(folder) if kind == "labels" else StoreInfo.read(folder / name)
+            find_identity(folder)
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])

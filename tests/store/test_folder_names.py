@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from sealing import MANIFEST
 
-from conftest import CORPUS, fit_arguments, run_gmmpipe
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.files import listed_paths
 from gmmpipe.jepa import JEPABatches
+from helpers.making import CORPUS, fit_arguments
+from helpers.processes import run_gmmpipe
 
 
 def test_from_audio_to_batches_with_commas_everywhere(tmp_path: Path) -> None:

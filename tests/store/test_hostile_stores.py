@@ -17,17 +17,17 @@ import pytest
 import torch
 from sealing import EARLIER, edit_sidecar, make_tiny, seal, shard_path
 
-from conftest import edit_document, run_gmmpipe
 from gmmpipe import FeatureStore, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document
-from gmmpipe.store.feature_store import forget_sidecars
-from gmmpipe.store.label_store import forget_sidecars as forget_label_sidecars
+from gmmpipe.store.shard import forget_sidecars
 from gmmpipe.store.tar_writer import _tar_header
 from gmmpipe.store.verify import verify
+from helpers.damage import edit_document
+from helpers.processes import run_gmmpipe
 
 Change = Callable[[dict[str, Any]], object]
 HUGE = 10**18
@@ -57,7 +57,6 @@ def little_memory() -> Iterator[None]:
 def refuse(folder: Path, made: dict[str, Path], name: str) -> None:
     """All readers give the right values or a StoreError naming `name`; one does, `verify` too."""
     forget_sidecars()
-    forget_label_sidecars()
     readers: dict[str, Callable[[], object]]
     if folder.name == "labels":
         labels = lambda: LabelStore.open(folder)  # noqa: E731
@@ -236,7 +235,7 @@ LABEL_LIES: dict[str, Change] = {
 def test_a_label_store_that_lies(lie: str, made, tmp_path: Path) -> None:
     folder = copy_of(made["labels"], tmp_path)
     edit_document(folder / "store.json", LABEL_LIES[lie])
-    forget_label_sidecars()
+    forget_sidecars()
     with pytest.raises(StoreError, match=r"labels/(store\.json|shard-00000[01])"):
         list(JEPABatches(made["tar"], labels=folder))
     with pytest.raises(StoreError, match=r"labels/(store\.json|shard-00000[01])"):
@@ -274,7 +273,7 @@ def test_a_sidecar_of_labels_that_lies(lie: str, made, tmp_path: Path) -> None:
     folder = copy_of(made["labels"], tmp_path)
     edit_sidecar(folder, LABEL_SIDECAR_LIES[lie])
     if lie == "an index of its own frames":  # is not looked at
-        forget_label_sidecars()
+        forget_sidecars()
         faults(LabelStore.open(folder))
     else:
         refuse(folder, made, "shard-000000")
@@ -373,7 +372,6 @@ def test_a_tar_that_lies(kind: str, lie: str, made, tmp_path: Path) -> None:
     path.write_bytes(tar)
     seal(folder)
     forget_sidecars()
-    forget_label_sidecars()
     with pytest.raises(StoreError, match=r"shard-000000\.tar"):
         faults((LabelStore if kind == "labels" else FeatureStore).open(folder))
     if kind == "tar":

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.run.world import World
+from helpers.making import CORPUS, make_store
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_any_range_of_frames_has_its_labels(store, fitted, labelled) -> None:
 
 def test_without_top_k_there_are_labels_alone(store, fitted, tmp_path) -> None:
     options = LabelOptions(store=store, gmm_path=fitted, output_dir=tmp_path / "l")
-    assert label(options, World(0, 1, torch.device("cpu"))).totals.left_out_mass is None
+    assert label(options, World(0, 1, torch.device("cpu"))).left_out_mass is None
     found = LabelStore.open(tmp_path / "l").read_utterance(2, 3)
     assert found.topk_ids is None
     assert found.topk_probs is None
@@ -75,7 +77,8 @@ def test_it_goes_to_loader_workers(labelled) -> None:
 def test_a_flipped_byte_of_any_array_is_found_and_named(array, labelled_copy) -> None:
     labels = LabelStore.open(labelled_copy)
     name = array.removesuffix("_index").replace("index", "labels")
-    index = labels.shards[2].sidecar().indices[name]
+    columns = [column.name for column in labels.plan.columns]
+    index = labels.shards[2].sidecar().indices[columns.index(name)]
     path = labelled_copy / "shard-000002.tar"
     content = bytearray(path.read_bytes())
     content[int(index.byte_offset[7]) + 1] ^= 8

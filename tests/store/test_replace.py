@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from external import write
 
-from conftest import CORPUS, file_bytes, killed_after, make_store, save_plan
+from gmmpipe import FeatureStoreWriter
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.worker import make_shard
-from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE, finish_swap
+from helpers.damage import flip
+from helpers.making import CORPUS, alone, corpus_part, make_store, save_plan
+from helpers.processes import killed_after
+from helpers.results import file_bytes
 
 STRANGERS = {"shard-1.flac": b"audio", "shard-000123.tar": b"?", "plan.json": b"{}"}
 
@@ -31,9 +34,7 @@ STRANGERS = {"shard-1.flac": b"audio", "shard-000123.tar": b"?", "plan.json": b"
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of six files of the demo corpus."""
-    path = tmp_path_factory.mktemp("few") / "m.jsonl"
-    path.write_text("\n".join((CORPUS / "manifest.jsonl").read_text().splitlines()[:6]) + "\n")
-    return path
+    return corpus_part(tmp_path_factory.mktemp("few") / "m.jsonl", 6)
 
 
 def add_strangers(folder: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_kill_after_any_file_operation_loses_no_labels(
     store: Path, fitted: Path, tmp_path: Path
 ) -> None:
     def job(folder: Path, **options: Any) -> None:
-        world = World(0, 1, torch.device("cpu"))
+        world = alone()
         label(LabelOptions(store=store, gmm_path=fitted, output_dir=folder, **options), world)
 
     start, out = tmp_path / "start", tmp_path / "out"
@@ -140,12 +141,6 @@ def test_the_old_store_stays_where_the_new_one_is_refused(
         assert file_bytes(out) == file_bytes(fresh)
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def name_another(path: Path) -> None:
     values = read_document(path)
     values["shards"][0]["name"] = "../precious"
@@ -191,7 +186,7 @@ def test_an_unfinished_store_is_replaced_with_its_half_shards(few: Path, tmp_pat
 def test_labels_are_not_replaced_by_features(
     store: Path, fitted: Path, few: Path, tmp_path: Path
 ) -> None:
-    world = World(0, 1, torch.device("cpu"))
+    world = alone()
     label(LabelOptions(store=store, gmm_path=fitted, output_dir=tmp_path / "out"), world)
     before = file_bytes(tmp_path / "out")
     options = FeaturizeOptions(str(few), tmp_path / "out", base_path=CORPUS, overwrite=True)
@@ -271,3 +266,15 @@ def test_a_swap_that_another_process_finishes_meanwhile_is_finished(tmp_path: Pa
         (tmp_path / SWAP_FILE).unlink()
         os.close(descriptor)
         assert finishing.result()
+
+
+def test_the_note_of_a_writers_unfinished_store_goes_with_it(few: Path, tmp_path: Path) -> None:
+    out = write(tmp_path / "out", 3)
+    (out / "store.json").rename(out / "reopened.json")
+    with FeatureStoreWriter(tmp_path / "begun", dim=3, frame_rate=50) as writer:
+        shutil.copy(tmp_path / "begun" / "plan.json", out)
+        writer.add("a", np.ones((2, 3)))
+    chosen: dict[str, Any] = {"base_path": CORPUS, "utterances_per_shard": 3}
+    fresh = make_store(few, tmp_path / "fresh", **chosen)
+    featurize(FeaturizeOptions(str(few), out, **chosen, num_workers=1, overwrite=True))
+    assert file_bytes(out) == file_bytes(fresh)

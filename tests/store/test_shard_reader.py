@@ -12,15 +12,16 @@ import soundfile
 import torch
 import webdataset as wds
 
-from conftest import edit_document, make_store, read_speech
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.store.shard_reader import ShardReader
+from helpers.damage import edit_document
+from helpers.making import make_store, read_speech
 
 
 def readers_of(path: Path) -> list[ShardReader]:
     store = FeatureStore.open(path)
-    return [ShardReader(shard, store.dim) for shard in store.shards]
+    return [ShardReader(shard) for shard in store.shards]
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])

@@ -16,9 +16,10 @@ import torch
 import torchaudio
 import webdataset
 
-from conftest import CORPUS, file_bytes, make_store
 from gmmpipe.audio.resample import resample
 from gmmpipe.store.tar_writer import _tar_header
+from helpers.making import CORPUS, make_store
+from helpers.results import file_bytes
 
 
 @pytest.fixture(scope="module")

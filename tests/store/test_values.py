@@ -9,15 +9,15 @@ import pytest
 import torch
 from sealing import EARLIER, make_tiny, plant
 
-from conftest import fit_here
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.run.world import World
-from gmmpipe.store.read_ranges import all_finite
+from gmmpipe.store.columns import all_finite
 from gmmpipe.store.verify import verify
+from helpers.making import fit_here
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from sealing import make_tiny
 
-from conftest import CORPUS, edit_document, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
-from gmmpipe.store.finalize import reopen
+from gmmpipe.store.reopen import reopen
 from gmmpipe.store.verify import strangers, verify
+from helpers.damage import edit_document
+from helpers.making import CORPUS, make_store
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes
 
 
 def flip(path: Path) -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 import zarr
 
-from conftest import CORPUS, file_bytes, make_store, run_gmmpipe
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
+from helpers.making import CORPUS, make_store
+from helpers.processes import run_gmmpipe
+from helpers.results import file_bytes
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import Tensor
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.fitting.schedule import Schedule
-from gmmpipe.fitting.update_reader import HeldFrames, UpdateStream
+from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader
 from gmmpipe.run.world import World
 from gmmpipe.store.frame_order import FrameOrder
 
@@ -23,19 +23,19 @@ def schedule(update_frames: int = 3000, target_frames: int = 20_000) -> Schedule
     return Schedule(SEED, update_frames, target_frames, 50, 512)
 
 
-def open_stream(
+def open_reader(
     store: Path, rank: int = 0, size: int = 1, rules: Schedule | None = None, workers: int = 2
-) -> UpdateStream:
+) -> UpdateReader:
     world = World(rank, size, torch.device("cpu"))
-    return UpdateStream(
+    return UpdateReader(
         FeatureStore.open(store), rules or schedule(), world, workers, lambda: False
     )
 
 
-def read_all(stream: UpdateStream, rules: Schedule | None = None) -> list[tuple[int, int, Tensor]]:
+def read_all(reader: UpdateReader, rules: Schedule | None = None) -> list[tuple[int, int, Tensor]]:
     """Position on the line and frames of everything that a rank is given."""
     found = []
-    for update, held in stream.updates((rules or schedule()).update_at(0, 0)):
+    for update, held in reader.updates((rules or schedule()).update_at(0, 0)):
         assert held is not None
         assert len(held.frames) == held.stop - held.start
         start = update.start + held.start
@@ -72,7 +72,7 @@ def test_every_epoch_is_all_frames_once_in_an_order_of_its_own(line, frames) -> 
 
 @pytest.mark.parametrize("size", range(1, 8))
 def test_the_ranks_frames_put_together_are_the_endless_line(size, store, line) -> None:
-    ranks = [read_all(open_stream(store, rank, size)) for rank in range(size)]
+    ranks = [read_all(open_reader(store, rank, size)) for rank in range(size)]
     pieces = sorted((piece for rank in ranks for piece in rank), key=lambda piece: piece[0])
     assert pieces[0][0] == 0
     assert all(one[1] == two[0] for one, two in pairwise(pieces)), "gaps or frames read twice"
@@ -83,23 +83,23 @@ def test_the_ranks_frames_put_together_are_the_endless_line(size, store, line) -
 
 @pytest.mark.parametrize("workers", [1, 5])
 def test_the_number_of_readers_makes_no_difference(workers, store, line) -> None:
-    pieces = read_all(open_stream(store, workers=workers))
+    pieces = read_all(open_reader(store, workers=workers))
     assert torch.equal(torch.cat([frames for _, _, frames in pieces]).float(), line[:20_000])
 
 
 def test_reading_from_the_middle_gives_what_reading_from_the_start_does(store, line) -> None:
     rules = schedule()
-    _, held = next(open_stream(store).updates(rules.update_at(9000, 3)))
+    _, held = next(open_reader(store).updates(rules.update_at(9000, 3)))
     assert torch.equal(held.frames.float(), line[9000:12_000])
 
 
 def test_frames_stay_in_the_stored_dtype(store) -> None:
-    assert read_all(open_stream(store))[0][2].dtype == torch.float16
+    assert read_all(open_reader(store))[0][2].dtype == torch.float16
 
 
 def test_more_ranks_than_frames_leave_some_with_none(store, line) -> None:
     rules = schedule(update_frames=2, target_frames=4)
-    held = [read_all(open_stream(store, rank, 3, rules), rules) for rank in range(3)]
+    held = [read_all(open_reader(store, rank, 3, rules), rules) for rank in range(3)]
     assert sorted(len(frames) for rank in held for _, _, frames in rank) == [0, 0, 1, 1, 1, 1]
 
 
@@ -108,49 +108,49 @@ def test_two_stores_are_read_as_one(store, tmp_path) -> None:
     rules = schedule(update_frames=2 * 8561, target_frames=2 * 8561)
     world = World(0, 1, torch.device("cpu"))
     twice = FeatureStore.open(f"{store},{store}")
-    stream = UpdateStream(twice, rules, world, 2, lambda: False)
-    _, counts = torch.unique(read_all(stream, rules)[0][2], dim=0, return_counts=True)
+    reader = UpdateReader(twice, rules, world, 2, lambda: False)
+    _, counts = torch.unique(read_all(reader, rules)[0][2], dim=0, return_counts=True)
     assert counts.tolist() == [2] * 8561
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_what_is_read_is_used_when_the_target_is_reached(size, store) -> None:
-    streams = [open_stream(store, rank, size) for rank in range(size)]
-    for stream in streams:
-        read_all(stream)
-        assert stream.frames_read == stream.frames_used
-    assert sum(stream.frames_used for stream in streams) == 20_000
+    readers = [open_reader(store, rank, size) for rank in range(size)]
+    for reader in readers:
+        read_all(reader)
+        assert reader.frames_read == reader.frames_used
+    assert sum(reader.frames_used for reader in readers) == 20_000
 
 
 def test_frames_read_ahead_and_never_used_are_counted_as_read(store) -> None:
-    stream = open_stream(store)
-    updates = stream.updates(schedule().update_at(0, 0))
+    reader = open_reader(store)
+    updates = reader.updates(schedule().update_at(0, 0))
     for _ in range(2):
         next(updates)
     updates.close()
-    assert stream.frames_used == 6000
-    assert 6000 <= stream.frames_read <= 9000
+    assert reader.frames_used == 6000
+    assert 6000 <= reader.frames_read <= 9000
 
 
 def test_a_second_iteration_gives_the_same_frames_and_two_at_once_are_refused(store) -> None:
-    stream = open_stream(store)
-    first = read_all(stream)
-    begun = stream.updates(schedule().update_at(0, 0))
+    reader = open_reader(store)
+    first = read_all(reader)
+    begun = reader.updates(schedule().update_at(0, 0))
     next(begun)
     with pytest.raises(RuntimeError, match="already"):
-        next(stream.updates(schedule().update_at(0, 0)))
+        next(reader.updates(schedule().update_at(0, 0)))
     begun.close()
-    for one, two in zip(first, read_all(stream), strict=True):
+    for one, two in zip(first, read_all(reader), strict=True):
         assert one[:2] == two[:2]
         assert torch.equal(one[2], two[2])
 
 
 def test_a_stop_ends_reading_without_frames(store) -> None:
     world = World(0, 1, torch.device("cpu"))
-    stream = UpdateStream(FeatureStore.open(store), schedule(), world, 2, lambda: True)
-    given = list(stream.updates(schedule().update_at(0, 0)))
+    reader = UpdateReader(FeatureStore.open(store), schedule(), world, 2, lambda: True)
+    given = list(reader.updates(schedule().update_at(0, 0)))
     assert [held for _, held in given] == [None]
-    assert stream.frames_used == 0
+    assert reader.frames_used == 0
 
 
 def test_a_rank_selects_the_frames_that_it_holds_in_the_order_asked_for(store, line) -> None:
@@ -158,7 +158,7 @@ def test_a_rank_selects_the_frames_that_it_holds_in_the_order_asked_for(store, l
     numbers = rules.step_frames(rules.update_at(0, 0), 0)
     parts = []
     for rank in range(2):
-        _, held = next(open_stream(store, rank, 2).updates(rules.update_at(0, 0)))
+        _, held = next(open_reader(store, rank, 2).updates(rules.update_at(0, 0)))
         mine = numbers[(numbers >= held.start) & (numbers < held.stop)]
         assert isinstance(held, HeldFrames)
         assert torch.equal(held.select(numbers).float(), line[mine])
@@ -202,7 +202,7 @@ def test_a_damaged_shard_is_never_given_to_anybody_but_named(damage, size, store
     errors = []
     for rank in range(size):
         try:
-            read_all(open_stream(store_copy, rank, size, rules), rules)
+            read_all(open_reader(store_copy, rank, size, rules), rules)
         except StoreError as error:
             errors.append(str(error))
     assert errors

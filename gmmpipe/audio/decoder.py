@@ -1,33 +1,34 @@
-"""Audio files as libsndfile reads them, from the front to the end."""
+"""Audio as libsndfile decodes it, from the front to the end, out of one stream or several."""
 
-import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gmmpipe.audio.links import Link, find_links, may_need_links
+from gmmpipe.audio.links import Link
 from gmmpipe.audio.spliced import SplicedFile
 from gmmpipe.errors import AudioError
 
 BLOCK_SAMPLES = 1 << 20
+UNKNOWN_LENGTH = (1 << 63) - 1
+"""What libsndfile says of a FLAC whose header states no length, like one written to a pipe."""
+
 _MP3_LEAD_SECONDS = 0.5
 _UNSEEKABLE = frozenset({"DWVW_12", "DWVW_16", "DWVW_24"})
-"""Encodings of which libsndfile says that it can seek, and then cannot."""
-
-_UNKNOWN_LENGTH = (1 << 63) - 1
-"""What libsndfile says of a FLAC whose header states no length, as of one written to a pipe."""
+"""Encodings that libsndfile claims to seek in, and cannot."""
 
 
 class OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """Read from the front to the end: soundfile then spares libsndfile a seek after every read."""
+    """One stream, read from the front to the end.
 
-    # Asked for several times a file, and looked up anew each time; and `frames` may be corrected.
+    soundfile then spares libsndfile a seek after every read.
+    """
+
+    # soundfile looks these up anew each time, and they are asked for several times a file. As
+    # attributes they can also be corrected.
     format = cached_property(soundfile.SoundFile.format.fget)
     subtype = cached_property(soundfile.SoundFile.subtype.fget)
     frames = cached_property(soundfile.SoundFile.frames.fget)
@@ -38,10 +39,10 @@ class OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no
 
     def skip_to(self, start: int) -> None:
         """Go to sample `start` from the beginning of the file."""
-        # To 0 too in an MP3, which decodes to other bits without; and soundfile.read does it.
+        # An MP3 decodes to other bits without a seek to 0, and soundfile.read does one.
         if start == 0 and self.format != "MP3":
             return
-        if not super().seekable() or self.frames == _UNKNOWN_LENGTH or self.subtype in _UNSEEKABLE:
+        if not super().seekable() or self.frames == UNKNOWN_LENGTH or self.subtype in _UNSEEKABLE:
             self.skip(start)  # GSM in WAV, for one, cannot seek
         elif self.format == "MP3":
             # A frame may take bits from some earlier ones, which a decoder lacks behind a seek.
@@ -52,7 +53,7 @@ class OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no
             self.seek(start)
 
     def skip(self, count: int) -> int:
-        """Decode up to `count` samples for nothing; how many there were."""
+        """Decode up to `count` samples and drop them; returns how many there were."""
         skipped = 0
         while skipped < count:
             shape = (min(count - skipped, BLOCK_SAMPLES), self.channels)
@@ -64,18 +65,18 @@ class OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no
 
 
 class ChainedFile:
-    """Several files in a row, as one `OneWayFile`.
+    """Several streams in a row, as one `OneWayFile`.
 
     Args:
         descriptor: the open file that holds them.
-        links: each of them.
+        links: the streams.
 
     Raises:
-        AudioError: undecodable: one of them, or all together, being of unlike formats.
+        AudioError: undecodable: one of the streams, or all of them, being of unlike formats.
     """
 
     extra_info = ""
-    """What libsndfile logs; of formats that can be chained, nothing that counts."""
+    """What libsndfile logs; of formats that can be chained it says nothing of use."""
 
     def __init__(self, descriptor: int, links: Sequence[Link]) -> None:
         self._descriptor, self._links = descriptor, links
@@ -94,7 +95,7 @@ class ChainedFile:
         self._go_to(0)
 
     def skip_to(self, start: int) -> None:
-        """Go to sample `start` from the beginning of the first one."""
+        """Go to sample `start` from the beginning of the first stream."""
         number = 0
         while number + 1 < len(self._lengths) and start >= self._lengths[number]:
             start -= self._lengths[number]
@@ -126,95 +127,36 @@ class ChainedFile:
         self.close()
 
     def _go_to(self, number: int) -> None:
-        """Open a link, in place of the one that is open."""
+        """Open a stream, in place of the one that is open."""
         if hasattr(self, "_file"):
             self.close()
         self._number = number
-        self._file = _open_link(self._descriptor, self._links[number])
+        self._file = decode_link(self._descriptor, self._links[number])
 
 
 AudioFile: TypeAlias = OneWayFile | ChainedFile
 
 
-def header_seconds(path: str) -> float:
-    """How long the file's header says it lasts, or 0.0 if nothing can be said."""
+def decode(source: int | SplicedFile) -> OneWayFile:
+    """What libsndfile makes of an open file.
+
+    Raises:
+        AudioError: undecodable.
+    """
     try:
-        with open_audio(path) as file:
-            length = num_samples(file, path)
-            return length / file.samplerate if length < 1 << 36 else 0.0
-    except AudioError:
-        return 0.0
-
-
-def num_samples(file: AudioFile, path: str) -> int:
-    """How many samples an open file has: what its header says, else what can be decoded."""
-    if file.frames != _UNKNOWN_LENGTH:
-        return int(file.frames)
-    status = os.stat(path)
-    return _count_samples(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)  # a long file is asked for each of its windows
-def _count_samples(path: str, size: int, modified: int) -> int:
-    """The samples of a file by decoding it; its size and time say whether it is still the same."""
-    try:
-        with open_audio(path) as file:
-            assert isinstance(file, OneWayFile)  # no chain is of unknown length
-            return file.skip(_UNKNOWN_LENGTH)
-    except soundfile.LibsndfileError as error:
-        raise AudioError("undecodable", error_text(error)) from error
-
-
-@contextmanager
-def open_audio(path: str) -> Iterator[AudioFile]:
-    """A regular local file as soundfile sees it; anything else is refused before it is opened."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise AudioError("not_a_regular_file", "a folder, device, FIFO or socket")
-        descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioError("not_found", "no such file") from error
-    except UnicodeEncodeError as error:
-        raise AudioError("not_found", "a name that no file can have") from error
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
-    try:
-        with _open_whole(descriptor, path) as file:
-            yield file
-    finally:
-        os.close(descriptor)
-
-
-def _open_whole(descriptor: int, path: str) -> AudioFile:
-    """The file as libsndfile reads it, or otherwise where that would not be all of it."""
-    file = _open(descriptor)
-    if not may_need_links(file.format, file.subtype, file.frames):
-        return file
-    status = os.fstat(descriptor)
-    try:
-        known = (file.format, file.subtype, file.frames)
-        links = find_links(path, status.st_size, status.st_mtime_ns, *known)
-        if not links:
-            return file
-        file.close()
-        if len(links) == 1:
-            return _open_link(descriptor, links[0])
-        return ChainedFile(descriptor, links)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _open(source: int | SplicedFile) -> OneWayFile:
-    try:
-        # By descriptor: soundfile cannot open names that are not UTF-8.
+        # By descriptor, because soundfile cannot open names that are not UTF-8.
         return OneWayFile(source, closefd=False)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise AudioError("undecodable", error_text(error)) from error
 
 
-def _open_link(descriptor: int, link: Link) -> OneWayFile:
-    file = _open(SplicedFile(descriptor, link.ranges, link.head))
+def decode_link(descriptor: int, link: Link) -> OneWayFile:
+    """One stream of an open file.
+
+    Raises:
+        AudioError: undecodable.
+    """
+    file = decode(SplicedFile(descriptor, link.ranges, link.head))
     if link.num_samples is not None:
         if file.frames < link.num_samples:
             file.close()

@@ -1,4 +1,4 @@
-"""One pass over the manifests: where each line stands, and which may not be used twice."""
+"""Where each line of the manifests is, and which lines repeat a key; found in one pass."""
 
 import hashlib
 import math
@@ -8,67 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmpipe.audio.sound_file import header_seconds
-from gmmpipe.errors import AudioError, ManifestError
-from gmmpipe.sources.manifest import (
-    Manifest,
-    ManifestLine,
-    audio_path,
-    clean_line,
-    key_of,
-    parse_line,
-    parse_window_key,
-    read_lines,
-)
+from gmmpipe.audio.opener import header_seconds
+from gmmpipe.errors import AudioError
+from gmmpipe.sources.lines import OpenManifests, read_lines
+from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
+from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, parse_window_key
 from gmmpipe.store.schema import PlanOptions
 
-_MOST_OPEN_FILES = 16  # a corpus may have a manifest a speaker
 _DOUBTFUL_WINDOWS = 64  # a duration this long may be in milliseconds: look at the header
 MAX_WINDOWS = 100_000
 """Of one line: what five digits of a key can number, 17 days at 15 s."""
-
-
-class OpenManifests:
-    """Lines of manifests by byte offset; the last few files stay open."""
-
-    def __init__(self) -> None:
-        self._files: dict[Path, BinaryIO] = {}
-
-    def line_at(self, manifest: Manifest, byte_offset: int) -> bytes:
-        """The cleaned line that begins at `byte_offset`, which is not blank.
-
-        Raises:
-            ManifestError: the manifest cannot be read, or no line begins there any more.
-        """
-        try:
-            file = self._files.get(manifest.path)
-            if file is None:
-                if len(self._files) == _MOST_OPEN_FILES:
-                    self.close()
-                file = self._files[manifest.path] = open(manifest.path, "rb")
-            file.seek(max(0, byte_offset - 1))
-            begins = byte_offset == 0 or file.read(1) == b"\n"
-            line = clean_line(file.readline(), first=byte_offset == 0)
-        except OSError as error:
-            raise ManifestError(f"{manifest.path}: cannot be read: {error.strerror}") from error
-        if not begins or not line:
-            raise ManifestError(
-                f"{manifest.path}: changed while it was in use: no line begins at byte "
-                f"{byte_offset} any more"
-            )
-        return line
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
 
 COLUMN_DTYPES: dict[str, type[np.generic]] = {
     "manifest_index": np.int32,
@@ -78,12 +31,14 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
     "first_ordinal": np.int64,
     "duplicate": np.bool_,
 }
-"""The columns of a `LineTable`, in the order of its fields, as ``plan.npz`` keeps them."""
+"""The columns of a `ManifestIndex`, in the order of its fields, as ``plan.npz`` keeps them."""
 
 
 @dataclass(frozen=True)
-class LineTable:
-    """Where every planned line stands.
+class ManifestIndex:
+    """Where every planned line is.
+
+    A shard is made of items: a line each, or one window of its audio where long audio is split.
 
     Args:
         manifest_index: int32 [lines].
@@ -91,7 +46,7 @@ class LineTable:
         byte_offset: within its manifest, int64 [lines].
         num_windows: into how many windows its audio is split, int32 [lines].
         first_ordinal: lines in all manifests before each one, int64 [manifests].
-        duplicate: whether the line's key is another's already, bool [lines].
+        duplicate: whether an earlier line has the line's key, bool [lines].
     """
 
     manifest_index: NDArray[np.int32]
@@ -102,8 +57,8 @@ class LineTable:
     duplicate: NDArray[np.bool_]
 
     @cached_property
-    def first_row(self) -> NDArray[np.int64]:
-        """The first row of each line, a row being a window, and the total, int64 [lines + 1]."""
+    def first_item(self) -> NDArray[np.int64]:
+        """The number of each line's first item, and of all items, int64 [lines + 1]."""
         return np.concatenate([[0], np.cumsum(self.num_windows, dtype=np.int64)])
 
     @property
@@ -112,7 +67,7 @@ class LineTable:
         return hashlib.sha256(self.num_windows.tobytes()).hexdigest()
 
     def check(self, manifests: Sequence[Manifest], options: PlanOptions) -> None:
-        """Make sure that a table from a file can be that of `manifests`.
+        """Make sure that an index from a file can be that of `manifests`.
 
         Raises:
             ValueError: it cannot.
@@ -125,7 +80,7 @@ class LineTable:
             raise ValueError(f"lines of {len(first)} manifests, not of {len(manifests)}")
         if index.min() < 0 or index.max() >= len(manifests):
             raise ValueError("a manifest beyond the last")
-        sizes = np.array([os.stat(manifest.path).st_size for manifest in manifests])
+        sizes = np.array([_num_bytes(manifest) for manifest in manifests])
         if self.byte_offset.min() < 0 or np.any(self.byte_offset >= sizes[index]):
             raise ValueError("a line beyond its manifest's end")
         # A line takes a byte or more, so no manifest has more lines than bytes.
@@ -153,14 +108,16 @@ class LineTable:
         return ManifestLine(manifests[index], number, int(self.first_ordinal[index]) + number)
 
 
-def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | None) -> LineTable:
-    """Read the manifests: 33 bytes a line, beside a passing 8 for the hash of its key.
+def index_manifests(
+    manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | None
+) -> ManifestIndex:
+    """Index the lines of the manifests. A line takes 33 bytes, and 8 more until this returns.
 
-    Only where long audio is split and a line states no duration is its file's header read.
+    A file's header is read only where long audio is split and its line states no duration.
     """
     manifest_index, line_number, byte_offset = array("i"), array("q"), array("q")
     num_windows, key_hash = array("i"), array("q")
-    like_line, like_owner, like_window = array("q"), array("q"), array("q")
+    window_like = _WindowLikeKeys()
     first_ordinal = []
     ordinal = 0
     splits = options.long_audio == "split"
@@ -168,23 +125,24 @@ def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | 
         first_ordinal.append(ordinal)
         for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
             ordinal += 1
-            line = clean_line(raw, first=offset == 0)
-            if not line:
+            cleaned = clean_line(raw, first=offset == 0)
+            if not cleaned:
                 continue
             manifest_index.append(index)
             line_number.append(number)
             byte_offset.append(offset)
-            key = key_of(line, ordinal)
-            if splits and key and (like := parse_window_key(key)):
-                like_line.append(len(key_hash))
-                like_owner.append(hash(like[0]))
-                like_window.append(like[1])
+            parsed = ParsedLine(cleaned)
+            if splits:
+                line = ManifestLine(manifest, number, ordinal)
+                key, windows = _key_and_windows(parsed, line, options, base_path)
+                window_like.add(len(key_hash), key)
+            else:
+                key, windows = parsed.key(ordinal), 1
+            num_windows.append(windows)
             # Lines without a key get numbers of their own, so that they match nothing.
             key_hash.append(hash(key or -ordinal))
-            place = ManifestLine(manifest, number, ordinal)
-            num_windows.append(_count_windows(line, place, options, base_path) if splits else 1)
     hashes = np.frombuffer(key_hash, dtype=np.int64)
-    table = LineTable(
+    found = ManifestIndex(
         np.frombuffer(manifest_index, dtype=np.int32),
         np.frombuffer(line_number, dtype=np.int64),
         np.frombuffer(byte_offset, dtype=np.int64),
@@ -192,27 +150,58 @@ def scan(manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | 
         np.array(first_ordinal, dtype=np.int64),
         np.zeros(len(hashes), dtype=np.bool_),
     )
-    duplicate = _find_duplicates(manifests, table, hashes)
-    if like_line:
-        # An id that is the key of another line's window gives way to it.
+    duplicate = _find_duplicates(manifests, found, hashes)
+    duplicate[window_like.taken(hashes, found.num_windows)] = True
+    return replace(found, duplicate=duplicate)
+
+
+class _WindowLikeKeys:
+    """The lines whose own key looks like that of a window of another line."""
+
+    def __init__(self) -> None:
+        self._line, self._owner_hash, self._window = array("q"), array("q"), array("q")
+
+    def add(self, line: int, key: str | None) -> None:
+        """Remember planned line number `line` if its key is such a one."""
+        if key and (like := parse_window_key(key)):
+            self._line.append(line)
+            self._owner_hash.append(hash(like[0]))
+            self._window.append(like[1])
+
+    def taken(self, hashes: NDArray[np.int64], num_windows: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The lines that give way, because the other line has that window.
+
+        Args:
+            hashes: of the keys of all lines, int64 [lines].
+            num_windows: of each, int32 [lines].
+        """
+        lines = np.array(self._line, dtype=np.int64)
+        if len(lines) == 0:
+            return lines
         by_hash = np.argsort(hashes, kind="stable")
-        owner = np.searchsorted(hashes, like_owner, sorter=by_hash)
+        owner = np.searchsorted(hashes, self._owner_hash, sorter=by_hash)
         owner = by_hash[np.minimum(owner, len(hashes) - 1)]
-        is_window = (hashes[owner] == like_owner) & (
-            table.num_windows[owner] > np.maximum(like_window, 1)
+        is_window = (hashes[owner] == self._owner_hash) & (
+            num_windows[owner] > np.maximum(self._window, 1)
         )
-        duplicate[np.asarray(like_line)[is_window]] = True
-    return replace(table, duplicate=duplicate)
+        return np.compress(is_window, lines)
+
+
+def _key_and_windows(
+    parsed: ParsedLine, line: ManifestLine, options: PlanOptions, base_path: Path | None
+) -> tuple[str | None, int]:
+    """A line's key, and into how many windows its audio is split."""
+    try:
+        utterance = parsed.utterance(line.ordinal)
+    except AudioError:
+        return parsed.key(line.ordinal), 1
+    return utterance.key, _count_windows(utterance, line, options, base_path)
 
 
 def _count_windows(
-    raw: bytes, line: ManifestLine, options: PlanOptions, base_path: Path | None
+    utterance: Utterance, line: ManifestLine, options: PlanOptions, base_path: Path | None
 ) -> int:
-    """Into how many windows a line's audio is split: by its duration, else by its header."""
-    try:
-        utterance = parse_line(raw, line)
-    except AudioError:
-        return 1
+    """Into how many windows an utterance is split: by its duration, else by its header."""
     seconds = utterance.duration_seconds
     if seconds is None or seconds > _DOUBTFUL_WINDOWS * options.max_seconds:
         path = audio_path(utterance.wav_path, line, base_path)
@@ -223,7 +212,7 @@ def _count_windows(
 
 
 def _find_duplicates(
-    manifests: Sequence[Manifest], table: LineTable, hashes: NDArray[np.int64]
+    manifests: Sequence[Manifest], index: ManifestIndex, hashes: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Which lines repeat an earlier line's key: equal hashes first, then the keys themselves."""
     duplicate = np.zeros(len(hashes), dtype=np.bool_)
@@ -231,12 +220,17 @@ def _find_duplicates(
     equal = hashes[by_hash][1:] == hashes[by_hash][:-1]
     suspects = np.unique(np.concatenate([by_hash[1:][equal], by_hash[:-1][equal]]))
     seen: set[str] = set()
-    files = OpenManifests()
-    for at in suspects.tolist():
-        line = table.line(manifests, at)
-        key = key_of(files.line_at(line.manifest, int(table.byte_offset[at])), line.ordinal)
-        if key is not None:
-            duplicate[at] = key in seen
-            seen.add(key)
-    files.close()
+    with OpenManifests() as files:
+        for at in suspects.tolist():
+            line = index.line(manifests, at)
+            raw = files.line_at(line.manifest, int(index.byte_offset[at]))
+            key = ParsedLine(raw).key(line.ordinal)
+            if key is not None:
+                duplicate[at] = key in seen
+                seen.add(key)
     return duplicate
+
+
+def _num_bytes(manifest: Manifest) -> int:
+    assert manifest.lines_path is not None, "a manifest is translated before its plan is read"
+    return os.stat(manifest.lines_path).st_size

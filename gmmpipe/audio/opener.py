@@ -1,0 +1,150 @@
+"""The way into a recording: a local file, or the bytes of one in memory."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TypeAlias
+
+import soundfile
+
+from gmmpipe.audio.decoder import (
+    UNKNOWN_LENGTH,
+    AudioFile,
+    ChainedFile,
+    OneWayFile,
+    decode,
+    decode_link,
+    error_text,
+)
+from gmmpipe.audio.links import Link, find_links, may_need_links
+from gmmpipe.errors import AudioError
+
+Recording: TypeAlias = str | bytes
+"""The path of a local file, or a file's bytes."""
+
+
+@contextmanager
+def open_audio(recording: Recording) -> Iterator[AudioFile]:
+    """All of the audio in a recording.
+
+    A path must be that of a regular file; anything else is refused before it is opened.
+
+    Raises:
+        AudioError: not_found, not_a_regular_file, unreadable, undecodable or truncated.
+    """
+    if isinstance(recording, bytes):
+        descriptor = _descriptor_of(recording)
+    else:
+        descriptor = _open_regular(recording)
+    try:
+        with _open_whole(descriptor, recording) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def header_seconds(recording: Recording) -> float:
+    """How long the recording's header says it lasts, or 0.0 if nothing can be said."""
+    try:
+        with open_audio(recording) as file:
+            length = num_samples(file, recording)
+            return length / file.samplerate if length < 1 << 36 else 0.0
+    except AudioError:
+        return 0.0
+
+
+def num_samples(file: AudioFile, recording: Recording) -> int:
+    """How many samples an open recording has: what its header says, else what can be decoded."""
+    if file.frames != UNKNOWN_LENGTH:
+        return int(file.frames)
+    if isinstance(recording, bytes):
+        return _count_samples(recording)
+    status = os.stat(recording)
+    return _count_samples_of_file(recording, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)  # a long file is asked for each of its windows
+def _count_samples_of_file(path: str, size: int, modified: int) -> int:
+    """`_count_samples`; the file's size and time say whether it is still the same."""
+    return _count_samples(path)
+
+
+def _count_samples(recording: Recording) -> int:
+    """The samples of a recording, by decoding it."""
+    try:
+        with open_audio(recording) as file:
+            assert isinstance(file, OneWayFile)  # no chain is of unknown length
+            return file.skip(UNKNOWN_LENGTH)
+    except soundfile.LibsndfileError as error:
+        raise AudioError("undecodable", error_text(error)) from error
+
+
+def _open_regular(path: str) -> int:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise AudioError("not_a_regular_file", "a folder, device, FIFO or socket")
+        return os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AudioError("not_found", "no such file") from error
+    except UnicodeEncodeError as error:
+        raise AudioError("not_found", "a name that no file can have") from error
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
+
+
+def _descriptor_of(content: bytes) -> int:
+    """A descriptor of a nameless file of these bytes, which takes the same way as any file."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("audio", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _open_whole(descriptor: int, recording: Recording) -> AudioFile:
+    """The file as libsndfile reads it, or by its streams where libsndfile would miss some of it."""
+    file = decode(descriptor)
+    if not may_need_links(file.format, file.subtype, file.frames):
+        return file
+    try:
+        links = _links(descriptor, recording, file)
+        if not links:
+            return file
+        file.close()
+        if len(links) == 1:
+            return decode_link(descriptor, links[0])
+        return ChainedFile(descriptor, links)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _links(descriptor: int, recording: Recording, file: OneWayFile) -> tuple[Link, ...]:
+    """The streams of a recording, if libsndfile must be told; see `find_links`."""
+    status = os.fstat(descriptor)
+    known = (status.st_size, file.format, file.subtype, file.frames)
+    if isinstance(recording, bytes):
+        return find_links(descriptor, *known)
+    return _links_of_file(recording, status.st_mtime_ns, *known)
+
+
+@lru_cache(maxsize=64)  # a long file is asked for each of its segments
+def _links_of_file(
+    path: str, modified: int, size: int, container: str, subtype: str, num_samples: int
+) -> tuple[Link, ...]:
+    """`find_links`; the file's size and time say whether it is still the same."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
+    try:
+        return find_links(descriptor, size, container, subtype, num_samples)
+    finally:
+        os.close(descriptor)

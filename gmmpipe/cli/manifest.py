@@ -1,0 +1,74 @@
+"""``gmmpipe manifest``."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gmmpipe.cli.common import job_options
+from gmmpipe.cli.from_dataclass import command_from
+
+if TYPE_CHECKING:
+    from gmmpipe.sources.options import ManifestOptions
+    from gmmpipe.sources.survey import Example, Survey
+
+
+@command_from("gmmpipe.sources.options:ManifestOptions", "manifest")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@job_options
+def command(options: "ManifestOptions", as_json: bool) -> None:
+    """Say what SOURCES hold, as featurize would read them: comma-separated paths and patterns.
+
+    For each: its kind, its utterances, their hours where they are stated, the first three, and what
+    is passed over. No audio is opened.
+    """
+    from gmmpipe.sources.find import find_sources
+    from gmmpipe.sources.survey import survey
+
+    sources = find_sources(options.sources, options.source_kind)
+    found = survey(sources, options.base_path, options.output)
+    if as_json:
+        click.echo(json.dumps({"sources": [_as_json(said) for said in found]}, sort_keys=True))
+    else:
+        click.echo("\n\n".join("\n".join(_lines(said)) for said in found))
+
+
+def _as_json(said: "Survey") -> dict[str, Any]:
+    values = asdict(said)
+    del values["seconds"]
+    return {**values, "hours": said.hours}
+
+
+def _lines(said: "Survey") -> Iterator[str]:
+    yield f"source: {said.source}"
+    yield f"kind: {said.kind}"
+    yield f"manifests: {said.manifests}"
+    yield f"lines: {said.lines}"
+    yield f"utterances: {said.utterances}"
+    hours = "not stated" if said.hours is None else f"{said.hours:.4g}"
+    yield f"hours: {hours}" + (
+        f", stated by {said.stated} utterances" if 0 < said.stated < said.utterances else ""
+    )
+    for example in said.first:
+        yield f"first: {_words(example)}"
+    if said.passed_over_lines:
+        yield f"lines passed over: {_counts(said.passed_over_lines)}"
+    if said.passed_over_files:
+        yield f"files passed over: {_counts(said.passed_over_files)}"
+
+
+def _words(example: "Example") -> str:
+    where = f"{example.manifest} line {example.line}: {example.key}: {example.path}"
+    if example.offset_seconds is not None:
+        where += f", from {example.offset_seconds:g} s"
+    if example.duration_seconds is not None:
+        where += f", {example.duration_seconds:g} s"
+    if example.channel is not None:
+        where += f", channel {example.channel}"
+    return where
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,113 @@
+"""The commands as functions of their options: ``from gmmpipe import featurize, fit``.
+
+Each does what the command of its name does, and returns what it made, opened. Under torchrun all
+ranks call a function alike. While one runs in the main thread, SIGINT, SIGTERM and SIGUSR1 raise
+`Stopped`; afterwards their handlers are those from before. Progress goes to the logger ``gmmpipe``.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gmmpipe.run.stop import raise_stopped, stop_signals
+
+if TYPE_CHECKING:
+    from gmmpipe.apply.evaluate import Evaluation
+    from gmmpipe.apply.options import EvaluateOptions, LabelOptions
+    from gmmpipe.featurization.options import FeaturizeOptions
+    from gmmpipe.fitting.options import FitOptions
+    from gmmpipe.mixture.gradient_gmm import GradientGMM
+    from gmmpipe.store.feature_store import FeatureStore
+    from gmmpipe.store.label_store import LabelStore
+
+
+def featurize(options: "FeaturizeOptions") -> "FeatureStore | None":
+    """Make a feature store from manifests of audio, or finish one.
+
+    Worker processes make the shards. They import the script that calls this, so the call stands
+    below ``if __name__ == "__main__":`` there.
+
+    Returns:
+        The finished store; None where the shards of other slices (`task_index` of `num_tasks`) are
+        missing still.
+
+    Raises:
+        GmmpipeError: the store cannot be made; finished shards are kept.
+        Stopped: a signal ended the work; finished shards are kept.
+    """
+    from gmmpipe.featurization import job
+    from gmmpipe.store.feature_store import FeatureStore
+
+    with stop_signals(raise_stopped):
+        finished = job.featurize(options)
+        return FeatureStore.open(options.output_dir) if finished else None
+
+
+def fit(options: "FitOptions") -> "GradientGMM":
+    """Fit a Gaussian mixture to feature stores, or go on with a fit.
+
+    Returns:
+        The mixture of ``gmm.pt`` in `output_dir`, on the CPU; under torchrun on every rank.
+
+    Raises:
+        GmmpipeError: the fit cannot be made or gone on with.
+        Stopped: a signal ended the fit; a checkpoint in `output_dir` holds what was done.
+    """
+    from gmmpipe.fitting import trainer
+    from gmmpipe.fitting.checkpoint import FIT_FILES
+    from gmmpipe.mixture.gradient_gmm import GradientGMM
+    from gmmpipe.run.world import open_world
+
+    with (
+        stop_signals(raise_stopped),
+        _matmul_precision_kept(),
+        open_world(options.device, exchange_timeout=options.exchange_timeout) as world,
+    ):
+        trainer.fit(options, world)
+        # Another rank may not see the folder.
+        return world.on_first_rank(lambda: GradientGMM.load(options.output_dir / FIT_FILES.model))
+
+
+def label(options: "LabelOptions") -> "LabelStore":
+    """Label every frame of a feature store with its likeliest component, or finish that.
+
+    Returns:
+        The finished label store.
+
+    Raises:
+        GmmpipeError: the labels cannot be made; finished shards are kept.
+        Stopped: a signal ended the work; finished shards are kept.
+    """
+    from gmmpipe.apply import label as labelling
+    from gmmpipe.run.world import open_world
+    from gmmpipe.store.label_store import LabelStore
+
+    with stop_signals(raise_stopped), open_world("auto") as world:
+        labelling.label(options, world)
+        return LabelStore.open(options.output_dir)
+
+
+def evaluate(options: "EvaluateOptions") -> "Evaluation":
+    """Say how well a mixture describes the frames of a store; under torchrun on every rank.
+
+    Raises:
+        GmmpipeError: the store or the model cannot be used.
+        Stopped: a signal ended the work.
+    """
+    from gmmpipe.apply import evaluate as evaluation
+    from gmmpipe.run.world import open_world
+
+    with stop_signals(raise_stopped), open_world("auto") as world:
+        return evaluation.evaluate(options.store, options.gmm_path, options.max_frames, world)
+
+
+@contextmanager
+def _matmul_precision_kept() -> Iterator[None]:
+    """Give torch's setting back as it was: a fit needs the highest."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

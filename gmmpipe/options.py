@@ -1,0 +1,297 @@
+"""Options: a field of a dataclass says all there is to say about one.
+
+    @dataclass(frozen=True)
+    class FitOptions(Options):
+        data_dir: Paths = option(help="Comma-separated feature stores with equal fingerprints.")
+        K: int = option(1024, help="Components.", low=1)
+        target_frames: Frames = option(100_000_000, help="Frames to process.")
+        optimizer: Literal["adam", "em"] = option("adam", help="Adam, or stepwise EM.")
+
+The command line (`gmmpipe.cli.from_dataclass`), ``options.yaml`` and the checks of a value all come
+from the field: its name, its type (`gmmpipe.option_kinds` has those with a notation of their own),
+its default and what `option` adds. Nothing here needs click or torch.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from gmmpipe.errors import OptionError
+from gmmpipe.option_kinds import Kind, PathRule
+
+_METADATA = "gmmpipe"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What `option` adds to a field."""
+
+    help: str
+    low: float | None
+    high: float | None
+    above: float | None
+    name: str | None
+    metavar: str | None
+    shown: str | None
+    is_argument: bool
+    this_run_only: bool
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,  # noqa: A002
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    name: str | None = None,
+    metavar: str | None = None,
+    shown: str | None = None,
+    is_argument: bool = False,
+    this_run_only: bool = False,
+) -> Any:
+    """A field of a dataclass that is an option of a command too.
+
+    Args:
+        default: its value where none is given; without one it is required.
+        help: a sentence for ``--help``.
+        low: the smallest value.
+        high: the largest value.
+        above: what the value must be greater than.
+        name: the option's name, where it is not the field's.
+        metavar: what help calls the value, where the type's name does not do.
+        shown: the default as the command line writes it, where it is not the value's own text.
+        is_argument: whether the command takes it without a name, by its place.
+        this_run_only: whether it says how a run was started, nothing about what it makes, and so
+            does not belong into ``options.yaml``, where it would be wrong for the next run.
+    """
+    extras = Extras(help, low, high, above, name, metavar, shown, is_argument, this_run_only)
+    return field(default=default, metadata={_METADATA: extras})
+
+
+def variant(kinds: Callable[[], dict[str, type]], *, help: str) -> Any:  # noqa: A002
+    """A field that holds one of several dataclasses: an option that names it, and its own options.
+
+    Args:
+        kinds: the dataclasses by their names, looked up when they are needed; made without
+            arguments, the first is the default.
+        help: a sentence for ``--help``.
+    """
+    return field(
+        default_factory=lambda: next(iter(kinds().values()))(),
+        metadata={_METADATA: Variant(kinds, help)},
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What `variant` adds to a field."""
+
+    kinds: Callable[[], dict[str, type]]
+    help: str
+
+    def options(self) -> list["Option"]:
+        """The options of all kinds, each name once."""
+        return list(
+            {o.name: o for kind in self.kinds().values() for o in options_of(kind)}.values()
+        )
+
+    def check(self, value: Any) -> Any:
+        """The value, if it is of one of the dataclasses.
+
+        Raises:
+            OptionError: it is not.
+        """
+        kinds = self.kinds().values()
+        if type(value) not in kinds:
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise OptionError(f"{value!r:.80} is given for a {names}")
+        return value
+
+    def build(self, name: str, choice: str, values: dict[str, Any]) -> Any:
+        """The dataclass that the option `name` chooses, made of the values given.
+
+        Raises:
+            OptionError: one is an option of other kinds only, or not allowed.
+        """
+        kind = self.kinds()[choice]
+        own = {one.field for one in options_of(kind)}
+        for one in self.options():
+            if one.field in values and one.field not in own:
+                raise OptionError(f"--{one.name} has no meaning for --{name} {choice}")
+        return kind(**values)
+
+
+@dataclass(frozen=True)
+class Option:
+    """All that is known of one option.
+
+    Args:
+        field: the field's name.
+        name: the option's, on the command line.
+        type: ``bool``, ``int``, ``float``, ``str`` or ``Path``.
+        optional: whether the value may be None.
+        choices: the values allowed; empty for any.
+        kind: how it is written, where the type alone does not say.
+        path: what a path must be.
+        default: its value where none is given; `MISSING` where it is required.
+        extras: what its field says beyond that.
+    """
+
+    field: str
+    name: str
+    type: type
+    optional: bool
+    choices: tuple[str, ...]
+    kind: Kind | None
+    path: PathRule
+    default: Any
+    extras: Extras
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is MISSING
+
+    def check(self, value: Any) -> Any:
+        """The value, as one of the option's type: a path from text, a float from an int.
+
+        Raises:
+            OptionError: it is of another type, or not allowed.
+        """
+        if value is None and self.optional:
+            return None
+        try:
+            return self._in_range(self._typed(value))
+        except ValueError as error:
+            raise OptionError(f"--{self.name} is {value!s}, {error}") from None
+
+    def _typed(self, value: Any) -> Any:
+        if self.kind:
+            try:
+                return self.kind.parse(value)
+            except ValueError as error:
+                raise OptionError(f"--{self.name}: {error}") from None
+        if self.choices:
+            if value not in self.choices:
+                raise ValueError(f"not one of {[*self.choices]}")
+            return value
+        if self.type is bool:
+            return _of_type(value, bool, "True or False")
+        if self.type is Path:
+            return Path(_of_type(value, str | os.PathLike, "a path"))
+        if self.type is str:
+            return os.fspath(_of_type(value, str | os.PathLike, "text"))
+        if isinstance(value, bool):
+            raise ValueError("but must be a number")
+        if self.type is int:
+            return int(_of_type(value, Integral, "a whole number"))
+        return float(_of_type(value, Real, "a number"))
+
+    def _in_range(self, value: Any) -> Any:
+        extras = self.extras
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("but must be finite")
+        too_low = extras.low is not None and value < extras.low
+        too_high = extras.high is not None and value > extras.high
+        if too_low or too_high or (extras.above is not None and value <= extras.above):
+            raise ValueError(f"but must be {self._range()}")
+        return value
+
+    def _range(self) -> str:
+        low, high, above = self.extras.low, self.extras.high, self.extras.above
+        if low is not None and high is not None:
+            return f"from {low:g} to {high:g}"
+        if high is not None:
+            return f"at most {high:g}"
+        return f"at least {low:g}" if low is not None else f"above {above:g}"
+
+
+def _of_type(value: Any, kind: Any, words: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"but must be {words}")
+    return value
+
+
+def options_of(kind: type) -> list[Option]:
+    """The options of a dataclass, in order, without those of its variants."""
+    return [one for one in options_and_variants(kind).values() if isinstance(one, Option)]
+
+
+def options_and_variants(kind: type) -> dict[str, Option | Variant]:
+    """The options and variants of a dataclass, in order, by their fields' names."""
+    return _read(kind)
+
+
+@cache
+def _read(kind: Any) -> dict[str, Option | Variant]:
+    hints = get_type_hints(kind, include_extras=True)
+    found: dict[str, Option | Variant] = {}
+    for item in fields(kind):
+        extras = item.metadata.get(_METADATA)
+        if isinstance(extras, Variant):
+            found[item.name] = extras
+        elif isinstance(extras, Extras):
+            found[item.name] = _option_of(item, hints[item.name])
+    return found
+
+
+def _option_of(item: "Field[Any]", hint: Any) -> Option:
+    extras: Extras = item.metadata[_METADATA]
+    optional = False
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+        optional = True
+    kind, path = None, PathRule()
+    if get_origin(hint) is Annotated:
+        hint, rule = get_args(hint)
+        kind = rule if isinstance(rule, Kind) else None
+        path = rule if isinstance(rule, PathRule) else path
+    choices: tuple[str, ...] = ()
+    if get_origin(hint) is Literal:
+        hint, choices = str, get_args(hint)
+    return Option(
+        field=item.name,
+        name=extras.name or item.name,
+        type=hint,
+        optional=optional,
+        choices=choices,
+        kind=kind,
+        path=path,
+        default=item.default,
+        extras=extras,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """A command's options. Values are checked, and made those of their fields' types.
+
+    Raises:
+        OptionError: a value is not allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for name, one in options_and_variants(type(self)).items():
+            object.__setattr__(self, name, one.check(getattr(self, name)))
+
+    def to_yaml(self) -> str:
+        """The options, but for those of this run alone, as a file that ``--config`` accepts."""
+        values = {
+            one.name: _plain(getattr(self, one.field))
+            for one in options_of(type(self))
+            if not one.extras.this_run_only
+        }
+        return yaml.safe_dump(values, sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,115 @@
+"""``jsonl``: files of one JSON object a line, also compressed by gzip, and folders of those."""
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.sources.kind import Found, Specificity
+from gmmpipe.sources.line_fields import parse_json, path_field_of
+from gmmpipe.sources.manifest import Manifest, clean_line
+
+_LONGEST_FIRST_LINE_BYTES = 1 << 20
+_LONGEST_LINE_BYTES = 1 << 26
+"""Of a compressed manifest: a small file may hold a line that no memory does."""
+_SURE = (".jsonl", ".ndjson")
+_DOUBTFUL = (".json",)
+"""Endings of other JSON files too, so that a look inside decides."""
+
+
+class JsonLines:
+    """See the module's docstring."""
+
+    name = "jsonl"
+    looks_like = (
+        "a .jsonl or .ndjson file, a .json of one object a line that names its audio, each also "
+        ".gz, or a folder of those"
+    )
+    specificity = Specificity.CONTENT
+
+    def find(self, path: Path, ignored: Path | None = None) -> Found | None:
+        """See `SourceKind`. A folder that holds ``.jsonl`` files is read by those alone."""
+        if path.is_file():
+            if _is_same(path, ignored):
+                return Found([])
+            return Found([_manifest(path)]) if _is_manifest(path) else None
+        if not path.is_dir():
+            return None
+        with os.scandir(path) as entries:
+            there = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
+        names = [name for name in there if not _is_same(path / name, ignored)]
+        plain = [name for name in names if name.endswith(".jsonl")]
+        others = [name for name in names if _ending(name) and not name.endswith(".jsonl")]
+        if plain:
+            doubtful = [name for name in others if _ending(name) in _SURE]
+            read = plain
+        else:
+            doubtful = []
+            read = [name for name in others if _is_manifest(path / name)]
+        if not read and names == there:
+            return None
+        passed_over = sorted(set(names) - set(read))
+        return Found([_manifest(path / name) for name in read], passed_over, doubtful)
+
+    def translate(self, path: Path) -> Iterator[bytes]:
+        """See `SourceKind`."""
+        with _opened(path) as file:
+            while raw := file.readline(_LONGEST_LINE_BYTES):
+                if len(raw) == _LONGEST_LINE_BYTES:
+                    raise ManifestError(f"{path}: a line of {_LONGEST_LINE_BYTES} bytes or more")
+                yield raw
+
+
+def _is_same(path: Path, ignored: Path | None) -> bool:
+    if ignored is None or path.name != ignored.name:
+        return False
+    return ignored.exists() and path.samefile(ignored)
+
+
+def _manifest(path: Path) -> Manifest:
+    is_plain = path.suffix != ".gz"
+    return Manifest(path, path.name, JsonLines.name, path if is_plain else None)
+
+
+def _ending(name: str) -> str | None:
+    """The ending that makes a file's name that of a manifest, without ``.gz``; None of others."""
+    ending = os.path.splitext(name.removesuffix(".gz"))[1]
+    return ending if ending in (*_SURE, *_DOUBTFUL) else None
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest, by its name, or where that is not enough by its first line."""
+    ending = _ending(path.name)
+    if ending not in _DOUBTFUL:
+        return ending is not None
+    with _opened(path) as file:
+        for number in range(1_000):
+            raw = file.readline(_LONGEST_FIRST_LINE_BYTES)
+            line = clean_line(raw, first=number == 0)
+            if line or not raw:
+                break
+    try:
+        return path_field_of(parse_json(line)) is not None
+    except AudioError:
+        return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, decompressed; what is wrong with it becomes a ManifestError that names it."""
+    try:
+        with open(path, "rb") as raw:
+            if path.suffix == ".gz":
+                # GzipFile's own lines take several times as long.
+                yield io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 16)
+            else:
+                yield raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ManifestError(f"{path}: damaged: {error}") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error

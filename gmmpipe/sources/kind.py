@@ -1,0 +1,73 @@
+"""What a kind of source is. A new kind is a new module here, and its line in the registry."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol
+
+from gmmpipe.sources.manifest import Manifest
+
+
+class Specificity(IntEnum):
+    """How much a path must have to be of a kind; more specific kinds are asked first."""
+
+    LAYOUT = 0
+    """Files of certain names side by side."""
+    CONTENT = 1
+    """Files of certain endings and contents, or a folder of those."""
+    LOOSE = 2
+    """A folder that holds any audio."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a kind sees in a path of its own.
+
+    Args:
+        manifests: the files that have utterances, in order.
+        passed_over: the names of other files in a folder, which are not read.
+        doubtful: those of them that would be read if they were named themselves.
+    """
+
+    manifests: list[Manifest]
+    passed_over: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
+
+
+class SourceKind(Protocol):
+    """A translator from what a user has to plain manifest lines."""
+
+    @property
+    def name(self) -> str:
+        """What ``--source_kind`` and samples' manifests call it."""
+
+    @property
+    def looks_like(self) -> str:
+        """What its sources look like, in a few words for an error message."""
+
+    @property
+    def specificity(self) -> Specificity:
+        """When it is asked."""
+
+    def find(self, path: Path, ignored: Path | None = None) -> Found | None:
+        """What there is to read at `path`, an absolute one that exists; None: no such source.
+
+        Args:
+            path: a file or a folder.
+            ignored: a file that is no part of any source, however much it looks like one.
+
+        Raises:
+            ManifestError: it is one, and cannot be read.
+        """
+
+    def translate(self, path: Path) -> Iterator[bytes]:
+        """The plain manifest lines of one file, with their line ends.
+
+        The n-th line given is what rejects and samples call line n of the file, so a blank one
+        stands for a line of the file that is no utterance and no reject. Relative audio paths
+        start in the file's folder. The same file must always give the same lines.
+
+        Raises:
+            ManifestError: the file cannot be read, or is damaged.
+        """

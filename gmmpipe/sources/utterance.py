@@ -1,0 +1,142 @@
+"""One manifest line to an `Utterance`: its JSON is parsed once, whatever is asked of it."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmmpipe.errors import AudioError
+from gmmpipe.sources.line_fields import (
+    PATH_FIELDS,
+    channel_of,
+    id_of,
+    parse_json,
+    path_field_of,
+    refuse_unsafe,
+    segment_of,
+)
+from gmmpipe.sources.manifest import ManifestLine
+
+_UNSAFE_KEY_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_WINDOW_KEY = re.compile(r"(.+)-w(\d{5})")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What a good manifest line says.
+
+    Args:
+        key: unique within the store, ``[A-Za-z0-9_-]{1,80}``.
+        id: the manifest's own id, if it has one.
+        wav_path: the audio path as the manifest gives it.
+        offset_seconds: start of the segment, or None for the whole file.
+        duration_seconds: length of the segment; without an offset, what the file should last.
+        carried: the line's other fields.
+        channel: the one channel that is meant, from 0, or None for the mean of all.
+    """
+
+    key: str
+    id: str | None
+    wav_path: str
+    offset_seconds: float | None
+    duration_seconds: float | None
+    carried: dict[str, Any]
+    channel: int | None = None
+
+
+class ParsedLine:
+    """The JSON of one cleaned manifest line, good or not.
+
+    Args:
+        raw: the line.
+    """
+
+    __slots__ = ("_error", "_path_field", "_values")
+
+    def __init__(self, raw: bytes) -> None:
+        self._error: AudioError | None = None
+        self._values: dict[str, Any] = {}
+        try:
+            self._values = parse_json(raw)
+        except AudioError as error:
+            self._error = error
+        self._path_field = path_field_of(self._values)
+
+    @property
+    def path(self) -> str:
+        """The audio path that the line names, however bad the line is otherwise; or nothing."""
+        return "" if self._path_field is None else str(self._values[self._path_field])
+
+    def key(self, ordinal: int) -> str | None:
+        """The key that the line's utterance would have; None without a usable path or id.
+
+        Args:
+            ordinal: the line's number over all manifests.
+        """
+        try:
+            self._check_path()
+            return self._identify(ordinal)[0]
+        except AudioError:
+            return None
+
+    def utterance(self, ordinal: int) -> Utterance:
+        """What the line says.
+
+        Raises:
+            AudioError: bad_json, missing_path, unsafe_path or bad_offset.
+        """
+        self._check_path()
+        offset, duration = segment_of(self._values)
+        key, identifier = self._identify(ordinal)
+        return Utterance(
+            key=key,
+            id=identifier,
+            wav_path=self.path,
+            offset_seconds=offset,
+            duration_seconds=duration,
+            carried={n: value for n, value in self._values.items() if n != self._path_field},
+            channel=channel_of(self._values.get("channel")),
+        )
+
+    def _check_path(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._path_field is None:
+            raise AudioError("missing_path", f"none of {', '.join(PATH_FIELDS)} holds a path")
+        refuse_unsafe(self.path)
+
+    def _identify(self, ordinal: int) -> tuple[str, str | None]:
+        """The line's key and id."""
+        identifier = id_of(self._values)
+        return make_key(identifier, self.path, ordinal), identifier
+
+
+def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
+    """A sample's key: the id itself where it is safe, else made from it, or from the file name."""
+    if identifier is None:
+        stem = _UNSAFE_KEY_CHARACTERS.sub("_", os.path.splitext(os.path.basename(wav_path))[0])
+        return f"{ordinal:010d}-{stem[:40]}"
+    if _KEY.fullmatch(identifier):
+        return identifier
+    digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{_UNSAFE_KEY_CHARACTERS.sub('_', identifier)[:60]}-{digest[:10]}"
+
+
+def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> str:
+    """Where a manifest's audio path points: relative ones start at `base_path` or the manifest."""
+    # Not by pathlib, which takes longer over it than the system over opening the file.
+    return os.path.join(base_path or os.path.dirname(line.manifest.path), wav_path)
+
+
+def window_key(key: str, window: int) -> str:
+    """The key of one window of an utterance whose audio is split."""
+    return f"{key}-w{window:05d}"
+
+
+def parse_window_key(key: str) -> tuple[str, int] | None:
+    """The utterance's key and the window's number, if `key` looks like `window_key`'s."""
+    found = _WINDOW_KEY.fullmatch(key)
+    return (found[1], int(found[2])) if found else None

@@ -1,0 +1,289 @@
+"""`FeatureStoreWriter`: a feature store of frames that the program at work makes itself."""
+
+import json
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.features.external import ExternalSpec
+from gmmpipe.files import canonical_json
+from gmmpipe.store.columns import Column
+from gmmpipe.store.identity_folder import IdentityFolder
+from gmmpipe.store.names import (
+    IDENTITY_FILE,
+    PLAN_FILE,
+    REOPENED_FILE,
+    SHARD_SUFFIXES,
+    STORE_FILE,
+    Format,
+    has_shards,
+    kind_of,
+    shard_stem,
+)
+from gmmpipe.store.rejects import Tally
+from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, StoreInfo, WriterPlan
+from gmmpipe.store.shard_index import is_key
+from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.sidecar import Sidecar
+
+log = logging.getLogger(__name__)
+
+
+class _Folder(IdentityFolder[FeatureIdentity]):
+    """The folder of the store."""
+
+    command = "a FeatureStoreWriter"
+    remedy = "Remove it, or write elsewhere"
+
+    def refuse_other(self) -> None:
+        """Raise StoreError where a finished store is here, or one of another program."""
+        path = self.path
+        if (path / STORE_FILE).exists() and not (path / REOPENED_FILE).exists():
+            self.settle()
+            raise StoreError(f"{path}: holds a finished store; remove it, or write elsewhere")
+        is_planned = any((path / name).exists() for name in (IDENTITY_FILE, REOPENED_FILE))
+        is_begun = has_shards(path) or (path / PLAN_FILE).exists()
+        if kind_of(path) not in (None, "features") or (is_begun and not is_planned):
+            raise StoreError(f"{path}: holds another unfinished store; write elsewhere")
+        super().refuse_other()
+
+
+class FeatureStoreWriter:
+    """Writes a feature store of frames of any kind: an encoder's layer, another program's features.
+
+        with FeatureStoreWriter("store", dim=768, frame_rate=50.0, description={"layer": 6}) as w:
+            for key, audio in corpus:
+                if key not in w:
+                    w.add(key, encode(audio), metadata={"speaker": "ann"})
+
+    The store is finished when the block ends. After an error, or a kill, the folder holds an
+    unfinished store; `FeatureStore.open` says so. The same program, run again, completes it: full
+    shards are kept, and `add` passes over their utterances. ``key in w`` tells which those are,
+    so that their frames need not be made again. A program that adds the same frames in the same
+    order makes the same bytes, however often it was stopped.
+
+    Utterances go into shards in the order in which they are added, and are sorted by key within
+    each. Memory holds the frames of one shard and all keys. One writer has a folder at a time; to
+    write from several processes, give each a store of its own: all commands take several stores.
+
+    Args:
+        path: the folder of the store. It is made; a finished store there is refused.
+        dim: feature dimension D, 1 to 2048.
+        frame_rate: frames a second.
+        description: what made the frames, as a JSON object: the model, the layer, the version.
+            It is part of the fingerprint, by which a mixture knows its frames.
+        utterances_per_shard: how many utterances a full shard holds.
+        dtype: the stored dtype, ``float16`` or ``float32``.
+        format: of the shards, ``tar`` or ``zarr``.
+
+    Raises:
+        OptionError: one of these values is not possible.
+        StoreError: on entering the block, the folder holds a finished store or another one, or
+            what an earlier run left is damaged. At the end of the block, nothing was added.
+        ClaimError: on entering the block, another process is writing there.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        dim: int,
+        frame_rate: float,
+        description: Mapping[str, Any] | None = None,
+        utterances_per_shard: int = 1024,
+        dtype: Dtype = "float16",
+        format: Format = "tar",  # noqa: A002
+    ) -> None:
+        features = ExternalSpec(dim, frame_rate, dict(description or {}))
+        _check_choice("dtype", dtype, DTYPES)
+        _check_choice("format", format, SHARD_SUFFIXES)
+        if type(utterances_per_shard) is not int or utterances_per_shard < 1:
+            raise OptionError(
+                f"utterances_per_shard is {utterances_per_shard!r}, but must be a whole number, "
+                "at least 1"
+            )
+        self._utterances_per_shard = utterances_per_shard
+        self._frame_rate = features.frame_rate
+        identity = FeatureIdentity(features, WriterPlan(utterances_per_shard, dtype, format))
+        self._folder = _Folder(Path(path).absolute(), identity)
+        (self._column,) = identity.columns
+        self._suffix = SHARD_SUFFIXES[format]
+        self._claim = ExitStack()
+        self._is_open = False
+        self._buffer: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {}
+        self._added: set[str] = set()
+        self._stored: set[str] = set()
+        self._shards: set[int] = set()
+
+    def __enter__(self) -> Self:
+        """Claim the folder, and look at what an earlier run left there."""
+        with ExitStack() as stack:
+            stack.enter_context(self._folder.claim(alone=True))
+            self._folder.obtain_plan()
+            self._take_over()
+            self._claim = stack.pop_all()
+        self._is_open = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Publish the store, unless the block ended with an error."""
+        self._is_open = False
+        with self._claim:
+            if error is None:
+                self._finish()
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the utterance is in the store, or on its way there."""
+        return key in self._stored or key in self._added
+
+    def add(
+        self, key: str, frames: Tensor | NDArray[Any], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add an utterance; one that a shard of an earlier run holds is passed over.
+
+        Args:
+            key: unique, 1 to 80 letters of ``A-Z a-z 0-9 _ -``.
+            frames: its frames [T, D], real numbers of any dtype, on any device. They are copied.
+            metadata: a JSON object to be stored beside them. ``key`` and ``num_frames`` are added.
+
+        Raises:
+            StoreError: the key is none or was added before; the frames are not [T, D] with T of at
+                least 1, are not finite, or overflow the stored dtype; the metadata is no JSON
+                object. Nothing of the utterance is stored then, and others can be added.
+        """
+        if not self._is_open:
+            raise RuntimeError("a FeatureStoreWriter adds only within its with block")
+        where = f"{self._folder.path}: utterance {key!r:.100}"
+        if not is_key(key):
+            raise StoreError(f"{where}: a key is 1 to 80 letters of A-Z a-z 0-9 _ -")
+        if key in self._added:
+            raise StoreError(f"{where}: added twice")
+        stored = _as_stored(frames, self._column, where)
+        carried = _json_object(metadata, where)
+        self._added.add(key)
+        if key in self._stored:
+            return
+        self._buffer[key] = stored, {**carried, "key": key, "num_frames": len(stored)}
+        if len(self._buffer) >= self._utterances_per_shard:
+            self._write_shard()
+
+    def _take_over(self) -> None:
+        """Learn which shards an earlier run has finished, and which utterances they hold."""
+        path = self._folder.path
+        shards = [found.with_suffix(self._suffix).name for found in path.glob("shard-*.json")]
+        for name, keys in self._folder.remove_damaged(_name_and_keys, sorted(shards)):
+            if (path / name).exists():
+                self._stored.update(keys)
+                self._shards.add(_number(name))
+        if self._stored:
+            log.warning(
+                "%s: goes on with %d utterances that an earlier run has stored",
+                path,
+                len(self._stored),
+            )
+
+    def _write_shard(self) -> None:
+        """Write the utterances at hand as the first shard that is missing."""
+        number = next(number for number in count() if number not in self._shards)
+        sidecar = self._folder.path / f"{shard_stem(number)}.json"
+        with open_writer(sidecar.with_suffix(self._suffix), [self._column]) as writer:
+            for key, (frames, metadata) in sorted(self._buffer.items()):
+                writer.add(key, {self._column.name: frames}, metadata)
+            written = writer.finish()
+        row = written.row
+        tally = Tally(
+            lines=row.utterances,
+            utterances=row.utterances,
+            frames=row.frames,
+            bytes=row.bytes,
+            seconds_kept=row.frames / self._frame_rate,
+        )
+        Sidecar("features", row, written.index, {}, Tally.total([tally])).write(sidecar)
+        self._shards.add(number)
+        self._buffer.clear()
+
+    def _finish(self) -> None:
+        """Write the last shard, and publish the store.
+
+        Raises:
+            StoreError: there is no utterance, or `verify --repair` has removed a shard whose
+                utterances were not added again.
+        """
+        if self._buffer:
+            self._write_shard()
+        folder = self._folder
+        expected = max([0, *(number + 1 for number in self._shards)])
+        if (reopened := folder.path / REOPENED_FILE).exists():
+            expected = max(expected, len(StoreInfo.read(reopened, FeatureIdentity).shards))
+        if missing := folder.missing(expected):
+            raise StoreError(
+                f"{folder.path}: {shard_stem(missing[0])}{self._suffix} is missing still: the "
+                "utterances that it held were not added again"
+            )
+        if not expected:
+            raise StoreError(f"{folder.path}: no utterances were added")
+        folder.finish(expected, max_reject_fraction=0.0)
+
+
+def _name_and_keys(sidecar: Sidecar) -> tuple[str, list[str]]:
+    return sidecar.row.name, sidecar.index.keys
+
+
+def _number(shard: str) -> int:
+    """The number of a shard, by its file name."""
+    return int(Path(shard).stem.removeprefix("shard-"))
+
+
+def _check_choice(name: str, value: object, known: Collection[str]) -> None:
+    if value not in known:
+        raise OptionError(f"{name} is {value!r}, but must be {' or '.join(known)}")
+
+
+def _as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDArray[Any]:
+    """A copy of frames [T, D] in the stored dtype; StoreError where they cannot be stored."""
+    if isinstance(frames, Tensor):
+        frames = frames.detach().cpu()
+        # NumPy has no bfloat16; float32 holds all of its values.
+        frames = (frames.float() if frames.dtype == torch.bfloat16 else frames).numpy()
+    if not isinstance(frames, np.ndarray) or frames.dtype.kind not in "fiu":
+        kind = getattr(frames, "dtype", type(frames).__name__)
+        raise StoreError(f"{where}: frames are {kind}, but must be an array of real numbers")
+    if frames.ndim != 2 or frames.shape[1] != column.width or not len(frames):
+        raise StoreError(
+            f"{where}: frames of shape {list(frames.shape)}, but must be [T, {column.width}] with "
+            "T of at least 1"
+        )
+    with np.errstate(over="ignore"):
+        stored: NDArray[Any] = frames.astype(column.numpy_dtype, order="C")
+    finite = np.isfinite(stored).all(1)
+    if not finite.all():
+        at = int(finite.argmin())
+        if np.isfinite(frames[at]).all():
+            largest = float(np.abs(frames[at]).max())
+            raise StoreError(f"{where}: frame {at} holds {largest:g}, too large for {column.dtype}")
+        raise StoreError(f"{where}: frame {at} holds values that are not finite")
+    return stored
+
+
+def _json_object(metadata: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """A copy of metadata as plain values; StoreError where it is no JSON object."""
+    try:
+        copy: dict[str, Any] = json.loads(canonical_json(dict(metadata or {})))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: its metadata is no JSON object: {error}") from error
+    return copy

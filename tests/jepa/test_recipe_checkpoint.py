@@ -1,0 +1,88 @@
+"""A JEPA's checkpoint that no run can have written is told from one that another run has."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipe import (
+    assert_same_run,
+    train_here,
+)
+
+from gmmpipe.errors import CheckpointError
+
+pytest_plugins = ["recipe_fixtures"]
+
+
+SHORT: dict[str, Any] = {
+    "max_steps": 4,
+    "log_every": 2,
+    "save_every": 2,
+    "batch_size": 3,
+    "dim": 16,
+}
+
+
+@pytest.fixture
+def short_run(store, gmm_path, tmp_path) -> Path:
+    """A finished run of four steps."""
+    return train_here(store, gmm_path, tmp_path / "short", **SHORT)
+
+
+def damage_step(content: dict[str, Any]) -> None:
+    content["step"] = 10**12
+
+
+def damage_shape(content: dict[str, Any]) -> None:
+    name = next(iter(content["jepa"]))
+    content["jepa"][name] = content["jepa"][name][..., None]
+
+
+def damage_dtype(content: dict[str, Any]) -> None:
+    name = next(iter(content["target_encoder"]))
+    content["target_encoder"][name] = content["target_encoder"][name].double()
+
+
+def damage_moment(content: dict[str, Any]) -> None:
+    content["resume"]["optimizer"]["state"][0]["exp_avg"].view(-1)[0] = torch.nan
+
+
+def damage_metrics(content: dict[str, Any]) -> None:
+    content["resume"]["metrics"][0]["jepa_loss"] = "much"
+
+
+def damage_identity(content: dict[str, Any]) -> None:
+    content["resume"]["identity"] = [1]
+
+
+def damage_resume(content: dict[str, Any]) -> None:
+    content["resume"] = 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_step,
+        damage_shape,
+        damage_dtype,
+        damage_moment,
+        damage_metrics,
+        damage_identity,
+        damage_resume,
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_made_again(
+    damage, short_run, store, gmm_path, tmp_path, caplog
+) -> None:
+    out = shutil.copytree(short_run, tmp_path / "damaged")
+    content = torch.load(out / "jepa.pt", weights_only=True)
+    damage(content)
+    torch.save(content, out / "jepa.pt")
+    train_here(store, gmm_path, out, **SHORT, resume="auto")
+    assert f"passed over: {out / 'jepa.pt'}: damaged" in caplog.text
+    assert_same_run(short_run, out)
+    torch.save(content, out / "jepa.pt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        train_here(store, gmm_path, out, **SHORT, resume=str(out / "jepa.pt"))
