@@ -10,34 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from helpers.damage import edit_document  # noqa: F401
-from helpers.making import (
-    CORPUS,
-    SMALL_FIT,  # noqa: F401
-    compressed_corpus,  # noqa: F401
-    fit_arguments,  # noqa: F401
-    fit_here,
-    make_store,
-    read_speech,  # noqa: F401
-    save_plan,  # noqa: F401
-)
-from helpers.processes import (
-    ROOT,  # noqa: F401
-    THREADS,
-    Started,
-    killed_after,  # noqa: F401
-    one_thread,  # noqa: F401
-    root_cause,  # noqa: F401
-    run,  # noqa: F401
-    run_gmmpipe,
-    torchrun,  # noqa: F401
-)
-from helpers.results import (
-    assert_same_fit,  # noqa: F401
-    file_bytes,  # noqa: F401
-    read_json_lines,  # noqa: F401
-    same_bits,  # noqa: F401
-)
+from helpers.making import CORPUS, fit_here, make_store
+from helpers.processes import THREADS, Started, run_gmmpipe
 
 
 @pytest.fixture(scope="session")

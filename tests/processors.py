@@ -38,7 +38,7 @@ SETTINGS = {
     "two-threads": {"TEST_THREADS": "2"},
     "oldest-two-threads": {**OLDEST, "TEST_THREADS": "2"},
 }
-"""Environment variables of each setting; TEST_THREADS is read by tests/conftest.py."""
+"""Environment variables of each setting; TEST_THREADS is read by tests/helpers/processes.py."""
 
 
 def run_tests(name: str) -> bool:

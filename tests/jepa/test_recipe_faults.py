@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ranks import do_on_ranks, environment_of, free_port
 from recipe import SCRIPT, arguments, assert_same_run, small_shared_memory, train_here
 
 from helpers.processes import (
@@ -18,6 +17,7 @@ from helpers.processes import (
     wait_for_the_end_of,
     wait_until,
 )
+from helpers.ranks import do_on_ranks, environment_of, free_port
 
 TRAIN = [sys.executable, SCRIPT]
 pytest_plugins = ["recipe_fixtures"]

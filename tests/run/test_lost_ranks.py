@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import do_on_ranks, environment_of, free_port
 
 from helpers.making import fit_arguments, fit_here
 from helpers.processes import (
@@ -20,6 +19,7 @@ from helpers.processes import (
     torchrun,
     wait_until,
 )
+from helpers.ranks import do_on_ranks, environment_of, free_port
 from helpers.results import assert_same_fit, file_bytes, num_updates
 
 # Two updates of about a second: time enough to be in the midst of one.

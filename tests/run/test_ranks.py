@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import do_on_ranks
 
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
 from helpers.damage import flip_in_frames
 from helpers.making import fit_arguments, fit_here
 from helpers.processes import Started, children_of, root_cause, run, torchrun, wait_until
+from helpers.ranks import do_on_ranks
 from helpers.results import read_metrics
 
 # Neither 4001 frames of an update nor 1003 of a step can be shared evenly; the last is short.

@@ -15,7 +15,7 @@ from helpers.making import CORPUS, fit_arguments
 from helpers.processes import run_gmmpipe
 
 
-def test_from_audio_to_batches_with_commas_everywhere(tmp_path: Path) -> None:
+def test_from_audio_to_batches_with_commas_everywhere(tmp_path: Path, invoke) -> None:
     places = {name: tmp_path / f"{name}, 16 kHz" for name in ("speech", "store", "fit", "labels")}
     places["speech"].mkdir()
     shutil.copy(MANIFEST, places["speech"] / "m.jsonl")
@@ -24,11 +24,11 @@ def test_from_audio_to_batches_with_commas_everywhere(tmp_path: Path) -> None:
         *("--output_dir", places["store"], "--max_reject_fraction", 1, "--num_workers", 1),
     )
     small = {"K": 2, "target_frames": 54, "n_sgd_steps": 2, "eval_data_dir": places["store"]}
-    run_gmmpipe(*fit_arguments(places["store"], places["fit"], **small))
+    invoke(*fit_arguments(places["store"], places["fit"], **small))
     model = ("--gmm_path", places["fit"] / "gmm.pt")
-    shown = run_gmmpipe("evaluate", places["store"], *model, "--json")
+    shown = invoke("evaluate", places["store"], *model, "--json")
     assert json.loads(shown.stdout)["frames"] == 54
-    run_gmmpipe("label", places["store"], *model, "--output_dir", places["labels"])
+    invoke("label", places["store"], *model, "--output_dir", places["labels"])
     (batch,) = JEPABatches(places["store"], labels=places["labels"])
     assert int(batch.lengths.sum()) == 54
     twice = FeatureStore.open(places["store"])

@@ -10,7 +10,7 @@ import zarr
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from helpers.damage import flip
-from helpers.making import CORPUS, make_store
+from helpers.making import CORPUS, fit_here, make_store
 from helpers.processes import run_gmmpipe
 from helpers.results import file_bytes
 
@@ -61,9 +61,8 @@ def test_a_flipped_byte_is_named(tmp_path: Path, invoke) -> None:
 
 
 def test_fit_from_zarr_equals_fit_from_tar(store: Path, zarr_store: Path, tmp_path: Path) -> None:
-    options = ("--K", 8, "--target_frames", "8k", "--n_sgd_steps", 10, "--sgd_batch_size", 512)
     models = []
     for name, data in (("tar", store), ("zarr", zarr_store)):
-        run_gmmpipe("fit", "--data_dir", data, "--output_dir", tmp_path / name, *options)
+        fit_here(data, tmp_path / name)
         models.append(torch.load(tmp_path / name / "gmm.pt", weights_only=True))
     assert torch.equal(models[0]["means"], models[1]["means"])
