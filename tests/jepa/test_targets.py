@@ -110,7 +110,7 @@ def test_labels_that_do_not_belong_to_the_store_are_refused(
 def test_a_flipped_byte_in_a_label_store_is_named(store, label_stores, tmp_path) -> None:
     path = Path(shutil.copytree(label_stores[3], tmp_path / "copy"))
     shard = LabelStore.open(path).shards[0]
-    index = shard.sidecar().indices["topk_probs"]
+    index = shard.sidecar().further["topk_probs"]
     content = bytearray(shard.path.read_bytes())
     content[int(index.byte_offset[1]) + 5] ^= 2
     shard.path.write_bytes(content)
