@@ -143,7 +143,7 @@ def _prepare(
 def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
     """Publish the labels made in `folder`; those in the hidden one replace the old."""
     info = folder.finish(folder.num_shards)
-    if folder is not output:
+    if folder.path != output.path:
         output.put_next_in_place()
     return info
 
@@ -161,7 +161,7 @@ def _one_thread() -> Iterator[None]:
 
 def _report(info: LabelInfo, options: LabelOptions) -> None:
     totals, rest = info.tally, ""
-    if (mass := info.sums.left_out_mass) is not None:
+    if (mass := info.left_out_mass) is not None:
         rest = f"; the top {options.top_k} leave out {mass:.3g} of the mass"
     log.info(
         "%s: %d utterances, %d frames in %d shards, %.1f MB%s",

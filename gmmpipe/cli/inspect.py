@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gmmpipe.cli.common import job_options, run_job
-
-if TYPE_CHECKING:
-    from gmmpipe.store.sums import Sums
 
 
 @click.command("inspect")
@@ -31,45 +28,35 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
 
 
 def _describe_store(folder: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from gmmpipe.errors import StoreError
     from gmmpipe.store.identities import find_identity, read_store_info
     from gmmpipe.store.names import IDENTITY_FILE, STORE_FILE, kind_of
     from gmmpipe.store.sums import Sums
 
     kind, identity = kind_of(folder), find_identity(folder)
-    finished = (folder / STORE_FILE).exists()
-    if finished:
-        sums = read_store_info(folder / STORE_FILE).sums
-    elif kind == "labels":
-        if identity is None:
-            raise StoreError(
-                f"{folder}: holds shards of labels, but no {STORE_FILE} or {IDENTITY_FILE}"
-            )
-        sums = Sums.over("labels", sorted(folder.glob("shard-*.json")))
+    if kind == "labels" and identity is None:
+        raise StoreError(
+            f"{folder}: holds shards of labels, but no {STORE_FILE} or {IDENTITY_FILE}"
+        )
+    sidecars = sorted(folder.glob("shard-*.json"))
+    if finished := (folder / STORE_FILE).exists():
+        sums: Sums = read_store_info(folder / STORE_FILE)
+    elif kind == "labels" or sidecars:
+        sums = Sums.over("labels" if kind == "labels" else "features", sidecars)
     else:
-        sidecars = sorted(folder.glob("shard-*.json"))
-        if not sidecars:
-            raise StoreError(f"{folder}: holds no feature store")
-        sums = Sums.over("features", sidecars)
+        raise StoreError(f"{folder}: holds no feature store")
+    counts = asdict(sums.tally)
+    if kind == "labels":
+        counts = {name: counts[name] for name in ("utterances", "frames", "bytes")}
+        counts["left_out_mass"] = sums.left_out_mass
+    else:
+        counts["hours"] = round(sums.tally.seconds_kept / 3600, 6)
     described = {} if identity is None else identity.to_json()
     described.pop("kind", None)
-    return {
-        "kind": "label store" if kind == "labels" else "feature store",
-        "finished": finished,
-        "shards": len(sums.shards),
-        **_counts(kind, sums),
-        **described,
-    }
-
-
-def _counts(kind: str | None, sums: "Sums") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    tally = asdict(sums.tally)
-    if kind == "labels":
-        counts = {name: tally[name] for name in ("utterances", "frames", "bytes")}
-        return {**counts, "left_out_mass": sums.left_out_mass}
-    return {**tally, "hours": round(sums.tally.seconds_kept / 3600, 6)}
+    name = "label store" if kind == "labels" else "feature store"
+    return {"kind": name, "finished": finished, "shards": len(sums.shards), **counts, **described}
 
 
 def _describe_model(path: Path) -> dict[str, Any]:

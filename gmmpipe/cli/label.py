@@ -22,6 +22,6 @@ def command(options: "LabelOptions") -> None:
     from gmmpipe.run.world import open_world
 
     with open_world("auto") as world:
-        left_out_mass = label(options, world).sums.left_out_mass
+        left_out_mass = label(options, world).left_out_mass
     if world.rank == 0 and left_out_mass is not None:
         click.echo(f"left_out_mass: {left_out_mass}")

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.executors import run_dask, run_local
@@ -144,11 +143,11 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
     index, count = options.task_index or 0, options.num_tasks or 1
     own = range(index, plan.num_shards, count)
     names = plan.shard_names
-    there = folder.remove_damaged(_look, [names[number] for number in own])
-    usable = any(shard.utterances for shard in there)
+    there = folder.remove_damaged(_name_and_counts, [names[number] for number in own])
+    usable = any(utterances for _, utterances, _ in there)
     if again and there and not usable and not folder.splits:
         log.info("nothing was usable in %d shards of an earlier run: once again", len(there))
-        remove_shards(folder.path, [shard.name for shard in there])
+        remove_shards(folder.path, [name for name, _, _ in there])
         there = []
     missing = [number for number in folder.missing(plan.num_shards) if number in own]
     total = len(own)
@@ -167,19 +166,12 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
     with Progress("featurize", "shards", total=total, start=kept) as progress:
         for tally in _run(tasks, num_workers, options) if missing else ():
             progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
-    return len(missing), sum(shard.rejects for shard in there)
+    return len(missing), sum(rejects for _, _, rejects in there)
 
 
-class _Finished(NamedTuple):
-    """A shard that was there already; whole sidecars of a large store would fill the memory."""
-
-    name: str
-    utterances: int
-    rejects: int
-
-
-def _look(sidecar: Sidecar) -> _Finished:
-    return _Finished(sidecar.row.name, sidecar.row.utterances, len(sidecar.rejects))
+def _name_and_counts(sidecar: Sidecar) -> tuple[str, int, int]:
+    """A shard's name, utterances and rejects: whole sidecars would fill the memory."""
+    return sidecar.row.name, sidecar.row.utterances, len(sidecar.rejects)
 
 
 def _describe(folder: FeatureFolder, plan: Plan, tried_here: bool, reject: Reject) -> str:

@@ -1,8 +1,8 @@
-"""The JSON documents of a store: of bounded size, and checked against the checksum they carry.
+"""The JSON documents of a store. Their size is bounded, and each carries a checksum.
 
 A document is canonical JSON and a newline. Its field ``checksum`` is the SHA-256 of the canonical
-JSON of all its other fields, so that no byte of it can change unseen. Documents of versions of
-gmmpipe that wrote none are taken as they are.
+JSON of all its other fields, so a change of any byte is found. Earlier versions of gmmpipe wrote
+documents without a checksum, which are still read.
 """
 
 import hashlib
@@ -19,47 +19,27 @@ from gmmpipe.files import canonical_json, read_regular, write_atomic
 
 FORMAT_VERSION = 1
 MAX_DOCUMENT_BYTES = 1 << 27
-"""A row of ``store.json`` takes some 300 bytes, and an utterance in a sidecar 100: enough for
-400,000 shards of a million utterances each."""
+"""Enough for 400,000 shards of a million utterances each: a row of ``store.json`` takes some 300
+bytes, and an utterance in a sidecar 100."""
 MAX_INT = 1 << 60
-"""No count, size or place in a file is larger; sums of a few still fit int64."""
+"""The largest count, size or place in a file; sums of a few of them still fit int64."""
 
 _CHECKSUM = "checksum"
 _FIELDS_WITHOUT_CHECKSUM = frozenset(
     [
-        "K",
-        "bytes",
-        "features",
-        "fingerprint",
-        "format_version",
-        "frames",
-        "gmm_sha256",
-        "index",
-        "kind",
-        "left_out",
-        "name",
-        "plan",
-        "redo",
-        "rejects",
-        "sha256",
-        "shards",
-        "source_sha256",
-        "tally",
-        "temperature",
-        "top_k",
-        "topk_ids_index",
-        "topk_probs_index",
-        "totals",
-        "utterances",
+        *("K", "bytes", "features", "fingerprint", "format_version", "frames", "gmm_sha256"),
+        *("index", "kind", "left_out", "name", "plan", "redo", "rejects", "sha256", "shards"),
+        *("source_sha256", "tally", "temperature", "top_k", "topk_ids_index"),
+        *("topk_probs_index", "totals", "utterances"),
     ]
 )
-"""The fields of documents before there were checksums. Where another is, there must be one: so a
-change in the very name of the field is noticed too."""
+"""The fields of documents before there were checksums. A document with another field must have a
+checksum, so that a change in the name ``checksum`` itself is noticed."""
 _T = TypeVar("_T")
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
-    """Publish a document as `path`, with its checksum; one that `values` has already is left out.
+    """Publish a document as `path`, with its checksum instead of one that `values` has already.
 
     Raises:
         StoreError: it would be too large to be read.
@@ -110,7 +90,7 @@ def parse_document(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
         raise StoreError(f"{path}: not of format version {FORMAT_VERSION}")
     if _CHECKSUM in document:
-        # Of the bytes themselves: what is read back from them may be the same for other bytes.
+        # The bytes themselves count, since other bytes may be read as the same values.
         field = f'"{_CHECKSUM}":{json.dumps(document[_CHECKSUM])},'.encode()
         text, newline = content[:-1].replace(field, b"", 1), content[-1:]
         whole = newline == b"\n" and hashlib.sha256(text).hexdigest() == document[_CHECKSUM]
@@ -122,7 +102,7 @@ def parse_document(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def pick(cls: type[_T], values: dict[str, Any]) -> _T:
-    """A dataclass from a JSON object; fields that later versions added are left out.
+    """A dataclass from a JSON object, without the fields that later versions have added.
 
     Raises:
         TypeError: a field is missing or of another type.

@@ -44,9 +44,9 @@ def finalize(
         first: list[Reject] = []
         sums, rejects_sha256 = _write_rejects(folder, paths, first)
         _check_rejects(folder, sums.tally, max_reject_fraction, "".join(map(describe, first)))
-        info = StoreInfo(identity, sums, rejects_sha256)
+        info = StoreInfo(**vars(sums), identity=identity, rejects_sha256=rejects_sha256)
     else:
-        info = StoreInfo(identity, Sums.over(identity.kind, paths))
+        info = StoreInfo(**vars(Sums.over(identity.kind, paths)), identity=identity)
     info.write(folder / STORE_FILE)
     tidy(folder, identity)
     return info

@@ -5,6 +5,7 @@ otherwise is refused, one of the same identity is gone on with, ``--overwrite`` 
 folder, and whoever finds no shard missing publishes the store.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -27,11 +28,12 @@ from gmmpipe.store.names import (
     shard_names,
     sidecar_name,
 )
-from gmmpipe.store.reopen import finish_reopening, remove_damaged
+from gmmpipe.store.reopen import finish_reopening, remove_shards
 from gmmpipe.store.replace import NEXT_FOLDER
 from gmmpipe.store.schema import I, StoreInfo
 from gmmpipe.store.sidecar import Sidecar
 
+log = logging.getLogger(__name__)
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -177,9 +179,15 @@ class StoreFolder(Generic[I, P]):
 
     def remove_damaged(self, look: Callable[[Sidecar], R], shards: Iterable[str]) -> list[R]:
         """Remove those of `shards` whose sidecars are damaged; what `look` says of the others."""
-        found: list[R] = []
-        kind = self.wanted.kind
-        remove_damaged(self.path, shards, lambda path: found.append(look(Sidecar.read(path, kind))))
+        found = []
+        for name in shards:
+            sidecar = self.path / sidecar_name(name)
+            if os.path.lexists(sidecar):
+                try:
+                    found.append(look(Sidecar.read(sidecar, self.wanted.kind)))
+                except StoreError as error:
+                    log.warning("warning: %s; its shard is made anew", error)
+                    remove_shards(self.path, [name])
         return found
 
     def finish(self, num_shards: int, identity: I | None = None, **limits: Any) -> StoreInfo[I]:

@@ -1,10 +1,11 @@
 """The endless line of frames: every epoch's shards and their utterances in a seeded order.
 
-Shards are permuted anew each epoch, and utterances within their shard. The latter matters where a
-range ends inside a shard: shards are sorted by key, so its first half alone may be one speaker.
+Each epoch permutes the shards, and the utterances within each shard. The second permutation matters
+where a range ends inside a shard: shards are sorted by key, so the first half of one may be of one
+speaker alone.
 
-Pure arithmetic: which frame stands at a position depends on the frame counts of the shards and the
-seed alone, so no position is ever saved and any number of ranks sees the same data.
+The frame at a position is a function of the frame counts of the shards and the seed alone. So no
+position is ever saved, and any number of ranks sees the same data.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from gmmpipe.randomness import permutation
 
 @dataclass(frozen=True)
 class FrameRange:
-    """Frames [start, stop) of a shard in its order of an epoch, for rows from `at` of a buffer."""
+    """Frames [start, stop) of a shard in the order of an epoch, for a buffer from `at` on."""
 
     epoch: int
     shard: int

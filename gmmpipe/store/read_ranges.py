@@ -1,4 +1,4 @@
-"""Frames straight from a shard's bytes: ranges by the index, every utterance checked by its CRC."""
+"""Reading ranges of frames straight from a shard's bytes, with each utterance's CRC checked."""
 
 import os
 from itertools import pairwise
@@ -17,10 +17,10 @@ from gmmpipe.store.columns import Check, Column
 from gmmpipe.store.shard_index import ShardIndex
 
 _CHECKED_BYTES = 1 << 17
-"""Values of neighbours are checked together, some so many at once: one by one, an utterance of 3 s
-takes as long to be checked as to be read."""
+"""The values of neighbouring utterances are checked together, about so many bytes at once. One by
+one, the check of an utterance of 3 s takes as long as reading it."""
 MAX_SAMPLE_BYTES = 1 << 30
-"""No utterance's JSON or audio has more."""
+"""The JSON or audio of an utterance has no more."""
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint16": torch.uint16}
 """Those of columns, by name."""
 
@@ -31,7 +31,7 @@ def crc32c(data: NDArray[Any] | bytes) -> int:
 
 
 def check_extent(path: Path, index: ShardIndex, column: Column) -> None:
-    """Make sure that a file reaches to the end of all arrays of its index, before memory is taken.
+    """Make sure that a file holds all arrays of its index, before memory is taken for them.
 
     Raises:
         StoreError: it does not, or is missing.
@@ -57,9 +57,9 @@ def read_rows(
 ) -> None:
     """Copy frames [start, stop) of a shard into `out`, checking every utterance that is touched.
 
-    Whole utterances are read straight into `out`; those cut by an edge of the range, and all of
-    them where `out` has another dtype, go through a buffer of one utterance. Thread-safe. Plain
-    reads rather than a memory map, which would turn a truncated file into SIGBUS.
+    Whole utterances are read straight into `out`. Utterances that an edge of the range cuts, and
+    all of them where `out` has another dtype, go through a buffer of one utterance. The function is
+    thread-safe. It reads plainly, because a memory map turns a truncated file into SIGBUS.
 
     Args:
         path: the file that holds the raw arrays.

@@ -1,4 +1,4 @@
-"""What came in and where it went: rejects with their reasons, and the sums of lines and hours."""
+"""Rejects with their reasons, and the tally of lines and hours: what came in and where it went."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -28,8 +28,8 @@ REJECT_REASONS = (
 class Reject:
     """One manifest line that gave no features, and why.
 
-    In a sidecar its `ordinal` over all manifests stands beside it. Where long audio is split, a
-    sidecar's reject is one window of the line, which is a reject only if all `num_windows` are.
+    A sidecar's reject has its `ordinal` over all manifests. Where long audio is split, it is one
+    window of a line, and the line is a reject only if all `num_windows` of its windows are.
     """
 
     manifest: str
@@ -55,12 +55,12 @@ class Reject:
 class Tally:
     """Lines and hours: what came in and where it went.
 
-    lines = lines that gave features + rejects; seconds_in = kept + cropped + rejected, where a
-    reject counts as long as its header or its manifest says, or 0 where neither does.
+    lines = lines that gave features + rejects. seconds_in = kept + cropped + rejected, where a
+    reject counts as many seconds as its header or its manifest states, or 0.
 
-    `cancelled` utterances lose more than 20 dB by the mean of their channels; `unstated` files are
-    longer than their manifest says, by `seconds_unstated` together. Stores made before these were
-    counted say 0.
+    `cancelled` counts utterances that lose more than 20 dB by the mean of their channels;
+    `unstated` counts files that are longer than their manifest states, by `seconds_unstated`
+    together. Stores that were made before these were counted hold 0.
     """
 
     lines: int = 0

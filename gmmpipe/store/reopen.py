@@ -1,8 +1,6 @@
 """A finished store back to an unfinished one, so that some of its shards are made anew."""
 
-import logging
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
@@ -15,8 +13,6 @@ from gmmpipe.store.names import (
     is_shard_name,
     sidecar_name,
 )
-
-log = logging.getLogger(__name__)
 
 
 def reopen(folder: Path, shards: Iterable[str]) -> None:
@@ -64,15 +60,3 @@ def remove_shards(folder: Path, shards: Iterable[str]) -> None:
         if is_shard_name(name):
             (folder / sidecar_name(name)).unlink(missing_ok=True)  # it says "complete", so it first
         remove(folder / name)
-
-
-def remove_damaged(folder: Path, shards: Iterable[str], read: Callable[[Path], object]) -> None:
-    """Remove those shards whose sidecars `read` finds damaged, so that they count as missing."""
-    for name in shards:
-        sidecar = folder / sidecar_name(name)
-        if os.path.lexists(sidecar):
-            try:
-                read(sidecar)
-            except StoreError as error:
-                log.warning("warning: %s; its shard is made anew", error)
-                remove_shards(folder, [name])

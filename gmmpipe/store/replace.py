@@ -1,12 +1,14 @@
 """A new store in an old one's place: made whole in a hidden folder, then swapped in.
 
 The old store stays until the new one is whole. The swap is written down before it begins, so that
-whoever comes after a kill finishes it. Only files that the old store's documents name are deleted.
+the next command finishes one that was killed. Only files that the old store's documents name are
+deleted.
 """
 
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,9 @@ from gmmpipe.store.names import (
 
 log = logging.getLogger(__name__)
 NEXT_FOLDER = ".next"
-"""Where a store is made that is to replace the one around it."""
+"""The hidden folder in which a store is made that is to replace the one around it."""
 SWAP_FILE = ".swap.json"
-"""What goes and what comes, from the moment at which the new store is whole."""
+"""Names the files that go and those that come, as soon as the new store is whole."""
 _DOCUMENTS = {
     "features": (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE),
     "labels": (STORE_FILE, REOPENED_FILE, IDENTITY_FILE),
@@ -69,11 +71,20 @@ def own_files(folder: Path, kind: str, planned: Iterable[str] | None) -> set[str
         ) from error
     if found != kind:
         raise StoreError(f"{folder}: holds a store of {found}; use another --output_dir")
-    return {*_DOCUMENTS[kind], *shards, *map(sidecar_name, shards)}
+    identity = folder / IDENTITY_FILE  # that of a `FeatureStoreWriter`, or a file of the user's
+    own = {IDENTITY_FILE} if identity.exists() and _kind_in(identity) == kind else set()
+    return {*_DOCUMENTS[kind], *own, *shards, *map(sidecar_name, shards)}
+
+
+def _kind_in(path: Path) -> object:
+    """The kind of store that a document is of; None where it is not one of ours."""
+    with suppress(StoreError):
+        return read_document(path).get("kind")
+    return None
 
 
 def refuse_strangers(folder: Path, own: set[str], shards: Iterable[str], kind: str) -> None:
-    """Make sure that a new store of these shards and kind replaces no file that is not in `own`.
+    """Make sure that a new store of these shards and kind replaces only files in `own`.
 
     Raises:
         StoreError: it would.

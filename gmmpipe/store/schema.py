@@ -6,7 +6,7 @@ the same bytes.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -35,8 +35,11 @@ class Identity(ABC):
     """The kind in words."""
     command: ClassVar[str]
     """What makes such stores."""
-    plan_files: tuple[str, ...]
-    """What an unfinished store is made by."""
+
+    @property
+    @abstractmethod
+    def plan_files(self) -> tuple[str, ...]:
+        """What an unfinished store is made by."""
 
     @property
     @abstractmethod
@@ -138,7 +141,7 @@ class FeatureIdentity(Identity):
     plan: PlanOptions | WriterPlan
 
     @property
-    def plan_files(self) -> tuple[str, ...]:  # type: ignore[override]
+    def plan_files(self) -> tuple[str, ...]:
         """What an unfinished store is made by."""
         is_planned = isinstance(self.plan, PlanOptions)
         return (PLAN_FILE, LINES_FOLDER) if is_planned else (IDENTITY_FILE,)
@@ -207,33 +210,21 @@ class _LeftOutMass:
 
 
 @dataclass(frozen=True)
-class StoreInfo(Generic[I]):
+class StoreInfo(Sums, Generic[I]):
     """``store.json``: written last; a folder without it is unfinished.
 
     Args:
         identity: what decides the store's bytes.
-        sums: what its shards come to.
         rejects_sha256: of ``rejects.jsonl``; None in stores of earlier versions, and of labels.
     """
 
-    identity: I
-    sums: Sums
-    rejects_sha256: str | None = None
-
-    @property
-    def shards(self) -> list[ShardRow]:
-        """A row each."""
-        return self.sums.shards
+    identity: I = field(kw_only=True)
+    rejects_sha256: str | None = field(kw_only=True, default=None)
 
     @property
     def shard_names(self) -> list[str]:
         """The shards' file names."""
         return [row.name for row in self.shards]
-
-    @property
-    def tally(self) -> Tally:
-        """What the lines came to."""
-        return self.sums.tally
 
     def write(self, path: Path) -> None:
         """Publish the document as `path`."""
@@ -252,7 +243,7 @@ class StoreInfo(Generic[I]):
         if self.identity.kind == "features":
             return {**asdict(tally), "seconds_in": round(tally.seconds_in, 6)}
         counts = {name: getattr(tally, name) for name in ("utterances", "frames", "bytes")}
-        return {**counts, "left_out_mass": self.sums.left_out_mass}
+        return {**counts, "left_out_mass": self.left_out_mass}
 
     @classmethod
     def read(cls, path: Path, identity: type[I]) -> "StoreInfo[I]":
@@ -273,7 +264,8 @@ class StoreInfo(Generic[I]):
             if whose.kind == "labels":
                 mass = pick(_LeftOutMass, totals).left_out_mass
             rows = [pick(ShardRow, row) for row in document["shards"]]
-            info = cls(whose, Sums(rows, pick(Tally, totals), mass), document.get("rejects_sha256"))
+            digest = document.get("rejects_sha256")
+            info = cls(rows, pick(Tally, totals), mass, identity=whose, rejects_sha256=digest)
             info._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path}: not a {whose.name}: {error!r}") from error

@@ -53,11 +53,12 @@ class ShardWriter(ABC):
         self._name = name
         self.columns = tuple(columns)
         self.has_json = has_json
-        self._keys: list[str] = []
-        self._num_frames: list[int] = []
-        self._json_crcs: list[int] = []
-        self._places: dict[str, list[int]] = {column.name: [] for column in columns}
-        self._crcs: dict[str, list[int]] = {column.name: [] for column in columns}
+        self._shared: dict[str, list[Any]] = {"keys": [], "num_frames": []}
+        self._own: dict[str, dict[str, list[int]]] = {
+            column.name: {"byte_offset": [], "crc32c": []} for column in columns
+        }
+        if has_json:
+            self._own[columns[0].name]["json_crc32c"] = []
 
     def add(
         self,
@@ -87,13 +88,12 @@ class ShardWriter(ABC):
         text = None
         if metadata is not None:
             text = canonical_json(metadata).encode() + self.json_end
-            self._json_crcs.append(crc32c(text))
-        places = self._append(key, stored, text, audio)
-        self._keys.append(key)
-        self._num_frames.append(num_frames)
-        for name, array in stored.items():
-            self._places[name].append(places[name])
-            self._crcs[name].append(crc32c(array))
+            self._own[self.columns[0].name]["json_crc32c"].append(crc32c(text))
+        for name, byte_offset in self._append(key, stored, text, audio).items():
+            self._own[name]["byte_offset"].append(byte_offset)
+            self._own[name]["crc32c"].append(crc32c(stored[name]))
+        self._shared["keys"].append(key)
+        self._shared["num_frames"].append(num_frames)
 
     def finish(self) -> WrittenShard:
         """Write what is left of the shard; nothing can be added then.
@@ -102,22 +102,11 @@ class ShardWriter(ABC):
             ValueError: a key is none, or they were not sorted.
         """
         num_bytes, sha256 = self._end()
-        first, *others = (self._index(column.name) for column in self.columns)
-        if self.has_json:
-            first = ShardIndex.from_json({**first.to_json(), "json_crc32c": self._json_crcs})
-        row = ShardRow(self._name, len(self._keys), sum(self._num_frames), num_bytes, sha256)
-        further = {c.name: index for c, index in zip(self.columns[1:], others, strict=True)}
-        return WrittenShard(row, first, further)
-
-    def _index(self, name: str) -> ShardIndex:
-        return ShardIndex.from_json(
-            {
-                "keys": self._keys,
-                "num_frames": self._num_frames,
-                "byte_offset": self._places[name],
-                "crc32c": self._crcs[name],
-            }
-        )
+        indices = {n: ShardIndex.from_json({**self._shared, **own}) for n, own in self._own.items()}
+        index = indices.pop(self.columns[0].name)
+        num_frames = int(index.row_offset[-1])
+        row = ShardRow(self._name, len(index.keys), num_frames, num_bytes, sha256)
+        return WrittenShard(row, index, indices)
 
     @abstractmethod
     def _append(

@@ -16,7 +16,7 @@ _BLANK_CHECKSUM = int(_BLANK_HEADER[_CHECKSUM], 8) - sum(_BLANK_HEADER[_SIZE])
 
 
 class TarWriter:
-    """Writes members to an open file, hashing as it goes, so that nothing is read again.
+    """Writes members to an open file, and hashes them as it goes, so that nothing is read again.
 
     Headers are ustar with every field that could vary (times, owners) left at zero.
     """

@@ -101,7 +101,7 @@ def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
 
     paths = (folder / sidecar_name(row.name) for row in info.shards)
     sums = Sums.over(info.identity.kind, paths, add)
-    if (sums.tally, sums.left_out_mass) != (info.tally, info.sums.left_out_mass):
+    if (sums.tally, sums.left_out_mass) != (info.tally, info.left_out_mass):
         yield folder / STORE_FILE, "its totals are not what its sidecars come to"
     if not info.identity.has_json:
         return

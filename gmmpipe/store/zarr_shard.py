@@ -44,7 +44,7 @@ class ZarrShardWriter(ShardWriter):
         super().__init__(name, columns, has_json)
         self._folder = folder
         self._arrays: dict[str, list[NDArray[Any]]] = {column.name: [] for column in columns}
-        self._frames_before = 0
+        self._num_frames = 0
         self._bytes: dict[str, list[bytes]] = {"json": [], "flac": []}
 
     def _append(
@@ -53,15 +53,15 @@ class ZarrShardWriter(ShardWriter):
         for name, content in (("json", text), ("flac", audio)):
             if content is not None:
                 self._bytes[name].append(content)
-        frames_before = self._frames_before
-        self._frames_before += len(next(iter(arrays.values())))
+        frames_before = self._num_frames
+        self._num_frames += len(next(iter(arrays.values())))
         for name, array in arrays.items():
             self._arrays[name].append(array)
         return {column.name: frames_before * column.frame_bytes for column in self.columns}
 
     def _end(self) -> tuple[int, str]:
         group = zarr.create_group(self._folder)
-        offsets = _offsets(self._num_frames)
+        offsets = _offsets(self._shared["num_frames"])
         for column in self.columns:
             _write_column(group, column, self._arrays[column.name], int(offsets[-1]))
         plain: dict[str, NDArray[Any]] = {"offsets": offsets}

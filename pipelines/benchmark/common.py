@@ -48,5 +48,5 @@ def multiply_store(store: Path, folder: Path, num_shards: int) -> Path:
         row = dataclasses.replace(sidecar.row, name=path.name)
         dataclasses.replace(sidecar, row=row).write(path.with_suffix(".json"))
     sums = Sums.over("features", sorted(folder.glob("shard-*.json")))
-    dataclasses.replace(info, sums=sums).write(folder / STORE_FILE)
+    dataclasses.replace(info, **vars(sums)).write(folder / STORE_FILE)
     return folder

@@ -75,7 +75,7 @@ def make_shards(source: Path, folder: Path) -> Path:
         tally = Tally(UTTERANCES, UTTERANCES, 0, row.frames, row.bytes)
         Sidecar("features", row, written.index, {}, tally).write(path.with_suffix(".json"))
     sums = Sums.over("features", sorted(folder.glob("shard-*.json")))
-    dataclasses.replace(info, sums=sums).write(folder / STORE_FILE)
+    dataclasses.replace(info, **vars(sums)).write(folder / STORE_FILE)
     return folder
 
 

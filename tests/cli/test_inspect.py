@@ -30,12 +30,12 @@ def test_an_unfinished_store(store_copy: Path, invoke) -> None:
 def test_a_label_store_finished_or_not(store: Path, fitted: Path, tmp_path: Path, invoke) -> None:
     out = tmp_path / "labels"
     options = LabelOptions(store=store, gmm_path=fitted, output_dir=out, top_k=2)
-    sums = label(options, alone()).sums
+    made = label(options, alone())
     found = json.loads(invoke("inspect", out, "--json").stdout)
     assert (found["kind"], found["finished"], found["shards"]) == ("label store", True, 4)
     assert (found["utterances"], found["frames"]) == (56, 8561)
     assert (found["K"], found["top_k"], found["temperature"]) == (16, 2, 1.0)
-    assert found["left_out_mass"] == sums.left_out_mass
+    assert found["left_out_mass"] == made.left_out_mass
     (out / "store.json").rename(out / "plan.json")
     (out / "shard-000000.json").unlink()
     lines = invoke("inspect", out).stdout.splitlines()

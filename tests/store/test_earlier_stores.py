@@ -16,7 +16,6 @@ from gmmpipe.apply.options import LabelOptions
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.run.world import World
 from gmmpipe.store.finalize import finalize
 from gmmpipe.store.identities import read_store_info
 from gmmpipe.store.shard import Shard, shards_of
@@ -24,12 +23,12 @@ from gmmpipe.store.shard_kinds import open_writer
 from gmmpipe.store.shard_reader import ShardReader
 from gmmpipe.store.sidecar import Sidecar
 from gmmpipe.store.verify import open_store, strangers, verify
-from helpers.making import CORPUS, fit_here
+from helpers.making import CORPUS, alone, fit_here
 from helpers.results import file_bytes
 
 CHECKED = EARLIER / "with_checksums"
 """By a later version than the others; see the README beside them."""
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = alone()
 
 
 def no_faults(folder: Path) -> bool:

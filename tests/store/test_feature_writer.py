@@ -18,7 +18,7 @@ from gmmpipe import FeatureStore, FeatureStoreWriter
 from gmmpipe.cli import cli
 from gmmpipe.errors import ClaimError, OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
-from helpers.damage import edit_document
+from helpers.damage import edit_document, flip
 from helpers.external import LAYER, utterances, write
 from helpers.making import CORPUS, make_store
 from helpers.processes import killed_after
@@ -294,9 +294,7 @@ def test_a_bad_shard_is_removed_by_verify_and_made_again(tmp_path: Path) -> None
     folder = write(tmp_path / "store", 3)
     whole = file_bytes(folder)
     for name in ("shard-000001", "shard-000002"):
-        content = bytearray(whole[f"{name}.tar"])
-        content[1700] ^= 1
-        (folder / f"{name}.tar").write_bytes(content)
+        flip(folder / f"{name}.tar", 1700)
     done = CliRunner().invoke(cli, ["verify", str(folder), "--repair"])
     assert done.exit_code == 1
     assert all(f"shard-00000{number}.tar" in done.output for number in (1, 2))

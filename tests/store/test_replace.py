@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from external import write
 
+from gmmpipe import FeatureStoreWriter
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.job import featurize
@@ -264,3 +266,15 @@ def test_a_swap_that_another_process_finishes_meanwhile_is_finished(tmp_path: Pa
         (tmp_path / SWAP_FILE).unlink()
         os.close(descriptor)
         assert finishing.result()
+
+
+def test_the_note_of_a_writers_unfinished_store_goes_with_it(few: Path, tmp_path: Path) -> None:
+    out = write(tmp_path / "out", 3)
+    (out / "store.json").rename(out / "reopened.json")
+    with FeatureStoreWriter(tmp_path / "begun", dim=3, frame_rate=50) as writer:
+        shutil.copy(tmp_path / "begun" / "plan.json", out)
+        writer.add("a", np.ones((2, 3)))
+    chosen: dict[str, Any] = {"base_path": CORPUS, "utterances_per_shard": 3}
+    fresh = make_store(few, tmp_path / "fresh", **chosen)
+    featurize(FeaturizeOptions(str(few), out, **chosen, num_workers=1, overwrite=True))
+    assert file_bytes(out) == file_bytes(fresh)
