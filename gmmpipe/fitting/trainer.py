@@ -184,7 +184,7 @@ class _Fitting:
     def fit_update(self, update: Update, held: HeldFrames) -> dict[str, float]:
         """All steps of an update; its metrics."""
         state = self.state
-        before = state.begin_update(update.stop)
+        before = state.begin_update(update.stop).mixture
         while state.step < update.num_steps:
             if self.stepper.step(update, held):
                 raise self.stop.stopped()

@@ -5,7 +5,6 @@ from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.optimizers import VarFloor
-from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
 METRIC_COLUMNS = (
@@ -33,7 +32,7 @@ def measure_update(
     update: Update,
     held: HeldFrames,
     mixture: Mixture,
-    before: Parameters,
+    before: Mixture,
     avg_loss: float,
     schedule: Schedule,
     world: World,

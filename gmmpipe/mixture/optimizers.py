@@ -64,7 +64,7 @@ def nll_gradient(
 class Optimizer(Protocol):
     """A way to step a mixture by the statistics of some frames.
 
-    It owns its start and its rate: a fit tells it where it is, and nothing else.
+    It owns its start, its rate and the check of its state. A fit only says how far it is.
     """
 
     @classmethod
@@ -116,7 +116,7 @@ class Optimizer(Protocol):
         """
 
     def tensors(self) -> list[Tensor]:
-        """All that changes with the data, for ranks to agree on at the start."""
+        """The tensors of its state, for all ranks to take from one at the start."""
 
     def state_dict(self) -> dict[str, Any]:
         """What `from_state` needs to go on exactly: tensors on the CPU and plain numbers."""

@@ -19,6 +19,9 @@ EM_PASSES = 10
 EM_RATES = (0.7, 0.02)
 """The weight of a step's statistics in stepwise EM, at the first step and at the last."""
 
+_CONSTANT = 2**-16
+"""A dimension whose standard deviation is at most this share of its largest value is a constant."""
+
 FRAMES_PER_COMPONENT = 32
 """Frames for each component that a step of EM takes, and that k-means++ draws from, at least."""
 
@@ -29,8 +32,9 @@ EM_STEP_FRAMES = 1_024
 def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
     """The lower bound of the variances: the number given, or float64 [D] for per cent.
 
-    A dimension that is constant in the sample counts as one of variance 1, as in scikit-learn's
-    StandardScaler, for a share of 0 would be no bound. No bound is below `MIN_VAR_FLOOR`.
+    A dimension that is constant in the sample, or varies by little more than float32 rounds, counts
+    as one of variance 1, as in scikit-learn's StandardScaler: a share of its own variance would be
+    no bound. No bound is below `MIN_VAR_FLOOR`.
 
     Args:
         sample: [S, D], the whole seeding sample.
@@ -40,9 +44,11 @@ def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
         return given
     # A part of the dimensions at a time: all of the sample in float64 may take gigabytes.
     parts = [part.double().var(0, correction=0) for part in torch.split(sample, 16, dim=1)]
-    constant = sample.amax(0) == sample.amin(0)
-    variances = torch.cat(parts).masked_fill_(constant, 1.0)
-    return variances.mul_(float(given.removesuffix("%")) / 100).clamp_min_(MIN_VAR_FLOOR)
+    variances = torch.cat(parts)
+    largest = torch.maximum(sample.amax(0), -sample.amin(0))
+    variances.masked_fill_(variances.sqrt() <= _CONSTANT * largest, 1.0)
+    share = float(given.removesuffix("%")) / 100
+    return variances.mul_(share).clamp_min_(MIN_VAR_FLOOR)
 
 
 @torch.no_grad()

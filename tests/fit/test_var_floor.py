@@ -13,21 +13,21 @@ from click.testing import CliRunner
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from gmmpipe import GradientGMM
+from gmmpipe import FeatureStoreWriter, GradientGMM
 from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, OptionError
 from gmmpipe.fitting.checkpoint import read_checkpoint
 from gmmpipe.fitting.options import FitOptions
-from gmmpipe.mixture.optimizers import OPTIMIZERS, m_step
+from gmmpipe.jepa import JEPABatches
+from gmmpipe.mixture.optimizers import m_step
 from gmmpipe.mixture.seeding import seed_mixture, variance_floor
 from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR, parse_var_floor
-from gmmpipe.run.world import World
-from helpers.making import fit_arguments, fit_here
+from helpers.making import alone, fit_arguments, fit_here
 from helpers.results import assert_same_fit
 
-ONE_RANK = World(0, 1, torch.device("cpu"))
+ONE_RANK = alone()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,16 @@ def test_per_cent_is_of_each_dimensions_own_variance() -> None:
     assert floor[3] == 0.025, "a constant counts as of variance 1"
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-3, -13.8, 1e4])
+def test_what_rounding_alone_makes_vary_is_a_constant(value) -> None:
+    """Of two neighbouring numbers in float32 the variance is no scale of the data."""
+    near = np.nextafter(np.float32(value), np.float32(np.inf))
+    frames = torch.tensor([[value], [float(near)], [value]], dtype=torch.float32)
+    assert variance_floor(frames[::2], "1%").tolist() == [0.01]
+    if value:
+        assert variance_floor(frames, "1%").tolist() == [0.01]
+
+
 def test_a_bound_is_never_below_the_least_floor() -> None:
     frames = torch.tensor([[0.0, 1e-9, 5.0], [1e-7, 0.0, 5.0]])
     floor = variance_floor(frames, "1e-05%")
@@ -122,24 +132,31 @@ def test_em_on_features_of_very_different_scales_is_that_of_float64() -> None:
     assert np.allclose(here.log_vars.exp().numpy(), there.covariances_, rtol=2e-3)
 
 
+@pytest.fixture(scope="module")
+def unlike_scales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of `mfcc_like` frames, some 40 an utterance."""
+    folder = tmp_path_factory.mktemp("scales") / "store"
+    with FeatureStoreWriter(folder, dim=4, frame_rate=50, dtype="float32") as writer:
+        for number, frames in enumerate(mfcc_like().split(40)):
+            writer.add(f"{number:03d}", frames)
+    return folder
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "em"])
-def test_a_dimension_of_small_variance_is_fitted_and_not_floored(optimizer) -> None:
+def test_a_dimension_of_small_variance_is_fitted_and_not_floored(
+    optimizer, unlike_scales, tmp_path
+) -> None:
     """Of three clusters each dimension has a ninth of its variance or so left within them."""
-    frames, center = mfcc_like(), mfcc_like().mean(0)
-    floor = variance_floor(frames, "1%")
-    parameters = seed_mixture(frames, 3, floor, seed=0)
-    stepping = OPTIMIZERS[optimizer].start(
-        parameters, frames, center, frames_per_step=len(frames), lr=1e-2, var_floor=floor
-    )
-    kernel = StatisticsKernel(3, center)
-    for step in range(200):
-        statistics = kernel(frames, parameters.mixture)
-        rate = stepping.rate_at(step, step / 199)
-        stepping.step(statistics, parameters, center, len(frames), rate)
-    shares = parameters.log_vars.exp().double() / floor
-    assert shares.min() > 1 - 1e-6
+    sizes = {"K": 3, "n_sgd_steps": 200, "sgd_batch_size": 2000}
+    fit_here(unlike_scales, tmp_path, **sizes, optimizer=optimizer, var_floor="1%")
+    content = load(tmp_path / "gmm.pt")
+    shares = content["covariances"].double() / content["var_floors"]
+    assert shares.min() >= 1
     assert (shares[:, 3] < 1 + 1e-5).all(), "the constant is at its floor"
     assert ((shares[:, :3] > 4) & (shares[:, :3] < 20)).all(), "0.09 of 1 / 0.01, within limits"
+    assert evaluate(str(unlike_scales), tmp_path / "gmm.pt", None, ONE_RANK).em_gap < 1e-3
+    batches = JEPABatches(unlike_scales, gmm=tmp_path / "gmm.pt", batch_size=4)
+    assert next(iter(batches)).targets.shape[2] == 3
 
 
 PER_CENT: dict[str, Any] = {"var_floor": "10%"}

@@ -130,6 +130,20 @@ def test_no_seeded_component_is_dead_on_speech(frames) -> None:
     assert seeded.log_vars.min() >= math.log(0.1) - 1e-6
 
 
+@pytest.mark.parametrize("dim", [1, 39, 768, 2048])
+def test_clusters_are_found_in_any_number_of_dimensions(dim) -> None:
+    """Twelve clusters at least 15 standard deviations apart, each about 50 frames."""
+    draw = torch.Generator().manual_seed(dim)
+    order = torch.stack([torch.randperm(12, generator=draw) for _ in range(dim)], 1)
+    places = 20.0 * order / math.sqrt(dim)
+    chosen = torch.arange(600) % 12
+    x = places[chosen] + torch.randn(600, dim, generator=draw) + 100
+    seeded = seed_mixture(x, 12, 0.1, seed=0)
+    assert torch.cdist(seeded.means, places + 100).min(0).values.max() < 0.6 * math.sqrt(dim)
+    assert seeded.mixture.log_weights.exp().min() > 0.05
+    assert seeded.log_vars.exp().mean() == pytest.approx(1.0, abs=0.2)
+
+
 @pytest.mark.parametrize("distinct", [1, 3])
 def test_fewer_distinct_frames_than_components_still_give_a_proper_density(
     distinct, frames
