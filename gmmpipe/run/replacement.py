@@ -8,7 +8,7 @@ Whoever finds such a hidden file, because that was cut short, finishes it.
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,13 @@ def next_path(path: Path) -> Path:
 
 
 def stamps_of(paths: Iterable[Path]) -> list[Stamp]:
-    """What tells whether files are still those that they were."""
-    states = [(path.name, path.stat()) for path in paths]
-    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    """What tells whether files are still those that they were; those that are gone have none."""
+    stamps = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            stamps.append((path.name, state.st_size, state.st_mtime_ns))
+    return stamps
 
 
 def waiting_in(folder: Path, is_model: Callable[[str], bool]) -> list[Path]:

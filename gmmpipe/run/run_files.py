@@ -107,6 +107,8 @@ class RunFiles:
             try:
                 content = self.read(path)
             except CheckpointError as error:
+                if path not in self.models_in(folder):
+                    return self.furthest_in(folder)  # the same run beside this one is further now
                 log.warning("warning: passed over: %s", error)
                 continue
             if best is None or self.position(content) > self.position(best[1]):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -32,8 +32,6 @@ from gmmpipe.run.run_files import (
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
-
-
 _State = TypeVar("_State", bound=RunState)
 
 
@@ -119,23 +117,16 @@ class RunFolder(Generic[_State]):
 
     def _refuse_another(self, earlier: list[Path], found: Path) -> None:
         """Refuse a folder of which some model is another run's, or none can be read."""
-        unread = []
+        identities = {}
         for path in earlier:
-            try:
-                identity = identity_of_content(self._files.read(path))
-            except CheckpointError:
-                unread.append(path)
-                continue
-            if identity != self._identity:
-                break
-        else:
-            if len(unread) < len(earlier) or not earlier:
-                return
-            path = earlier[0]
-        raise GmmpipeError(
-            f"{self.path}: holds another {self._files.what} ({path.name}) than {found}; use "
-            "another --output_dir, or --overwrite to replace it"
-        )
+            with suppress(CheckpointError):
+                identities[path] = identity_of_content(self._files.read(path))
+        others = [path for path, identity in identities.items() if identity != self._identity]
+        if others or (earlier and not identities):
+            raise GmmpipeError(
+                f"{self.path}: holds another {self._files.what} ({[*others, *earlier][0].name}) "
+                f"than {found}; use another --output_dir, or --overwrite to replace it"
+            )
 
     def begin(self, state: _State) -> None:
         """Write ``options.yaml`` and the metrics, unless there is a run to be replaced.
@@ -190,16 +181,16 @@ class RunFolder(Generic[_State]):
 
     def _is_whole(self, path: Path) -> bool:
         """Whether a checkpoint is one that this run can go on from."""
+        stamps = stamps_of([path])
+        if stamps and self._whole.issuperset(stamps):
+            return True
         try:
-            stamps = stamps_of([path])
-            if self._whole.issuperset(stamps):
-                return True
-            if identity_of_content(self._files.read(path)) != self._identity:
-                return False
-        except (OSError, CheckpointError):
+            whole = identity_of_content(self._files.read(path)) == self._identity
+        except CheckpointError:
             return False
-        self._whole.update(stamps)
-        return True
+        if whole:
+            self._whole.update(stamps)
+        return whole
 
     def mend(self, state: _State, target: Position) -> None:
         """Make a finished run's files again where they are not whole; delete checkpoints as `save`.

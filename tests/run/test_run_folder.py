@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError, OptionError
-from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.checkpoint import FIT_FILES, FitState
 from gmmpipe.fitting.folder import fit_folder
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.trainer import fit
@@ -460,6 +460,22 @@ def test_to_keep_none_is_wrong_usage(kind, tmp_path) -> None:
     with pytest.raises(OptionError, match="--keep is 0"):
         kind.run(tmp_path / "out", keep=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_the_same_run_deletes_as_it_goes_on_is_not_missed(tmp_path) -> None:
+    """Another process may do so between a look at the folder and a look into the file."""
+    first, second = tmp_path / "gmm_ckpt_1M.pt", tmp_path / "gmm_ckpt_2M.pt"
+    first.write_text("first")
+
+    def read(path: Path) -> dict[str, Any]:
+        if path == first:
+            first.rename(second)
+            raise CheckpointError(f"{path}: no such file")
+        return {"frames": 2_000_000, "resume": {"step": 0}}
+
+    found = replace(FIT_FILES, read=read).furthest_in(tmp_path)
+    assert found is not None
+    assert found[0] == second
 
 
 @pytest.mark.parametrize("command", [[cli, "fit"], [jepa, "--gmm_path", "gmm.pt"]], ids=KINDS)

@@ -72,19 +72,6 @@ def test_it_goes_to_loader_workers(labelled) -> None:
     assert len(there.read_utterance(0, 0).labels) > 0
 
 
-@pytest.mark.parametrize("array", ["index", "topk_ids_index", "topk_probs_index"])
-def test_a_flipped_byte_of_any_array_is_found_and_named(array, labelled_copy) -> None:
-    labels = LabelStore.open(labelled_copy)
-    name = array.removesuffix("_index").replace("index", "labels")
-    columns = [column.name for column in labels.plan.columns]
-    index = labels.shards[2].sidecar().indices[columns.index(name)]
-    path = labelled_copy / "shard-000002.tar"
-    flip(path, int(index.byte_offset[7]) + 1)
-    labels.read_utterance(2, 6)
-    with pytest.raises(StoreError, match=rf"shard-000002\.tar: utterance {index.keys[7]} is corr"):
-        labels.read_utterance(2, 7)
-
-
 def test_a_swapped_sidecar_is_found(labelled_copy) -> None:
     shutil.copy(labelled_copy / "shard-000001.json", labelled_copy / "shard-000002.json")
     with pytest.raises(StoreError, match=r"shard-000002\.json: .*that of shard-000001\.tar"):

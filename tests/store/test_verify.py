@@ -73,8 +73,8 @@ def test_what_a_store_does_not_name_is_named_and_left_alone(tmp_path: Path, invo
 
 LOSSES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sidecar": (lambda folder: (folder / "shard-000001.json").unlink(), "no such file"),
-    "no ledger": (lambda folder: (folder / "rejects.jsonl").unlink(), "rejects.jsonl: missing"),
-    "another ledger": (
+    "no rejects": (lambda folder: (folder / "rejects.jsonl").unlink(), "rejects.jsonl: missing"),
+    "other rejects": (
         lambda folder: (folder / "rejects.jsonl").write_bytes(b""),
         "rejects.jsonl: not the rejects that its sidecars list",
     ),
@@ -93,7 +93,7 @@ def test_what_else_is_lost_is_found_and_repaired(loss: str, tmp_path: Path, invo
     assert file_bytes(make_tiny("tar", folder)) == before
 
 
-def test_the_repair_of_a_ledger_leaves_what_has_nearly_its_name(tmp_path: Path) -> None:
+def test_the_repair_of_the_rejects_leaves_what_has_nearly_its_name(tmp_path: Path) -> None:
     folder = make_tiny("tar", tmp_path / "store")
     (folder / "rejects.json").write_bytes(b"mine")
     (folder / "rejects.jsonl").write_bytes(b"")
