@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gmmpipe.apply.options import EvaluateOptions, LabelOptions
     from gmmpipe.commands import evaluate, featurize, fit, label
     from gmmpipe.features.log_mel import LogMel
-    from gmmpipe.features.log_mel_spec import FeatureConfig
+    from gmmpipe.features.log_mel_spec import FeatureConfig, LogMelSpec
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -51,6 +51,7 @@ __all__ = [
     "LabelOptions",
     "LabelStore",
     "LogMel",
+    "LogMelSpec",
     "ManifestError",
     "NoAnswerError",
     "OptionError",
@@ -70,7 +71,7 @@ _HOMES = {
     "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
     "gmmpipe.commands": ["evaluate", "featurize", "fit", "label"],
     "gmmpipe.features.log_mel": ["LogMel"],
-    "gmmpipe.features.log_mel_spec": ["FeatureConfig"],
+    "gmmpipe.features.log_mel_spec": ["FeatureConfig", "LogMelSpec"],
     "gmmpipe.featurization.options": ["FeaturizeOptions"],
     "gmmpipe.fitting.options": ["FitOptions"],
     "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],

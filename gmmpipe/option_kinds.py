@@ -102,6 +102,8 @@ FRAMES = Kind("frames", parse_frames, show_frames)
 PATHS = Kind("paths", parse_paths, is_list=True)
 STRIDES = Kind("ints", parse_strides, is_list=True)
 
+ANY_PATH = PathRule()
+
 Frames = Annotated[int, FRAMES]
 Paths = Annotated[str, PATHS]
 Strides = Annotated[int, STRIDES]

@@ -15,7 +15,7 @@ its default and what `option` adds. Nothing here needs click or torch.
 import math
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -25,56 +25,19 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from gmmpipe.errors import OptionError
-from gmmpipe.option_kinds import Kind, PathRule
+from gmmpipe.option_kinds import ANY_PATH, Kind, PathRule
 
 _METADATA = "gmmpipe"
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What `option` adds to a field."""
-
-    help: str
-    low: float | None
-    high: float | None
-    above: float | None
-    name: str | None
-    metavar: str | None
-    shown: str | None
-    is_argument: bool
-    this_run_only: bool
-
-
-def option(
-    default: Any = MISSING,
-    *,
-    help: str,  # noqa: A002
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    name: str | None = None,
-    metavar: str | None = None,
-    shown: str | None = None,
-    is_argument: bool = False,
-    this_run_only: bool = False,
-) -> Any:
+def option(default: Any = MISSING, **said: Any) -> Any:
     """A field of a dataclass that is an option of a command too.
 
     Args:
         default: its value where none is given; without one it is required.
-        help: a sentence for ``--help``.
-        low: the smallest value.
-        high: the largest value.
-        above: what the value must be greater than.
-        name: the option's name, where it is not the field's.
-        metavar: what help calls the value, where the type's name does not do.
-        shown: the default as the command line writes it, where it is not the value's own text.
-        is_argument: whether the command takes it without a name, by its place.
-        this_run_only: whether it says how a run was started, nothing about what it makes, and so
-            does not belong into ``options.yaml``, where it would be wrong for the next run.
+        said: what else there is to say of it; see `Option`, from `help` to `this_run_only`.
     """
-    extras = Extras(help, low, high, above, name, metavar, shown, is_argument, this_run_only)
-    return field(default=default, metadata={_METADATA: extras})
+    return field(default=default, metadata={_METADATA: Option(**said)})
 
 
 def variant(kinds: Callable[[], dict[str, type]], *, help: str) -> Any:  # noqa: A002
@@ -113,7 +76,7 @@ class Variant:
         kinds = self.kinds().values()
         if type(value) not in kinds:
             names = " or ".join(kind.__name__ for kind in kinds)
-            raise OptionError(f"{value!r:.80} is given for a {names}")
+            raise OptionError(f"{value!r:.80} is given where a {names} is to be")
         return value
 
     def build(self, name: str, choice: str, values: dict[str, Any]) -> Any:
@@ -132,34 +95,46 @@ class Variant:
 
 @dataclass(frozen=True)
 class Option:
-    """All that is known of one option.
+    """All that is known of one option: what `option` is told, and what its field says.
 
     Args:
+        help: a sentence for ``--help``.
+        low: the smallest value.
+        high: the largest value.
+        above: what the value must be greater than.
+        name: its name on the command line, where it is not the field's.
+        metavar: what help calls the value, where the type's name does not do.
+        shown: the default as the command line writes it, where it is not the value's own text.
+        is_argument: whether the command takes it without a name, by its place.
+        this_run_only: whether it says how a run was started, nothing about what it makes, and so
+            does not belong into ``options.yaml``, where it would be wrong for the next run.
         field: the field's name.
-        name: the option's, on the command line.
         type: ``bool``, ``int``, ``float``, ``str`` or ``Path``.
         optional: whether the value may be None.
         choices: the values allowed; empty for any.
         kind: how it is written, where the type alone does not say.
         path: what a path must be.
-        default: its value where none is given; `MISSING` where it is required.
-        extras: what its field says beyond that.
+        default: its value where none is given.
+        is_required: whether there is no default.
     """
 
-    field: str
-    name: str
-    type: type
-    optional: bool
-    choices: tuple[str, ...]
-    kind: Kind | None
-    path: PathRule
-    default: Any
-    extras: Extras
-
-    @property
-    def is_required(self) -> bool:
-        """Whether there is no default."""
-        return self.default is MISSING
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    name: str = ""
+    metavar: str | None = None
+    shown: str | None = None
+    is_argument: bool = False
+    this_run_only: bool = False
+    field: str = ""
+    type: Any = None
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    kind: Kind | None = None
+    path: PathRule = ANY_PATH
+    default: Any = None
+    is_required: bool = False
 
     def check(self, value: Any) -> Any:
         """The value, as one of the option's type: a path from text, a float from an int.
@@ -197,17 +172,16 @@ class Option:
         return float(_of_type(value, Real, "a number"))
 
     def _in_range(self, value: Any) -> Any:
-        extras = self.extras
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("but must be finite")
-        too_low = extras.low is not None and value < extras.low
-        too_high = extras.high is not None and value > extras.high
-        if too_low or too_high or (extras.above is not None and value <= extras.above):
+        too_low = self.low is not None and value < self.low
+        too_high = self.high is not None and value > self.high
+        if too_low or too_high or (self.above is not None and value <= self.above):
             raise ValueError(f"but must be {self._range()}")
         return value
 
     def _range(self) -> str:
-        low, high, above = self.extras.low, self.extras.high, self.extras.above
+        low, high, above = self.low, self.high, self.above
         if low is not None and high is not None:
             return f"from {low:g} to {high:g}"
         if high is not None:
@@ -236,39 +210,34 @@ def _read(kind: Any) -> dict[str, Option | Variant]:
     hints = get_type_hints(kind, include_extras=True)
     found: dict[str, Option | Variant] = {}
     for item in fields(kind):
-        extras = item.metadata.get(_METADATA)
-        if isinstance(extras, Variant):
-            found[item.name] = extras
-        elif isinstance(extras, Extras):
-            found[item.name] = _option_of(item, hints[item.name])
+        said = item.metadata.get(_METADATA)
+        if isinstance(said, Option):
+            required = item.default is MISSING
+            found[item.name] = replace(
+                said,
+                name=said.name or item.name,
+                field=item.name,
+                default=None if required else item.default,
+                is_required=required,
+                **_read_type(hints[item.name]),
+            )
+        elif said:
+            found[item.name] = said
     return found
 
 
-def _option_of(item: "Field[Any]", hint: Any) -> Option:
-    extras: Extras = item.metadata[_METADATA]
-    optional = False
+def _read_type(hint: Any) -> dict[str, Any]:
+    """What an annotation says of an option."""
+    said: dict[str, Any] = {}
     if get_origin(hint) in (Union, UnionType):
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
-        optional = True
-    kind, path = None, PathRule()
+        said["optional"] = True
     if get_origin(hint) is Annotated:
         hint, rule = get_args(hint)
-        kind = rule if isinstance(rule, Kind) else None
-        path = rule if isinstance(rule, PathRule) else path
-    choices: tuple[str, ...] = ()
+        said["kind" if isinstance(rule, Kind) else "path"] = rule
     if get_origin(hint) is Literal:
-        hint, choices = str, get_args(hint)
-    return Option(
-        field=item.name,
-        name=extras.name or item.name,
-        type=hint,
-        optional=optional,
-        choices=choices,
-        kind=kind,
-        path=path,
-        default=item.default,
-        extras=extras,
-    )
+        hint, said["choices"] = str, get_args(hint)
+    return {**said, "type": hint}
 
 
 @dataclass(frozen=True)
@@ -288,7 +257,7 @@ class Options:
         values = {
             one.name: _plain(getattr(self, one.field))
             for one in options_of(type(self))
-            if not one.extras.this_run_only
+            if not one.this_run_only
         }
         return yaml.safe_dump(values, sort_keys=False)
 

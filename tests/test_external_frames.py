@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from external import DIMS, LAYER, utterances, write
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -18,12 +17,13 @@ from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.cli import cli
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.run.world import World
-from helpers.making import fit_here
+from helpers.external import DIMS, LAYER, utterances, write
+from helpers.making import alone, fit_here
+from helpers.results import read_metrics
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.trainer import Trainer
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = alone()
 FIT: dict[str, Any] = {
     "K": 4,
     "target_frames": 600,
@@ -74,9 +74,7 @@ def test_a_mixture_is_fitted_evaluated_and_applied(external, tmp_path: Path) -> 
     torch.testing.assert_close(
         -gmm.score_samples(frames).double(), torch.from_numpy(expected), rtol=1e-6, atol=1e-3
     )
-    header, *rows = (gmm_path.parent / "metrics.tsv").read_text().splitlines()
-    last = dict(zip(header.split("\t"), map(float, rows[-1].split("\t")), strict=True))
-    assert last["eval_nll"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert read_metrics(gmm_path.parent)["eval_nll"][-1] == pytest.approx(expected.mean(), rel=1e-5)
 
     options = LabelOptions(store=path, gmm_path=gmm_path, output_dir=tmp_path / "labels", top_k=2)
     label(options, ALONE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gmmpipe.apply.model import load_model
-from gmmpipe.apply.rounds import in_rounds
+from gmmpipe.apply.sharing import share_out
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.measures import EvaluationSums
 from gmmpipe.mixture.optimizers import em_step
@@ -25,15 +25,16 @@ NO_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is said of the frames; likelihoods and entropies in nats a frame.
+    """How well a mixture describes frames; likelihoods and entropies are in nats a frame.
 
     Args:
         frames: how many there were.
         nll: mean -ln p(x).
-        nll_stderr: its standard error, taking the frames for independent.
+        nll_stderr: the standard error of `nll`, as if the frames were independent.
         alive: components that are some frame's most likely one.
-        usage_perplexity: exp H of the shares of frames that are assigned to each component, hard
-            as in `alive`: between 1 and `alive`, which it is where all of those are used evenly.
+        usage_perplexity: exp H of the components' shares of the frames, each frame assigned to its
+            most likely component: between 1 and `alive`, and equal to `alive` where all of those
+            are used evenly.
         posterior_entropy: mean H(p(k|x)).
         max_posterior: mean of the largest p(k|x).
         em_gap: how much one exact EM step on these frames, under the model's own variance floor
@@ -53,14 +54,14 @@ class Evaluation:
 def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World) -> Evaluation:
     """Evaluate a model file on the first frames of feature stores, on all ranks of `world`.
 
-    Memory does not grow with the frames: both passes go block by block, and blocks are shared out
-    among the ranks.
+    Memory does not grow with the number of frames: both passes go block by block, and the ranks
+    share the blocks.
 
     Args:
         data_dir: a store, or several, comma-separated.
         gmm_path: the model file.
         max_frames: how many frames at most; None for all.
-        world: this rank among the others; all get the same result.
+        world: the ranks; all of them get the same result.
 
     Raises:
         StoreError: a store is missing or damaged.
@@ -70,7 +71,7 @@ def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World
     store.check_files()
     gmm = load_model(gmm_path, store, world.device)
     num_frames = min(store.num_frames, max_frames or store.num_frames)
-    # In small stores, too, every rank has its part.
+    # Blocks of a small store are smaller, so that every rank has one.
     size = min(BLOCK_FRAMES, -(-num_frames // world.size))
     blocks = [(at, min(at + size, num_frames)) for at in range(0, num_frames, size)]
     sums = EvaluationSums.zeros(gmm.K, gmm.dim, world.device)
@@ -80,7 +81,7 @@ def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World
         sums.add(store.read_frames(*block).to(world.device), gmm.mixture)
 
     with Progress("evaluate", "frames", total=2 * num_frames) as progress:
-        for done in in_rounds(blocks, first_pass, world):
+        for done in share_out(blocks, first_pass, world):
             progress.advance(sum(stop - start for start, stop in done), note="scoring")
         world.all_reduce(sums.statistics.flat)
         floor = NO_FLOOR if gmm.var_floor is None else gmm.var_floor
@@ -91,7 +92,7 @@ def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World
             for _, _, joints in stepped.log_joints(frames):
                 score_after.add_(torch.logsumexp(joints, 1).sum())
 
-        for done in in_rounds(blocks, second_pass, world):
+        for done in share_out(blocks, second_pass, world):
             progress.advance(sum(stop - start for start, stop in done), note="after an EM step")
         world.all_reduce(score_after)
     measures = sums.measures()

@@ -10,7 +10,7 @@ import torch
 from gmmpipe.apply.label_shard import make_label_shard
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.options import LabelOptions
-from gmmpipe.apply.rounds import in_rounds
+from gmmpipe.apply.sharing import share_out
 from gmmpipe.errors import StoreError
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
@@ -57,7 +57,7 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
             _one_thread(),
             Progress("label", "shards", total=total, start=total - len(missing)) as progress,
         ):
-            for done in in_rounds(missing, work, world):
+            for done in share_out(missing, work, world):
                 progress.advance(
                     len(done), note=f"{sum(store.shards[n].row.frames for n in done)} frames"
                 )
@@ -143,7 +143,7 @@ def _prepare(
 def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
     """Publish the labels made in `folder`; those in the hidden one replace the old."""
     info = folder.finish(folder.num_shards)
-    if folder is not output:
+    if folder.path != output.path:
         output.put_next_in_place()
     return info
 

@@ -1,4 +1,4 @@
-"""The mixture that is applied to a store, once it is known to belong to such frames."""
+"""The mixture that is applied to a store, checked to be one of such frames."""
 
 from pathlib import Path
 
@@ -22,12 +22,18 @@ def load_model(path: Path, store: FeatureStore, device: torch.device) -> Gradien
 
 
 def check_features(gmm: GradientGMM, store: FeatureStore, source: str) -> None:
-    """Make sure that a mixture's frames are those of `store`; `source` names it in errors.
+    """Make sure that a mixture was fitted to frames like those of `store`.
 
-    A model that does not say what its frames are, as one from scikit-learn, needs equal D only.
+    A model that does not say what its frames are, such as one from scikit-learn, must only have the
+    same D.
+
+    Args:
+        gmm: the mixture.
+        store: the store.
+        source: what names the mixture in errors.
 
     Raises:
-        CheckpointError: its frames are others, which are said to differ in.
+        CheckpointError: the mixture was fitted to other frames; the message says what differs.
     """
     features = gmm.info.get("features")
     if features is not None:

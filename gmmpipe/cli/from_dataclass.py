@@ -115,20 +115,18 @@ def command_from(
 
 def _parameter(one: Option) -> click.Parameter:
     kind = _click_type(one)
-    if one.extras.is_argument:
+    if one.is_argument:
         return click.Argument([one.field], type=kind, required=one.is_required)
     shows_default = not (one.is_required or one.default is None or one.default is False)
-    settings: dict[str, Any] = {"help": one.extras.help, "show_default": shows_default}
+    settings: dict[str, Any] = {"help": one.help, "show_default": shows_default}
     if one.is_required:
         settings["required"] = True
     elif one.default is not None:
-        settings["default"] = one.extras.shown or _shown(one)
+        settings["default"] = one.shown or _shown(one)
     if one.type is bool:
         flags = f"--{one.name}/--no_{one.name}" if one.default else f"--{one.name}"
         return click.Option([flags, one.field], is_flag=True, **settings)
-    return click.Option(
-        [f"--{one.name}", one.field], type=kind, metavar=one.extras.metavar, **settings
-    )
+    return click.Option([f"--{one.name}", one.field], type=kind, metavar=one.metavar, **settings)
 
 
 def _choice(name: str, variant: Variant) -> click.Option:
@@ -156,9 +154,10 @@ def _click_type(one: Option) -> click.ParamType:
         return click.Path(
             exists=rule.exists, file_okay=rule.file, dir_okay=rule.folder, path_type=one.type
         )
-    low, high, above = map(_bound, (one.extras.low, one.extras.high, one.extras.above))
+    low, high, above = map(_bound, (one.low, one.high, one.above))
     if low is None and high is None and above is None:
-        return click.types.convert_type(one.type)
+        plain: click.ParamType = click.types.convert_type(one.type)
+        return plain
     if one.type is int:
         return click.IntRange(low, high)
     return click.FloatRange(above if low is None else low, high, min_open=low is None)

@@ -3,6 +3,7 @@
 import json
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -32,7 +33,7 @@ class ExternalSpec:
 
     dim: int
     frame_rate: float
-    description: dict[str, Any] = field(default_factory=dict, hash=False)
+    description: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         values = {
@@ -97,10 +98,10 @@ def _rate(frame_rate: Any) -> float:
 
 
 def _json_object(description: Any) -> dict[str, Any]:
-    if not isinstance(description, dict):
+    if not isinstance(description, Mapping):
         raise OptionError(f"description is {description!r:.80}, but must be a JSON object")
     try:
-        copy: dict[str, Any] = json.loads(canonical_json(description))
+        copy: dict[str, Any] = json.loads(canonical_json(dict(description)))
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(f"description is no JSON object: {error}") from error
     return copy

@@ -193,7 +193,6 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
         self.refuse_other()
         if self.splits:  # what was missing may be there now, and longer
             self.refuse_other_windows(self._plan())
-        sidecars = [
-            Sidecar.read(path, "features") for path in sorted(self.path.glob("shard-*.json"))
-        ]
+        paths = sorted(self.path.glob("shard-*.json"))
+        sidecars = (Sidecar.read(path, "features") for path in paths)
         reopen(self.path, [sidecar.row.name for sidecar in sidecars if sidecar.rejects])

@@ -28,8 +28,9 @@ class StoredUtterance:
     Args:
         key: unique within its store.
         features: float32 [T, D].
-        metadata: its JSON: ``key, id, wav_path, manifest, line, num_frames, num_samples,
-            sample_rate, offset`` and what the manifest carried.
+        metadata: its JSON. `featurize` stores ``key, id, wav_path, manifest, line, num_frames,
+            num_samples, sample_rate, offset`` and what the manifest carried; a
+            `FeatureStoreWriter`, ``key, num_frames`` and what the program gave.
     """
 
     key: str

@@ -104,7 +104,7 @@ class FeatureStoreWriter:
         dtype: Dtype = "float16",
         format: Format = "tar",  # noqa: A002
     ) -> None:
-        features = ExternalSpec(dim, frame_rate, dict(description or {}))
+        features = ExternalSpec(dim, frame_rate, {} if description is None else description)
         _check_choice("dtype", dtype, DTYPES)
         _check_choice("format", format, SHARD_SUFFIXES)
         if type(utterances_per_shard) is not int or utterances_per_shard < 1:
@@ -283,6 +283,8 @@ def _as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDA
 def _json_object(metadata: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     """A copy of metadata as plain values; StoreError where it is no JSON object."""
     try:
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"it is a {type(metadata).__name__}")
         copy: dict[str, Any] = json.loads(canonical_json(dict(metadata or {})))
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{where}: its metadata is no JSON object: {error}") from error

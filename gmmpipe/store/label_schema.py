@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import pick
-from gmmpipe.store.names import IDENTITY_FILE, Format
+from gmmpipe.store.names import IDENTITY_FILE
 from gmmpipe.store.schema import Identity, StoreInfo, differing
 from gmmpipe.store.sidecar import check_sha256
 
@@ -41,6 +41,7 @@ class LabelIdentity(Identity):
     name = "label store"
     command = "gmmpipe label"
     plan_files = (IDENTITY_FILE,)
+    format = "tar"
 
     source_sha256: str
     gmm_sha256: str
@@ -69,11 +70,6 @@ class LabelIdentity(Identity):
             # Probabilities within 0 and 1 are in the order of their bits.
             Column(TOPK_PROBS, "float16", self.top_k, max_bits=_ONE),
         )
-
-    @property
-    def format(self) -> Format:
-        """The kind of its shards."""
-        return "tar"
 
     def to_json(self) -> dict[str, Any]:
         """Its fields of ``store.json`` and ``plan.json``."""

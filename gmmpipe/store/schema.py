@@ -35,8 +35,11 @@ class Identity(ABC):
     """The kind in words."""
     command: ClassVar[str]
     """What makes such stores."""
-    plan_files: tuple[str, ...]
-    """What an unfinished store is made by."""
+
+    @property
+    @abstractmethod
+    def plan_files(self) -> tuple[str, ...]:
+        """What an unfinished store is made by."""
 
     @property
     @abstractmethod
@@ -138,7 +141,7 @@ class FeatureIdentity(Identity):
     plan: PlanOptions | WriterPlan
 
     @property
-    def plan_files(self) -> tuple[str, ...]:  # type: ignore[override]
+    def plan_files(self) -> tuple[str, ...]:
         """What an unfinished store is made by."""
         is_planned = isinstance(self.plan, PlanOptions)
         return (PLAN_FILE, LINES_FOLDER) if is_planned else (IDENTITY_FILE,)

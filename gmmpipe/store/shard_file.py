@@ -138,9 +138,6 @@ class ShardFile(ABC):
     methods raise a `StoreError` where the shard is missing or damaged, unless they say otherwise.
     """
 
-    suffix: ClassVar[str]
-    """How the names of such shards end."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 

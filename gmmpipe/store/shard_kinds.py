@@ -1,17 +1,18 @@
-"""The kinds of shard. A new one is a module with a `ShardFile`, and its name here."""
+"""The kinds of shard. A new one is a module with a `ShardFile`, its name here and its suffix."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from gmmpipe.store.columns import Column
+from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.shard_file import ShardFile, ShardWriter
 from gmmpipe.store.tar_shard import TarShard
 from gmmpipe.store.zarr_shard import ZarrShard
 
 SHARD_KINDS: dict[str, type[ShardFile]] = {"tar": TarShard, "zarr": ZarrShard}
 """By the value of ``--format``."""
-_BY_SUFFIX = {kind.suffix: kind for kind in SHARD_KINDS.values()}
+_BY_SUFFIX = {SHARD_SUFFIXES[name]: kind for name, kind in SHARD_KINDS.items()}
 
 
 def shard_file(path: Path) -> ShardFile:

@@ -48,8 +48,6 @@ class TarShardWriter(ShardWriter):
 class TarShard(ShardFile):
     """A shard that is one file."""
 
-    suffix = ".tar"
-
     @contextmanager
     def open_writer(self, columns: Sequence[Column], has_json: bool) -> Iterator[ShardWriter]:
         """A writer; the file appears once the block has ended without an error."""

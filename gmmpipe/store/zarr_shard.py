@@ -99,8 +99,6 @@ def _write_column(
 class ZarrShard(ShardFile):
     """A shard that is a folder. Plain reads: a group that claims a monstrous shape is no danger."""
 
-    suffix = ".zarr"
-
     @contextmanager
     def open_writer(self, columns: Sequence[Column], has_json: bool) -> Iterator[ShardWriter]:
         """A writer; the folder appears once the block has ended without an error."""

@@ -77,7 +77,7 @@ def arguments_for(kind: type) -> list[str]:
     words = []
     for one in options_in(kind):
         if one.field in required:
-            flag = [] if one.extras.is_argument else [f"--{one.name}"]
+            flag = [] if one.is_argument else [f"--{one.name}"]
             words += [*flag, required[one.field]]
     return words
 
@@ -87,11 +87,11 @@ def test_help_names_the_options_of_the_dataclass_and_shows_their_defaults(name: 
     command, kind, own = COMMANDS[name]
     shown = help_of(command)
     chosen = {n for n, one in options_and_variants(kind).items() if isinstance(one, Variant)}
-    named = [one for one in options_in(kind) if not one.extras.is_argument]
+    named = [one for one in options_in(kind) if not one.is_argument]
     assert shown.keys() == {one.name for one in named} | own | chosen | EVERYWHERE
     for one in named:
         text = shown[one.name]
-        assert one.extras.help in text.replace("- ", "-") or one.extras.help.split("  ")[0] in text
+        assert one.help in text.replace("- ", "-") or one.help.split("  ")[0] in text
         if one.choices:
             assert f"[{'|'.join(one.choices)}]" in text
         if one.is_required:
@@ -143,6 +143,13 @@ def test_choices_are_what_there_is() -> None:
     assert f"[{'|'.join(computed_kinds())}]" in help_of(featurize)["features"]
 
 
+def test_kinds_of_frames_that_share_an_option_state_it_alike() -> None:
+    stated: dict[str, Option] = {}
+    for kind in computed_kinds().values():
+        for one in options_in(kind):
+            assert stated.setdefault(one.field, one) == one
+
+
 def test_the_options_need_neither_torch_nor_click() -> None:
     modules = "gmmpipe.apply.options", "gmmpipe.featurization.options", "gmmpipe.fitting.options"
     code = f"import sys, {', '.join(modules)}\nassert not {{'torch', 'click'}} & set(sys.modules)"
@@ -172,7 +179,7 @@ PLACES: dict[str, Any] = {"data_dir": "d", "output_dir": "o"}
         (FitOptions, {"data_dir": 3}, "--data_dir: 3 is neither a path nor a list of paths"),
         (FitOptions, {"output_dir": 3}, "--output_dir is 3, but must be a path"),
         (FitOptions, {"resume": 3}, "--resume is 3, but must be text"),
-        (FeaturizeOptions, {"features": "logmel"}, "'logmel' is given for a LogMelSpec"),
+        (FeaturizeOptions, {"features": "logmel"}, "'logmel' is given where a LogMelSpec is to be"),
         (FeaturizeOptions, {"max_reject_fraction": 2}, "must be from 0 to 1"),
         (FeaturizeOptions, {"executor": "slurm"}, "--executor is slurm, not one of"),
     ],

@@ -204,7 +204,7 @@ def test_rejects_of_an_earlier_run_are_said_to_be(
     assert "its 1 rejects are of an earlier run; --retry_rejected" in caplog.text
 
 
-def test_a_store_among_its_manifests_takes_no_ledger_for_one(few: Path, tmp_path: Path) -> None:
+def test_a_store_among_its_manifests_takes_no_rejects_for_one(few: Path, tmp_path: Path) -> None:
     options = unfinished(tmp_path, tmp_path, CORPUS)
     info = featurize(options)
     assert featurize(options) == info

@@ -11,11 +11,11 @@ import torch
 from gmmpipe import FeatureConfig, FeatureStore, GradientGMM
 from gmmpipe.errors import StoreError
 from gmmpipe.fitting.held_out import HeldOut
-from gmmpipe.run.world import World
-from helpers.making import CORPUS, fit_here, make_store
-from helpers.results import assert_same_fit
+from helpers.damage import flip_in_frames
+from helpers.making import CORPUS, alone, fit_here, make_store
+from helpers.results import assert_same_fit, read_metrics
 
-ONE_RANK = World(0, 1, torch.device("cpu"))
+ONE_RANK = alone()
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,6 @@ def evaluated(store: Path, held_out: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def column(folder: Path, name: str) -> list[float]:
-    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
-    number = header.split("\t").index(name)
-    return [float(row.split("\t")[number]) for row in rows]
-
-
 def mean_nll(model: Path, store: Path) -> float:
     opened = FeatureStore.open(store)
     frames = opened.read_frames(0, opened.num_frames)
@@ -52,7 +46,7 @@ def test_eval_nll_is_what_the_model_says_of_the_held_out_frames(evaluated, held_
     assert header.split("\t")[15:] == ["eval_nll"]
     models = [evaluated / name for name in ("gmm_ckpt_0.004M.pt", "gmm.pt")]
     expected = [mean_nll(model, held_out) for model in models]
-    assert column(evaluated, "eval_nll") == pytest.approx(expected, abs=1e-5)
+    assert read_metrics(evaluated)["eval_nll"] == pytest.approx(expected, abs=1e-5)
     assert expected[0] != expected[1]
 
 
@@ -64,7 +58,7 @@ def test_the_fit_itself_does_not_depend_on_what_it_is_evaluated_on(
         torch.load(folder / "gmm.pt", weights_only=True) for folder in (tmp_path, evaluated)
     )
     assert torch.equal(here["resume"]["flat"], there["resume"]["flat"])
-    assert column(tmp_path, "nll") == column(evaluated, "nll")
+    assert read_metrics(tmp_path)["nll"] == read_metrics(evaluated)["nll"]
 
 
 def test_no_more_than_the_first_200_000_frames_are_read(store, frames) -> None:
@@ -86,11 +80,8 @@ def test_other_features_are_refused_before_anything_is_written(store, tmp_path) 
 def test_a_corrupt_held_out_store_is_named_before_anything_is_written(
     store, store_copy, tmp_path
 ) -> None:
-    shard = FeatureStore.open(store_copy).shards[1]
-    content = bytearray(shard.path.read_bytes())
-    content[int(shard.sidecar().index.byte_offset[2]) + 5] ^= 2
-    shard.path.write_bytes(content)
-    with pytest.raises(StoreError, match=shard.path.name):
+    path = flip_in_frames(store_copy, shard=1, utterance=2)
+    with pytest.raises(StoreError, match=path.name):
         fit_here(store, tmp_path / "out", eval_data_dir=str(store_copy))
     assert not (tmp_path / "out").exists()
 
@@ -105,19 +96,23 @@ def test_updates_that_were_not_evaluated_have_no_number(evaluated, store, held_o
     """Without held-out frames for an update, then with them again."""
     folder = Path(shutil.copytree(evaluated, tmp_path / "copy"))
     fit_here(store, folder, resume="auto", target_frames=12_000)
-    first = column(evaluated, "eval_nll")
-    assert column(folder, "eval_nll") == pytest.approx([*first, math.nan], nan_ok=True)
+    first = read_metrics(evaluated)["eval_nll"]
+    assert read_metrics(folder)["eval_nll"] == pytest.approx([*first, math.nan], nan_ok=True)
     fit_here(store, folder, resume="auto", target_frames=16_000, eval_data_dir=str(held_out))
     last = mean_nll(folder / "gmm.pt", held_out)
     expected = [*first, math.nan, last]
-    assert column(folder, "eval_nll") == pytest.approx(expected, nan_ok=True, abs=1e-5)
+    assert read_metrics(folder)["eval_nll"] == pytest.approx(expected, nan_ok=True, abs=1e-5)
     assert np.loadtxt(folder / "metrics.tsv", skiprows=1).shape == (4, 16)
 
 
 def test_the_column_may_begin_late(store, held_out, tmp_path) -> None:
     fit_here(store, tmp_path)
     fit_here(store, tmp_path, resume="auto", target_frames=12_000, eval_data_dir=str(held_out))
-    assert [math.isnan(value) for value in column(tmp_path, "eval_nll")] == [True, True, False]
+    assert [math.isnan(value) for value in read_metrics(tmp_path)["eval_nll"]] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_other_held_out_frames_begin_the_column_afresh(evaluated, store, tmp_path, caplog) -> None:
@@ -125,6 +120,6 @@ def test_other_held_out_frames_begin_the_column_afresh(evaluated, store, tmp_pat
     folder = Path(shutil.copytree(evaluated, tmp_path / "copy"))
     fit_here(store, folder, resume="auto", target_frames=12_000, eval_data_dir=str(store))
     assert "--eval_data_dir" in caplog.text
-    values = column(folder, "eval_nll")
+    values = read_metrics(folder)["eval_nll"]
     assert [math.isnan(value) for value in values] == [True, True, False]
     assert values[2] == pytest.approx(mean_nll(folder / "gmm.pt", store), abs=1e-5)

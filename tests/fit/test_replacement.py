@@ -1,8 +1,6 @@
 """A fit that replaces another is stopped; and two fits at once in one folder, in processes."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -11,7 +9,7 @@ from gmmpipe.fitting.schedule import Update
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
 from helpers.making import fit_arguments, fit_here
-from helpers.processes import ROOT, one_thread
+from helpers.processes import GMMPIPE, PATIENCE_SECONDS, wait_until
 from helpers.results import assert_same_fit
 
 
@@ -42,22 +40,17 @@ def test_a_stop_within_the_first_update_leaves_what_replaces_the_old_fit(
     assert_same_fit(tmp_path / "new", tmp_path)
 
 
-def test_two_fits_at_once_work_together_if_they_are_the_same(store, tmp_path) -> None:
+def test_two_fits_at_once_work_together_if_they_are_the_same(store, tmp_path, start) -> None:
     """The other one is refused, and told who is at work."""
     out = tmp_path / "out"
     sizes = {"n_sgd_steps": 1200}
-    command = [sys.executable, "-m", "gmmpipe", *fit_arguments(store, out, **sizes)]
-    with subprocess.Popen(command, cwd=ROOT, env=one_thread()) as process:
-        try:
-            while not (out / "metrics.tsv").exists():
-                assert process.poll() is None
-            for change in ({"K": 8}, {"seed": 1}, {"target_frames": 4000}, {"overwrite": True}):
-                with pytest.raises(ClaimError, match=f"{out}: in use by process {process.pid} on"):
-                    fit_here(store, out, **{**sizes, **change})
-            fit_here(store, out, **sizes, resume="auto")
-            assert process.wait(120) == 0
-        finally:
-            process.kill()
+    process = start([*GMMPIPE, *fit_arguments(store, out, **sizes)])
+    wait_until((out / "metrics.tsv").exists, process)
+    for change in ({"K": 8}, {"seed": 1}, {"target_frames": 4000}, {"overwrite": True}):
+        with pytest.raises(ClaimError, match=f"{out}: in use by process {process.pid} on"):
+            fit_here(store, out, **{**sizes, **change})
+    fit_here(store, out, **sizes, resume="auto")
+    assert process.wait(PATIENCE_SECONDS) == 0
     fit_here(store, tmp_path / "alone", **sizes)
     assert_same_fit(tmp_path / "alone", out)
     assert not list(out.glob(".*"))

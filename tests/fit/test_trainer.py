@@ -19,9 +19,9 @@ from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.update_reader import UpdateReader
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.optimizers import Adam
-from gmmpipe.run.world import World
-from helpers.making import SMALL_FIT, fit_here
-from helpers.results import assert_same_fit, file_bytes, same_bits
+from helpers.damage import flip, flip_in_frames
+from helpers.making import SMALL_FIT, alone, fit_here
+from helpers.results import assert_same_fit, file_bytes, num_updates, read_metrics, same_bits
 
 COLUMNS = [
     *("frames", "update", "avg_loss", "alive", "balance_cv", "weight_entropy", "nll"),
@@ -42,12 +42,6 @@ def fitted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(fitted: Path, tmp_path: Path) -> Path:
     """A finished fit that a test may change."""
     return Path(shutil.copytree(fitted, tmp_path / "copy"))
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    header, *rows = (folder / "metrics.tsv").read_text().splitlines()
-    names = header.split("\t")
-    return [dict(zip(names, map(float, row.split("\t")), strict=True)) for row in rows]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -99,14 +93,14 @@ def test_a_checkpoint_follows_each_update_that_crosses_a_multiple(store, tmp_pat
 def test_metrics_have_the_contracts_columns_and_a_row_an_update(fitted) -> None:
     header = (fitted / "metrics.tsv").read_text().splitlines()[0].split("\t")
     assert header[: len(COLUMNS)] == COLUMNS
-    rows = read_metrics(fitted)
-    assert [(row["frames"], row["update"]) for row in rows] == [(4000, 1), (8000, 2)]
-    assert all(math.isfinite(value) for row in rows for value in row.values())
+    metrics = read_metrics(fitted)
+    assert (metrics["frames"], metrics["update"]) == ([4000, 8000], [1, 2])
+    assert all(math.isfinite(value) for column in metrics.values() for value in column)
 
 
 def test_a_row_of_metrics_is_what_the_models_say_of_the_updates_frames(fitted, store) -> None:
     """The sample is all frames of an update that has no more than 50,000."""
-    world = World(0, 1, torch.device("cpu"))
+    world = alone()
     options = FitOptions(data_dir=str(store), output_dir=fitted, **SMALL_FIT)
     opened = FeatureStore.open(store)
     rules = options.schedule(opened)
@@ -121,7 +115,7 @@ def test_a_row_of_metrics_is_what_the_models_say_of_the_updates_frames(fitted, s
         "mean_delta": float((after.means - before.means).abs().double().mean()),
         "var_delta": float((after.covariances - before.covariances).abs().double().mean()),
     }
-    row = read_metrics(fitted)[1]
+    row = {name: column[1] for name, column in read_metrics(fitted).items()}
     assert len(expected) == len(COLUMNS) - 3
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     # 40 steps: the loss is that of the first, on a sample of the update before any change.
@@ -135,8 +129,8 @@ def test_one_component_can_be_fitted(store, tmp_path, frames) -> None:
     spread = frames.std(0)
     assert ((model.means[0] - frames.mean(0)).abs() / spread).max() < 0.05
     assert (model.covariances[0].sqrt() / spread - 1).abs().max() < 0.05
-    (row,) = read_metrics(tmp_path)
-    assert (row["alive"], row["balance_cv"], row["inter_cluster_dist"]) == (1, 0, 0)
+    found = read_metrics(tmp_path)
+    assert [found[n] for n in ("alive", "balance_cv", "inter_cluster_dist")] == [[1], [0], [0]]
 
 
 def test_fitting_improves_on_the_start(store, tmp_path, frames) -> None:
@@ -294,7 +288,7 @@ def test_resuming_from_a_path_into_another_folder_gives_the_whole_fit(
 ) -> None:
     fit_here(store, tmp_path / "out", resume=str(fitted / "gmm_ckpt_0.004M.pt"))
     assert_same_fit(fitted, tmp_path / "out")
-    assert len(read_metrics(tmp_path / "out")) == 2
+    assert num_updates(tmp_path / "out") == 2
     assert (tmp_path / "out" / "options.yaml").exists()
 
 
@@ -313,12 +307,11 @@ def test_resuming_finds_the_furthest_checkpoint_and_not_the_last_by_name(
 @pytest.mark.parametrize("wrong", ["missing", "damaged", "an older one"])
 def test_the_model_of_a_finished_fit_is_made_again(wrong, copy, fitted, store) -> None:
     """The last checkpoint is at the target, so there is nothing else to do."""
-    content = bytearray((copy / "gmm.pt").read_bytes())
-    (copy / "gmm.pt").unlink()
     if wrong == "damaged":
-        content[len(content) // 2] ^= 1
-        (copy / "gmm.pt").write_bytes(content)
-    elif wrong == "an older one":  # of a target that was raised since
+        flip(copy / "gmm.pt")
+    else:
+        (copy / "gmm.pt").unlink()
+    if wrong == "an older one":  # of a target that was raised since
         shutil.copy(copy / "gmm_ckpt_0.004M.pt", copy / "gmm.pt")
     fit_here(store, copy, resume="auto")
     assert_same_fit(fitted, copy)
@@ -347,7 +340,7 @@ def test_a_raised_target_gives_exactly_the_longer_run(source, copy, store, tmp_p
     resume = "auto" if source == "gmm.pt" else str(copy / source)
     fit_here(store, copy, target_frames=17_000, resume=resume)
     assert_same_fit(tmp_path / "long", copy)
-    assert [row["frames"] for row in read_metrics(copy)] == [4000, 8000, 12_000, 16_000, 17_000]
+    assert read_metrics(copy)["frames"] == [4000, 8000, 12_000, 16_000, 17_000]
 
 
 def test_a_model_at_the_floor_gets_a_warning(store, tmp_path, caplog) -> None:
@@ -383,7 +376,7 @@ def test_a_rate_beyond_float32_is_wrong_usage(lr, store, tmp_path) -> None:
 def test_the_mixture_weights_of_steps_larger_than_the_data_are_fine(store, tmp_path) -> None:
     sizes = {"batch_update_size": 100, "target_frames": 250, "sgd_batch_size": 3000}
     fit_here(store, tmp_path, K=4, n_sgd_steps=3, **sizes)
-    assert [row["frames"] for row in read_metrics(tmp_path)] == [100, 200, 250]
+    assert read_metrics(tmp_path)["frames"] == [100, 200, 250]
     weights = load(tmp_path / "gmm.pt")["weights"]
     assert weights.sum() == pytest.approx(1.0, abs=1e-5)
 
@@ -394,23 +387,18 @@ def test_frames_done_are_frames_used_and_the_summary_says_so(store, tmp_path, ca
     assert (summary.frames, summary.updates) == (9000, 3)
     assert (summary.frames_read, summary.frames_used) == (9000, 9000)
     assert "9000 read = 9000 used + 0 dropped" in caplog.text
-    assert summary.nll == pytest.approx(read_metrics(tmp_path)[-1]["nll"])
+    assert summary.nll == pytest.approx(read_metrics(tmp_path)["nll"][-1])
 
 
 def damage_second_update(folder: Path) -> str:
     """Flip a byte that the second update of 4000 frames is the first to need; its shard's name."""
     opened = FeatureStore.open(folder)
     options = FitOptions(data_dir=str(folder), output_dir=folder, **SMALL_FIT)
-    reader = UpdateReader(
-        opened, options.schedule(opened), World(0, 1, torch.device("cpu")), 1, lambda: False
-    )
+    reader = UpdateReader(opened, options.schedule(opened), alone(), 1, lambda: False)
     parts = list(reader._order.ranges(0, 8000))
     first = {part.shard for part in parts if part.at < 4000}
-    shard = opened.shards[next(part.shard for part in parts if part.shard not in first)]
-    content = bytearray(shard.path.read_bytes())
-    content[int(shard.sidecar().index.byte_offset[0]) + 10] ^= 1
-    shard.path.write_bytes(content)
-    return shard.path.name
+    shard = next(part.shard for part in parts if part.shard not in first)
+    return flip_in_frames(folder, shard, byte=10).name
 
 
 def test_a_corrupt_shard_is_named_before_work_is_lost(store_copy, tmp_path) -> None:
@@ -418,8 +406,8 @@ def test_a_corrupt_shard_is_named_before_work_is_lost(store_copy, tmp_path) -> N
     name = damage_second_update(store_copy)
     with pytest.raises(StoreError, match=name):
         fit_here(store_copy, tmp_path / "out", save_every=10**9)
-    metrics = tmp_path / "out" / "metrics.tsv"
-    finished = int(read_metrics(tmp_path / "out")[-1]["frames"]) if metrics.exists() else 0
+    out = tmp_path / "out"
+    finished = read_metrics(out)["frames"][-1] if num_updates(out) > 0 else 0
     saved = [load(path)["frames"] for path in (tmp_path / "out").glob("gmm_ckpt_*.pt")]
     assert max(saved, default=0) == finished
 

@@ -15,6 +15,8 @@ from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader
 from gmmpipe.run.world import World
 from gmmpipe.store.frame_order import FrameOrder
+from helpers.damage import flip_in_frames
+from helpers.making import alone
 
 SEED = 11
 
@@ -106,7 +108,7 @@ def test_more_ranks_than_frames_leave_some_with_none(store, line) -> None:
 def test_two_stores_are_read_as_one(store, tmp_path) -> None:
     """Numbered through: an epoch of a store given twice holds each frame twice."""
     rules = schedule(update_frames=2 * 8561, target_frames=2 * 8561)
-    world = World(0, 1, torch.device("cpu"))
+    world = alone()
     twice = FeatureStore.open(f"{store},{store}")
     reader = UpdateReader(twice, rules, world, 2, lambda: False)
     _, counts = torch.unique(read_all(reader, rules)[0][2], dim=0, return_counts=True)
@@ -146,7 +148,7 @@ def test_a_second_iteration_gives_the_same_frames_and_two_at_once_are_refused(st
 
 
 def test_a_stop_ends_reading_without_frames(store) -> None:
-    world = World(0, 1, torch.device("cpu"))
+    world = alone()
     reader = UpdateReader(FeatureStore.open(store), schedule(), world, 2, lambda: True)
     given = list(reader.updates(schedule().update_at(0, 0)))
     assert [held for _, held in given] == [None]
@@ -168,12 +170,7 @@ def test_a_rank_selects_the_frames_that_it_holds_in_the_order_asked_for(store, l
 
 
 def flip_a_byte(folder: Path) -> str:
-    shard = FeatureStore.open(folder).shards[2]
-    offset = int(shard.sidecar().index.byte_offset[5]) + 1001
-    content = bytearray(shard.path.read_bytes())
-    content[offset] ^= 0x10
-    shard.path.write_bytes(content)
-    return shard.path.name
+    return flip_in_frames(folder, shard=2, utterance=5, byte=1001).name
 
 
 def truncate(folder: Path) -> str:

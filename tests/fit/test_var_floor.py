@@ -24,11 +24,10 @@ from gmmpipe.mixture.optimizers import m_step
 from gmmpipe.mixture.seeding import seed_mixture, variance_floor
 from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR, parse_var_floor
-from gmmpipe.run.world import World
-from helpers.making import fit_arguments, fit_here
+from helpers.making import alone, fit_arguments, fit_here
 from helpers.results import assert_same_fit
 
-ONE_RANK = World(0, 1, torch.device("cpu"))
+ONE_RANK = alone()
 
 
 @pytest.mark.parametrize(

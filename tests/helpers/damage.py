@@ -1,7 +1,9 @@
 """Damage done to files on purpose."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,20 @@ def flip(path: Path, at: int | None = None, bit: int = 1) -> None:
 
     Without a place it is the byte in the middle.
     """
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if at is None else at] ^= bit
-    path.write_bytes(content)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(size // 2 if at is None else at % size)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ bit]))
+
+
+@contextmanager
+def flipped(path: Path, at: int, bit: int) -> Iterator[None]:
+    """`flip`, taken back at the end of the block."""
+    flip(path, at, bit)
+    yield
+    flip(path, at, bit)
 
 
 def flip_after(path: Path, text: bytes, bit: int = 1) -> None:
@@ -26,7 +39,7 @@ def flip_in_frames(store: Path, shard: int = 0, utterance: int = 0, byte: int = 
     from gmmpipe import FeatureStore
 
     there = FeatureStore.open(store).shards[shard]
-    flip(there.path, int(there.sidecar().index.byte_offset[utterance]) + byte, 4)
+    flip(there.path, int(there.sidecar().index.byte_offset[utterance]) + byte)
     return there.path
 
 

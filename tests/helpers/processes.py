@@ -96,6 +96,11 @@ class Started:
         """What the n-th process has printed; -1 is the last one started."""
         return self._path(number % len(self._processes)).read_text()
 
+    def end_of(self, process: Process) -> tuple[int, list[str]]:
+        """Wait for a process to end: its exit status, and the lines that it printed."""
+        status = process.wait(PATIENCE_SECONDS)
+        return status, self.output(self._processes.index(process)).splitlines()
+
     def end(self) -> None:
         """Kill what is left of them, and what they have started."""
         for process in self._processes:

@@ -13,6 +13,7 @@ from gmmpipe import FeatureStore, LogMel
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.jepa import JEPABatch, JEPABatches
 from gmmpipe.jepa.masking import block_mask
+from helpers.damage import flip
 
 
 def test_a_batch_holds_the_frames_of_the_store(store: Path) -> None:
@@ -159,9 +160,7 @@ def test_a_flipped_byte_is_named_and_not_trained_on(
     shard = FeatureStore.open(path).shards[1]
     index = shard.sidecar().index
     file = shard.path if kind == "tar" else shard.path / "logmel" / "c" / "0" / "0"
-    content = bytearray(file.read_bytes())
-    content[int(index.byte_offset[2]) + 77] ^= 16
-    file.write_bytes(content)
+    flip(file, int(index.byte_offset[2]) + 77)
     intact: list[JEPABatch] = []
     loader = DataLoader(JEPABatches(path, **SIZES), batch_size=None, num_workers=num_workers)
     with pytest.raises(StoreError, match=rf"shard-000001\.{kind}.*{index.keys[2]}.*corrupt"):

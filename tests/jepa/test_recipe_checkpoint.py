@@ -12,6 +12,7 @@ from recipe import (
 )
 
 from gmmpipe.errors import CheckpointError
+from pipelines.jepa.checkpoint import load_jepa
 
 pytest_plugins = ["recipe_fixtures"]
 
@@ -86,3 +87,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_made_again(
     torch.save(content, out / "jepa.pt")
     with pytest.raises(CheckpointError, match="damaged"):
         train_here(store, gmm_path, out, **SHORT, resume=str(out / "jepa.pt"))
+
+
+def test_a_run_of_an_earlier_version_is_read_and_gone_on_with(
+    short_run, store, gmm_path, tmp_path
+) -> None:
+    """It called the frames log_mel, and their dimension num_mels."""
+    out = tmp_path / "earlier"
+    out.mkdir()
+    content = torch.load(short_run / "jepa_ckpt_2.pt", weights_only=True)
+    sizes, identity = content["sizes"], content["resume"]["identity"]
+    sizes["num_mels"] = sizes.pop("input_dim")
+    sizes["input"] = identity["input"] = "log_mel"
+    torch.save(content, out / "jepa_ckpt_2.pt")
+    assert load_jepa(out / "jepa_ckpt_2.pt")[0].sizes.input_dim == 80
+    train_here(store, gmm_path, out, **SHORT, input="log_mel", resume="auto")
+    assert_same_run(short_run, out)

@@ -13,9 +13,8 @@ from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import CheckpointError, StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.run.world import World
-from helpers.damage import edit_document
-from helpers.making import make_store, read_speech
+from helpers.damage import edit_document, flip
+from helpers.making import alone, make_store, read_speech
 
 
 def test_targets_are_the_posteriors_of_the_frames(store: Path, gmm_path: Path) -> None:
@@ -49,7 +48,7 @@ def label_stores(store: Path, gmm_path: Path, tmp_path_factory) -> dict[int | No
     folder = tmp_path_factory.mktemp("labels")
     stores = {top_k: folder / f"top-{top_k}" for top_k in (None, 3)}
     for top_k, path in stores.items():
-        label(LabelOptions(store, gmm_path, path, top_k), World(0, 1, torch.device("cpu")))
+        label(LabelOptions(store, gmm_path, path, top_k), alone())
     return stores
 
 
@@ -111,9 +110,7 @@ def test_a_flipped_byte_in_a_label_store_is_named(store, label_stores, tmp_path)
     path = Path(shutil.copytree(label_stores[3], tmp_path / "copy"))
     shard = LabelStore.open(path).shards[0]
     index = shard.sidecar().indices["topk_probs"]
-    content = bytearray(shard.path.read_bytes())
-    content[int(index.byte_offset[1]) + 5] ^= 2
-    shard.path.write_bytes(content)
+    flip(shard.path, int(index.byte_offset[1]) + 5)
     with pytest.raises(StoreError, match=rf"shard-000000\.tar.*{index.keys[1]}.*corrupt"):
         load(JEPABatches(store, labels=path))
 

@@ -3,10 +3,7 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,42 +11,20 @@ import torch
 from ranks import do_on_ranks, environment_of, free_port
 
 from helpers.making import fit_arguments, fit_here
-from helpers.processes import ROOT, one_thread, torchrun
-from helpers.results import assert_same_fit, file_bytes
+from helpers.processes import (
+    GMMPIPE,
+    Process,
+    Started,
+    children_of,
+    is_alive,
+    torchrun,
+    wait_until,
+)
+from helpers.results import assert_same_fit, file_bytes, num_updates
 
 # Two updates of about a second: time enough to be in the midst of one.
 PATIENT = {"n_sgd_steps": 1200}
 SIZES = {**PATIENT, "exchange_timeout": 3}
-FIT = [sys.executable, "-m", "gmmpipe"]
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a command as a rank, without torchrun; what is left of it at the end is killed."""
-    started = []
-
-    def begin(command: list[str], rank: int, size: int, port: int) -> subprocess.Popen[str]:
-        environment = {**one_thread(), **environment_of(rank, size, port)}
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=pipe)
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def wait_until(happened: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
-    """Return as soon as something has happened, while the processes still run."""
-    deadline = time.monotonic() + 120
-    while not happened():
-        for process in processes:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def listens(port: int) -> bool:
@@ -57,24 +32,18 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def end_of(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    """The exit status of a process, and the lines that it printed."""
-    _, printed = process.communicate(timeout=60)
-    return process.returncode, printed.splitlines()
-
-
 def test_a_signal_ends_the_first_rank_while_it_waits_for_the_others(store, tmp_path, start) -> None:
     """It joins, and would be deaf: torch blocks outside Python."""
-    command = [*FIT, *fit_arguments(store, tmp_path / "out")]
+    command = [*GMMPIPE, *fit_arguments(store, tmp_path / "out")]
     expected = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
     ports = {signum: free_port() for signum in expected}
-    ranks = {signum: start(command, 0, 2, port) for signum, port in ports.items()}
+    ranks = {signum: start(command, **environment_of(0, 2, port)) for signum, port in ports.items()}
     for signum, rank in ranks.items():
         wait_until(lambda port=ports[signum]: listens(port), rank)  # it keeps the meeting place
         rank.send_signal(signum)
     for signum, rank in ranks.items():
         name = signal.Signals(signum).name
-        assert end_of(rank) == (
+        assert start.end_of(rank) == (
             expected[signum],
             [f"stopped by {name}; what was finished is kept"],
         )
@@ -87,11 +56,14 @@ def test_a_signal_ends_another_rank_while_nobody_answers_it(fitted, store, start
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         port = silent.getsockname()[1]
-        rank = start([*FIT, "evaluate", str(store), "--gmm_path", str(fitted)], 1, 2, port)
+        rank = start(
+            [*GMMPIPE, "evaluate", str(store), "--gmm_path", str(fitted)],
+            **environment_of(1, 2, port),
+        )
         silent.settimeout(60)
         silent.accept()
         rank.send_signal(signal.SIGTERM)
-        assert end_of(rank)[0] == 143
+        assert start.end_of(rank)[0] == 143
 
 
 JOINING = """
@@ -114,50 +86,37 @@ run_job(join, debug=False)
 def test_ranks_that_never_come_are_counted_and_named(tmp_path, start) -> None:
     script = tmp_path / "join.py"
     script.write_text(JOINING.format(rank=0))
-    rank = start([sys.executable, str(script), str(tmp_path / "there"), "1"], 0, 3, free_port())
+    command = [sys.executable, script, tmp_path / "there", 1]
+    rank = start(command, **environment_of(0, 3, free_port()))
     said = "error: 2 of 3 ranks did not join within 1 s: 1, 2"
-    assert end_of(rank) == (1, [said])
+    assert start.end_of(rank) == (1, [said])
 
 
-def test_an_orphan_leaves_while_it_waits_for_the_others(tmp_path) -> None:
+def test_an_orphan_leaves_while_it_waits_for_the_others(tmp_path, start) -> None:
     """Its torchrun is killed, and nobody else would end it."""
     script = tmp_path / "join.py"
     script.write_text(JOINING.format(rank="__import__('os').environ['RANK']"))
     there = tmp_path / "there"
-    command = [*torchrun(2, str(script)), str(there), "600"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    agent = subprocess.Popen(command, cwd=ROOT, env=one_thread(), **quiet)
-    children: list[int] = []
+    agent = start([*torchrun(2, str(script)), there, 600])
+    wait_until(there.exists, agent)
+    children = children_of(agent.pid)
     try:
-        wait_until(there.exists, agent)
-        listed = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text()
-        children = [int(number) for number in listed.split()]
         agent.kill()
         agent.wait()
-        deadline = time.monotonic() + 30
-        while sum(map(is_running, children)) > 1:  # the other sleeps in the test's own script
-            assert time.monotonic() < deadline, "the orphan still waits"
-            time.sleep(0.05)
+        # The other one sleeps in the test's own script.
+        wait_until(lambda: sum(map(is_alive, children)) == 1)
     finally:
-        agent.kill()
-        for child in filter(is_running, children):
+        for child in filter(is_alive, children):
             os.kill(child, signal.SIGKILL)
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process is there, and not dead though nobody asked for its end."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def run_ranks(start: Start, size: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+def run_ranks(start: Started, size: int, arguments: list[str]) -> list[Process]:
     port = free_port()
-    return [start([*FIT, *arguments], rank, size, port) for rank in range(size)]
+    command = [*GMMPIPE, *arguments]
+    return [start(command, **environment_of(rank, size, port)) for rank in range(size)]
 
 
-def wait_for_second_update(folder: Path, ranks: list[subprocess.Popen[str]]) -> None:
+def wait_for_second_update(folder: Path, ranks: list[Process]) -> None:
     """Return when the ranks are in its steps, which follow a checkpoint, and take a second.
 
     They have worked since it, by the processor's clock: on a busy machine that may take long.
@@ -195,7 +154,7 @@ def test_a_rank_that_does_not_answer_is_named_and_the_last_whole_step_kept(
     wait_for_second_update(out, ranks)
     ranks[stopped].send_signal(signal.SIGSTOP)
     left = [rank for rank in ranks if rank is not ranks[stopped]]
-    for status, printed in map(end_of, left):
+    for status, printed in map(start.end_of, left):
         assert status == 1
         assert f"error: rank {stopped} is gone" in printed[-1]
         assert "--resume auto goes on from" in printed[-1]
@@ -206,7 +165,7 @@ def test_a_rank_that_does_not_answer_is_named_and_the_last_whole_step_kept(
 
     there = inodes(out)
     ranks[stopped].send_signal(signal.SIGCONT)
-    assert end_of(ranks[stopped])[0] == 1
+    assert start.end_of(ranks[stopped])[0] == 1
     left = inodes(out)
     assert there.items() <= left.items()
     # The others' part of one step more may have come to it before they left.
@@ -231,7 +190,7 @@ def test_a_rank_that_wakes_after_another_fit_began_there_writes_nothing(
     fit_here(store, out, K=8)
     before = file_bytes(out)
     ranks[1].send_signal(signal.SIGCONT)
-    status, printed = end_of(ranks[1])
+    status, printed = start.end_of(ranks[1])
     assert status == 1
     assert "rank 0 is gone" in printed[-1]
     assert file_bytes(out) == before
@@ -276,10 +235,10 @@ def test_a_signal_is_heard_while_another_rank_is_waited_for(
     (tmp_path / "wait.py").write_text(WAITING)
     there, port = tmp_path / "there", free_port()
     command = [sys.executable, str(tmp_path / "wait.py"), str(there), handler]
-    ranks = [start(command, rank, 2, port) for rank in range(2)]
+    ranks = [start(command, **environment_of(rank, 2, port)) for rank in range(2)]
     wait_until(there.exists, *ranks)
     ranks[0].send_signal(signal.SIGTERM)
-    status, printed = end_of(ranks[0])
+    status, printed = start.end_of(ranks[0])
     assert (status, printed[-1]) == expected
 
 
@@ -290,11 +249,10 @@ def test_a_rank_that_is_told_to_stop_keeps_its_steps_though_another_is_silent(
     out, whole = tmp_path / "out", tmp_path / "whole"
     many = {"n_sgd_steps": 2, "target_frames": 400_000, "save_every": 400_000}
     ranks = run_ranks(start, 2, fit_arguments(store, out, **many, exchange_timeout=3))
-    metrics = out / "metrics.tsv"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, *ranks)
+    wait_until(lambda: num_updates(out) >= 3, *ranks)
     ranks[1].send_signal(signal.SIGSTOP)
     ranks[0].send_signal(signal.SIGTERM)
-    status, printed = end_of(ranks[0])
+    status, printed = start.end_of(ranks[0])
     assert status in (1, 143), printed
     assert len(list(out.glob("gmm_ckpt_*.pt"))) == 1
     ranks[1].kill()

@@ -21,16 +21,15 @@ from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.trainer import fit
 from gmmpipe.run.replacement import claim_run
 from gmmpipe.run.run_folder import RunFolder
-from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
-from helpers.making import SMALL_FIT
+from helpers.making import SMALL_FIT, alone
 from helpers.processes import killed_after
 from helpers.results import file_bytes, same_bits
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.train import main as jepa
 from pipelines.jepa.trainer import Trainer
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = alone()
 OTHER = {"seed": 1}
 """What makes it another run."""
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from google_crc32c import value as crc32c
 
-from gmmpipe import FeatureConfig
+from gmmpipe import FeatureConfig, LabelOptions
+from gmmpipe.apply.label import label
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import read_document
 from gmmpipe.store.shard_kinds import shard_file
 from helpers.damage import edit_document
-from helpers.making import CORPUS, make_store
+from helpers.making import CORPUS, alone, make_store
 
 EARLIER = Path(__file__).parent / "earlier"
 """Stores made by a version that wrote no checksums of documents; see its README."""
@@ -38,6 +39,14 @@ TINY: dict[str, dict[str, Any]] = {
 def make_tiny(kind: str, folder: Path) -> Path:
     """The store of a kind of `TINY`."""
     return make_store(MANIFEST, folder, base_path=CORPUS, **TINY[kind])
+
+
+def make_tiny_stores(folder: Path) -> dict[str, Path]:
+    """A tiny store of each kind, and labels of the first."""
+    made = {kind: make_tiny(kind, folder / kind) for kind in TINY}
+    made["labels"] = folder / "labels"
+    label(LabelOptions(made["tar"], EARLIER / "gmm.pt", made["labels"], top_k=2), alone())
+    return made
 
 
 def shard_path(folder: Path, number: int = 0) -> Path:

@@ -13,6 +13,7 @@ from gmmpipe.store.read_ranges import TORCH_DTYPES, read_rows
 from gmmpipe.store.shard_file import ShardFile, WrittenShard
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.shard_kinds import SHARD_KINDS, open_writer, shard_file
+from helpers.damage import flip
 
 FEATURES = {
     "half": [Column("logmel", "float16", 80)],
@@ -143,9 +144,7 @@ def test_a_flipped_byte_in_any_column_is_found_and_named(columns: list[Column], 
     written, file = write(path, columns), shard_file(path)
     for column, index in zip(columns, indices_of(written), strict=True):
         raw = file.raw_file(column)
-        content = bytearray(raw.read_bytes())
-        content[int(index.byte_offset[1])] ^= 1
-        raw.write_bytes(content)
+        flip(raw, int(index.byte_offset[1]))
         assert len(read(file, index, column, 0, 3)) == 3
         with pytest.raises(StoreError, match=rf"{path.name}.*: utterance b-w00001 is corrupt"):
             read(file, index, column, 0, 9000)
@@ -155,9 +154,7 @@ def test_a_flipped_byte_in_any_column_is_found_and_named(columns: list[Column], 
 def test_a_flipped_byte_in_the_metadata_is_found_and_named(path: Path) -> None:
     written = write(path, COLUMNS["half"])
     file = path if path.is_file() else path / "json" / "c" / "0"
-    content = bytearray(file.read_bytes())
-    content[content.index(b"of c")] ^= 1
-    file.write_bytes(content)
+    flip(file, file.read_bytes().index(b"of c"))
     with pytest.raises(StoreError, match=rf"{path.name}: the JSON of utterance c is corrupt"):
         list(shard_file(path).read_metadata(written.index))
 

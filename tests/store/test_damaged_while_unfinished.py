@@ -5,23 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from sealing import EARLIER, MANIFEST, TINY, make_tiny
 
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.run.world import World
-from helpers.making import CORPUS, save_plan
+from helpers.damage import flip_after
+from helpers.making import CORPUS, alone, save_plan
 from helpers.processes import run_gmmpipe
 from helpers.results import file_bytes
-
-
-def flip_in(path: Path, text: bytes) -> None:
-    """Change the digit that follows `text`, so that it is a digit still."""
-    content = bytearray(path.read_bytes())
-    content[content.index(text) + len(text)] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
@@ -40,7 +32,7 @@ def test_featurize_makes_its_shard_anew(
         **TINY[kind],
     )
     save_plan(options)
-    flip_in(folder / "shard-000001.json", b'"seconds_kept":0.')
+    flip_after(folder / "shard-000001.json", b'"seconds_kept":0.')
     shown = run_gmmpipe("inspect", folder, check=False)
     assert shown.returncode == 1
     assert "shard-000001.json: damaged" in shown.stderr
@@ -55,11 +47,11 @@ def test_featurize_makes_its_shard_anew(
 def test_label_makes_its_shard_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store, folder = make_tiny("tar", tmp_path / "store"), tmp_path / "labels"
     options = LabelOptions(store, EARLIER / "gmm.pt", folder, top_k=2)
-    label(options, World(0, 1, torch.device("cpu")))
+    label(options, alone())
     whole = file_bytes(folder)
     shutil.move(folder / "store.json", folder / "plan.json")
-    flip_in(folder / "shard-000001.json", b'"left_out":')
+    flip_after(folder / "shard-000001.json", b'"left_out":')
     with caplog.at_level(logging.WARNING):
-        label(options, World(0, 1, torch.device("cpu")))
+        label(options, alone())
     assert "shard-000001.json: damaged" in caplog.text
     assert file_bytes(folder) == whole

@@ -13,7 +13,7 @@ import torch
 
 from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import StoreError
-from helpers.damage import edit_document
+from helpers.damage import edit_document, flip
 from helpers.making import CORPUS, make_store, read_speech
 
 
@@ -43,14 +43,6 @@ def row_of(store: Path, number: int, utterance: int) -> tuple[Path, int]:
     """A shard, and where the raw array of one of its utterances begins."""
     sidecar = json.loads((store / f"shard-{number:06d}.json").read_text())
     return store / f"shard-{number:06d}.tar", sidecar["index"]["byte_offset"][utterance]
-
-
-def flip(path: Path, at: int) -> None:
-    with open(path, "r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
 
 
 def test_a_store_knows_its_size_and_its_frames(store: Path) -> None:

@@ -13,13 +13,13 @@ import torch
 import webdataset
 import zarr
 from click.testing import CliRunner
-from external import LAYER, utterances, write
 
 from gmmpipe import FeatureStore, FeatureStoreWriter
 from gmmpipe.cli import cli
 from gmmpipe.errors import ClaimError, OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
-from helpers.damage import edit_document
+from helpers.damage import edit_document, flip
+from helpers.external import LAYER, utterances, write
 from helpers.making import CORPUS, make_store
 from helpers.processes import killed_after
 from helpers.results import file_bytes
@@ -133,7 +133,7 @@ BAD = {
     "no text": (7, ROWS, None, "a key is"),
     "no JSON": ("b", ROWS, {"tensor": ROWS}, "its metadata is no JSON object"),
     "no number": ("b", ROWS, {"snr": math.nan}, "its metadata is no JSON object"),
-    "no object": ("b", ROWS, [1], "its metadata is no JSON object"),
+    "no object": ("b", ROWS, [("a", 1)], "its metadata is no JSON object: it is a list"),
 }
 
 
@@ -162,6 +162,7 @@ def test_float32_holds_what_overflows_in_float16(tmp_path: Path) -> None:
         ({"dim": 0}, "dim is 0"),
         ({"dim": 2049}, "dim is 2049"),
         ({"frame_rate": 0}, "frame_rate is 0"),
+        ({"description": "a layer"}, "description is 'a layer', but must be a JSON object"),
         ({"description": {"a": math.inf}}, "description is no JSON object"),
         ({"dtype": "bfloat16"}, "dtype is 'bfloat16', but must be float16 or float32"),
         ({"format": "npz"}, "format is 'npz', but must be tar or zarr"),
@@ -293,9 +294,7 @@ def test_a_bad_shard_is_removed_by_verify_and_made_again(tmp_path: Path) -> None
     folder = write(tmp_path / "store", 3)
     whole = file_bytes(folder)
     for name in ("shard-000001", "shard-000002"):
-        content = bytearray(whole[f"{name}.tar"])
-        content[1700] ^= 1
-        (folder / f"{name}.tar").write_bytes(content)
+        flip(folder / f"{name}.tar", 1700)
     done = CliRunner().invoke(cli, ["verify", str(folder), "--repair"])
     assert done.exit_code == 1
     assert all(f"shard-00000{number}.tar" in done.output for number in (1, 2))

@@ -5,35 +5,26 @@ And `verify` reports it in any case.
 
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from sealing import EARLIER, make_tiny, shard_path
+from sealing import EARLIER, make_tiny_stores, shard_path
 
 from gmmpipe import FeatureStore, LabelStore
-from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.run.world import World
 from gmmpipe.store.identities import find_identity
 from gmmpipe.store.names import IDENTITY_FILE, REOPENED_FILE
 from gmmpipe.store.shard import forget_sidecars
 from gmmpipe.store.verify import open_store, verify
+from helpers.damage import flipped
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny store of each kind, and labels of one; flips are taken back."""
-    folder = tmp_path_factory.mktemp("flips")
-    made = {kind: make_tiny(kind, folder / kind) for kind in ("tar", "zarr")}
-    made["labels"] = folder / "labels"
-    options = LabelOptions(made["tar"], EARLIER / "gmm.pt", made["labels"], top_k=2)
-    label(options, World(0, 1, torch.device("cpu")))
-    return made
+    return make_tiny_stores(tmp_path_factory.mktemp("flips"))
 
 
 def read_all(folder: Path, tar: Path) -> list[Any]:
@@ -64,19 +55,6 @@ def reported(folder: Path) -> bool:
         return any(fault for _, fault in verify(open_store(folder)))
     except StoreError:
         return True
-
-
-@contextmanager
-def flipped(path: Path, at: int, bit: int) -> Iterator[None]:
-    with open(path, "r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ 1 << bit]))
-    yield
-    with open(path, "r+b") as file:
-        file.seek(at)
-        file.write(bytes([byte]))
 
 
 def span_of(folder: Path, what: str) -> tuple[Path, range]:
@@ -111,7 +89,7 @@ def test_a_flip_is_found_or_harmless_and_always_reported(
     assert not reported(folder)
     draw, seen = random.Random(f"{kind} {what}"), []
     for at in places:
-        with flipped(path, at, draw.randrange(8)):
+        with flipped(path, at, 1 << draw.randrange(8)):
             assert reported(folder), f"verify says nothing of byte {at}"
             try:
                 harmless = read_all(folder, stores["tar"]) == intact
@@ -134,7 +112,7 @@ def test_a_flip_in_what_an_unfinished_store_is_made_by_is_found(
     folder = Path(shutil.copytree(stores[kind], tmp_path / kind))
     (folder / "store.json").rename(folder / name)
     for at in range((folder / name).stat().st_size):
-        with flipped(folder / name, at, at % 8), pytest.raises(StoreError, match=name):
+        with flipped(folder / name, at, 1 << at % 8), pytest.raises(StoreError, match=name):
             find_identity(folder)
 
 
@@ -148,7 +126,7 @@ def test_a_flip_in_an_earlier_versions_sidecar_never_changes_a_frame(
     intact = read_all(folder, folder)[1]
     path, draw = folder / "shard-000000.json", random.Random(kind)
     for at in range(path.stat().st_size):
-        with flipped(path, at, draw.randrange(8)):
+        with flipped(path, at, 1 << draw.randrange(8)):
             try:
                 frames = read_all(folder, folder)[1]
             except StoreError:

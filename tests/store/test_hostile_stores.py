@@ -14,20 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from sealing import EARLIER, edit_sidecar, make_tiny, seal, shard_path
+from sealing import edit_sidecar, make_tiny_stores, seal, shard_path
 
 from gmmpipe import FeatureStore, LabelStore
-from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.run.world import World
 from gmmpipe.store.documents import read_document
 from gmmpipe.store.shard import forget_sidecars
 from gmmpipe.store.tar_writer import _tar_header
 from gmmpipe.store.verify import verify
 from helpers.damage import edit_document
-from helpers.processes import run_gmmpipe
 
 Change = Callable[[dict[str, Any]], object]
 HUGE = 10**18
@@ -36,12 +32,7 @@ HUGE = 10**18
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny store of each kind, and labels of one; not to be changed."""
-    folder = tmp_path_factory.mktemp("made")
-    stores = {kind: make_tiny(kind, folder / kind) for kind in ("tar", "zarr")}
-    stores["labels"] = folder / "labels"
-    options = LabelOptions(stores["tar"], EARLIER / "gmm.pt", stores["labels"], top_k=2)
-    label(options, World(0, 1, torch.device("cpu")))
-    return stores
+    return make_tiny_stores(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(autouse=True)
@@ -415,11 +406,10 @@ def test_offsets_of_json_that_lie(made, tmp_path: Path) -> None:
         shutil.rmtree(folder)
 
 
-def test_inspect_refuses_what_it_cannot_trust(made, tmp_path: Path) -> None:
+def test_inspect_refuses_what_it_cannot_trust(made, tmp_path: Path, invoke) -> None:
     folder = copy_of(made["tar"], tmp_path)
     edit_document(folder / "store.json", put("features", "n_fft", value=10**9))
-    shown = run_gmmpipe("inspect", folder, check=False)
-    assert shown.returncode == 1
+    shown = invoke("inspect", folder, status=1)
     assert shown.stderr.count("\n") == 1
     assert "store.json: " in shown.stderr
     assert read_document(folder / "store.json")["kind"] == "features"

@@ -11,9 +11,8 @@ import torch
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
-from gmmpipe.run.world import World
-from helpers.making import CORPUS, make_store
-from helpers.processes import run_gmmpipe
+from helpers.damage import flip
+from helpers.making import CORPUS, alone, make_store
 from helpers.results import file_bytes
 
 
@@ -22,7 +21,7 @@ def labelled(store: Path, fitted: Path, tmp_path_factory: pytest.TempPathFactory
     """The label store of the demo store, top 4; not to be changed."""
     folder = tmp_path_factory.mktemp("labelled") / "labels"
     options = LabelOptions(store=store, gmm_path=fitted, output_dir=folder, top_k=4)
-    label(options, World(0, 1, torch.device("cpu")))
+    label(options, alone())
     return folder
 
 
@@ -62,7 +61,7 @@ def test_any_range_of_frames_has_its_labels(store, fitted, labelled) -> None:
 
 def test_without_top_k_there_are_labels_alone(store, fitted, tmp_path) -> None:
     options = LabelOptions(store=store, gmm_path=fitted, output_dir=tmp_path / "l")
-    assert label(options, World(0, 1, torch.device("cpu"))).left_out_mass is None
+    assert label(options, alone()).left_out_mass is None
     found = LabelStore.open(tmp_path / "l").read_utterance(2, 3)
     assert found.topk_ids is None
     assert found.topk_probs is None
@@ -71,21 +70,6 @@ def test_without_top_k_there_are_labels_alone(store, fitted, tmp_path) -> None:
 def test_it_goes_to_loader_workers(labelled) -> None:
     there = pickle.loads(pickle.dumps(LabelStore.open(labelled)))
     assert len(there.read_utterance(0, 0).labels) > 0
-
-
-@pytest.mark.parametrize("array", ["index", "topk_ids_index", "topk_probs_index"])
-def test_a_flipped_byte_of_any_array_is_found_and_named(array, labelled_copy) -> None:
-    labels = LabelStore.open(labelled_copy)
-    name = array.removesuffix("_index").replace("index", "labels")
-    columns = [column.name for column in labels.plan.columns]
-    index = labels.shards[2].sidecar().indices[columns.index(name)]
-    path = labelled_copy / "shard-000002.tar"
-    content = bytearray(path.read_bytes())
-    content[int(index.byte_offset[7]) + 1] ^= 8
-    path.write_bytes(content)
-    labels.read_utterance(2, 6)
-    with pytest.raises(StoreError, match=rf"shard-000002\.tar: utterance {index.keys[7]} is corr"):
-        labels.read_utterance(2, 7)
 
 
 def test_a_swapped_sidecar_is_found(labelled_copy) -> None:
@@ -118,19 +102,16 @@ def test_what_reads_the_other_kind_of_store_says_so(store, store_copy, labelled_
 
 
 def test_verify_passes_a_good_label_store_and_repairs_a_bad_one(
-    store, fitted, labelled, labelled_copy
+    store, fitted, labelled, labelled_copy, invoke
 ) -> None:
     path = labelled_copy / "shard-000001.tar"
-    content = bytearray(path.read_bytes())
-    content[600] ^= 1  # in a header of .npy, which has no CRC
-    path.write_bytes(content)
+    flip(path, 600)  # in a header of .npy, which has no CRC
     (labelled_copy / "shard-000003.tar").unlink()
-    found = run_gmmpipe("verify", labelled_copy, "--repair", check=False)
-    assert found.returncode == 1
+    found = invoke("verify", labelled_copy, "--repair", status=1)
     assert "2 of 4 shards are bad: shard-000001.tar, shard-000003.tar" in found.stderr
     assert "shard-000003.tar: missing" in found.stderr
     assert not (labelled_copy / "store.json").exists()
     options = LabelOptions(store=store, gmm_path=fitted, output_dir=labelled_copy, top_k=4)
-    label(options, World(0, 1, torch.device("cpu")))
+    label(options, alone())
     assert file_bytes(labelled_copy) == file_bytes(labelled)
-    assert re.search("all 4 shards are good", run_gmmpipe("verify", labelled_copy).stderr)
+    assert re.search("all 4 shards are good", invoke("verify", labelled_copy).stderr)

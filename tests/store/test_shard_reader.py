@@ -15,7 +15,7 @@ import webdataset as wds
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.store.shard_reader import ShardReader
-from helpers.damage import edit_document
+from helpers.damage import edit_document, flip
 from helpers.making import make_store, read_speech
 
 
@@ -60,14 +60,6 @@ def test_loud_audio_comes_back_as_loud(tmp_path, write_manifest) -> None:
     manifest = write_manifest({"path": "loud.wav"})
     (reader,) = readers_of(make_store(manifest, tmp_path / "store", store_audio="flac"))
     assert np.abs(reader.read_waveform(0).numpy() - loud).max() <= 4 * 2.0**-24
-
-
-def flip(path: Path, at: int, bit: int = 1) -> None:
-    with open(path, "r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ bit]))
 
 
 def test_a_flipped_byte_anywhere_in_the_frames_is_found(audio_stores, tmp_path) -> None:

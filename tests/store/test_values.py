@@ -14,12 +14,11 @@ from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.run.world import World
 from gmmpipe.store.columns import all_finite
 from gmmpipe.store.verify import verify
-from helpers.making import fit_here
+from helpers.making import alone, fit_here
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = alone()
 
 
 def check(folder: Path) -> None:

@@ -9,16 +9,16 @@ from gmmpipe.run.world import World
 _Task = TypeVar("_Task")
 
 
-def in_rounds(
+def share_out(
     tasks: Sequence[_Task], work: Callable[[_Task], None], world: World
 ) -> Iterator[Sequence[_Task]]:
-    """Do every task once, rank r of W those at r, r + W, r + 2 W and so on.
+    """Do every task once: rank r of W does those at r, r + W, r + 2 W and so on.
 
-    The ranks meet after each round. So none waits for another longer than a task takes, however
-    many there are, and an error of one ends them all at once.
+    The ranks meet after each has done one task. So no rank waits for another longer than a task
+    takes, however many tasks there are, and an error of one rank ends them all at once.
 
     Yields:
-        The tasks that the ranks did in each round.
+        The tasks that the ranks have done since they last met.
 
     Raises:
         RankError: `work` failed on another rank; what it raises here is raised.
