@@ -9,7 +9,7 @@ from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
 
-_STOP, _LOSS = 0, 1  # places among the numbers that travel with a step's statistics
+_STOP, _LOSS = 0, 1  # places in the numbers that travel with a step's statistics
 
 
 class Stepper:
@@ -51,18 +51,19 @@ class Stepper:
             statistics.extra[_LOSS] += mixture.nll_sum(self._frames)
         statistics.extra[_STOP] = float(self._stopping())
         self._sums.start()
-        if step + 1 < update.num_steps:  # meanwhile
+        if step + 1 < update.num_steps:  # while the sums travel
             self._load(update, step + 1, held)
         self._sums.wait()
-        place = self._schedule.steps_before(update, step), self._schedule.progress(update, step)
-        rate = state.optimizer.rate_at(*place)
+        rate = state.optimizer.rate_at(
+            self._schedule.steps_before(update, step), self._schedule.progress(update, step)
+        )
         state.optimizer.step(statistics, state.parameters, state.center, num_frames, rate)
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
             state.loss_count += 1
         state.step += 1
-        # Looking at the flag waits for the step's end on a GPU: there, only now and then. (Several
-        # GPUs have been waited for in the exchange, under NCCL's blocking wait.)
+        # On a GPU, to look at the flag is to wait for the end of the step: it is done only now and
+        # then. (With several GPUs the exchange has waited already, under NCCL's blocking wait.)
         look = self._world.device.type == "cpu" or step % LOSS_EVERY_STEPS == 0
         return look and bool(statistics.extra[_STOP] > 0)
 

@@ -33,8 +33,8 @@ def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
     """The lower bound of the variances: the number given, or float64 [D] for per cent.
 
     A dimension that is constant in the sample, or varies by little more than float32 rounds, counts
-    as one of variance 1, as in scikit-learn's StandardScaler: a share of its own variance would be
-    no bound. No bound is below `MIN_VAR_FLOOR`.
+    as a dimension of variance 1, as in scikit-learn's StandardScaler: a share of its own variance
+    would be no bound. No bound is below `MIN_VAR_FLOOR`.
 
     Args:
         sample: [S, D], the whole seeding sample.
