@@ -1,6 +1,5 @@
 """`FeatureStoreWriter`: a feature store of frames that the program at work makes itself."""
 
-import json
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -9,15 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
-from gmmpipe.files import canonical_json
-from gmmpipe.store.columns import Column
+from gmmpipe.store.given import as_stored, json_object
 from gmmpipe.store.identity_folder import IdentityFolder
 from gmmpipe.store.names import (
     IDENTITY_FILE,
@@ -173,8 +169,8 @@ class FeatureStoreWriter:
             raise StoreError(f"{where}: a key is 1 to 80 letters of A-Z a-z 0-9 _ -")
         if key in self._added:
             raise StoreError(f"{where}: added twice")
-        stored = _as_stored(frames, self._column, where)
-        carried = _json_object(metadata, where)
+        stored = as_stored(frames, self._column, where)
+        carried = json_object(metadata, where)
         self._added.add(key)
         if key in self._stored:
             return
@@ -252,40 +248,3 @@ def _number(shard: str) -> int:
 def _check_choice(name: str, value: object, known: Collection[str]) -> None:
     if value not in known:
         raise OptionError(f"{name} is {value!r}, but must be {' or '.join(known)}")
-
-
-def _as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDArray[Any]:
-    """A copy of frames [T, D] in the stored dtype; StoreError where they cannot be stored."""
-    if isinstance(frames, Tensor):
-        frames = frames.detach().cpu()
-        # NumPy has no bfloat16; float32 holds all of its values.
-        frames = (frames.float() if frames.dtype == torch.bfloat16 else frames).numpy()
-    if not isinstance(frames, np.ndarray) or frames.dtype.kind not in "fiu":
-        kind = getattr(frames, "dtype", type(frames).__name__)
-        raise StoreError(f"{where}: frames are {kind}, but must be an array of real numbers")
-    if frames.ndim != 2 or frames.shape[1] != column.width or not len(frames):
-        raise StoreError(
-            f"{where}: frames of shape {list(frames.shape)}, but must be [T, {column.width}] with "
-            "T of at least 1"
-        )
-    with np.errstate(over="ignore"):
-        stored: NDArray[Any] = frames.astype(column.numpy_dtype, order="C")
-    finite = np.isfinite(stored).all(1)
-    if not finite.all():
-        at = int(finite.argmin())
-        if np.isfinite(frames[at]).all():
-            largest = float(np.abs(frames[at]).max())
-            raise StoreError(f"{where}: frame {at} holds {largest:g}, too large for {column.dtype}")
-        raise StoreError(f"{where}: frame {at} holds values that are not finite")
-    return stored
-
-
-def _json_object(metadata: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """A copy of metadata as plain values; StoreError where it is no JSON object."""
-    try:
-        if not isinstance(metadata, Mapping | None):
-            raise TypeError(f"it is a {type(metadata).__name__}")
-        copy: dict[str, Any] = json.loads(canonical_json(dict(metadata or {})))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{where}: its metadata is no JSON object: {error}") from error
-    return copy
