@@ -7,9 +7,9 @@ from functools import partial
 
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.executors import run_dask, run_local
+from gmmpipe.featurization.folder import FeatureFolder, manifests_beside
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests
-from gmmpipe.featurization.resume import FeatureFolder, manifests_beside
 from gmmpipe.featurization.summary import report
 from gmmpipe.files import remove
 from gmmpipe.run.progress import Progress

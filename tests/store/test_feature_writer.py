@@ -227,7 +227,9 @@ def test_a_folder_that_holds_another_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "planned").mkdir()
     (tmp_path / "planned" / "plan.npz").touch()
     refuses(tmp_path / "planned", "holds another unfinished store")
-    with pytest.raises(StoreError, match=r"finished: holds frames of kind external.* --overwrite"):
+    with pytest.raises(
+        StoreError, match=r"finished: made .*: kind is external there .* --overwrite"
+    ):
         make_store(CORPUS, tmp_path / "finished")
 
 
