@@ -109,7 +109,7 @@ def test_labels_that_do_not_belong_to_the_store_are_refused(
 def test_a_flipped_byte_in_a_label_store_is_named(store, label_stores, tmp_path) -> None:
     path = Path(shutil.copytree(label_stores[3], tmp_path / "copy"))
     shard = LabelStore.open(path).shards[0]
-    index = shard.sidecar().indices["topk_probs"]
+    index = shard.sidecar().further["topk_probs"]
     flip(shard.path, int(index.byte_offset[1]) + 5)
     with pytest.raises(StoreError, match=rf"shard-000000\.tar.*{index.keys[1]}.*corrupt"):
         load(JEPABatches(store, labels=path))
