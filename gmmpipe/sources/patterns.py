@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from gmmpipe.errors import ManifestError
 from gmmpipe.files import listed_paths
@@ -52,10 +52,9 @@ def _expanded(text: str) -> Iterable[str]:
         if abs(int(last) - int(first)) >= _MOST_NAMES:
             raise ManifestError(f"{text}: a range of more than {_MOST_NAMES} names")
     try:
-        names: Iterable[str] = braceexpand(text, escape=False)
-    except UnbalancedBracesError:
+        return braceexpand(text, escape=False)
+    except ValueError:
         return [text]
-    return names
 
 
 def _split(text: str) -> list[str]:

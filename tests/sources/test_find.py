@@ -102,8 +102,8 @@ def test_a_new_kind_is_a_class_and_a_line_of_the_registry(
     monkeypatch.setattr(registry, "KINDS", (*registry.KINDS, Pairs("pairs", Specificity.CONTENT)))
     assert registry.kind_names() == ["auto", "jsonl", "pairs"]
     (source,) = find_sources("{m.pairs,sub}")
-    assert source.kinds == ["pairs", "jsonl"]
-    lines = [line for _, line in read_lines(source.found.manifests[0])]
+    assert [manifest.kind for manifest in source.manifests] == ["pairs", "jsonl", "jsonl"]
+    lines = [line for _, line in read_lines(source.manifests[0])]
     assert lines[:2] == [b"\n", b'{"wav_path": "a.wav", "id": "x"}\n']
 
 
@@ -132,5 +132,5 @@ def test_the_most_specific_kind_reads_a_path_and_two_alike_are_refused(
 
 def test_a_named_kind_must_be_what_the_path_is(here: Path) -> None:
     (here / "notes.txt").write_bytes(LINE)
-    with pytest.raises(ManifestError, match=r"^notes\.txt: no jsonl source, which is a \.jsonl"):
+    with pytest.raises(ManifestError, match=r"^notes\.txt: no jsonl source: jsonl \(a \.jsonl"):
         find_manifests("notes.txt", "jsonl")
