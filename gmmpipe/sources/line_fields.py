@@ -12,6 +12,9 @@ from gmmpipe.errors import AudioError
 LONGEST_SECONDS = 1e9
 """Some 30 years: beyond it, arithmetic in samples could overflow."""
 
+MOST_LEVELS = 500
+"""Python reads JSON of some 1,000 levels, less the calls around it; this much is read anywhere."""
+
 PATH_FIELDS = (
     *("wav_path", "audio_path", "audio_filepath", "path", "wav", "audio", "file_name", "file"),
 )
@@ -45,9 +48,25 @@ def parse_json(raw: bytes) -> dict[str, Any]:
                 values.update((name, given[name]) for name in _TIME_FIELDS if name in given)
     except (ValueError, RecursionError) as error:
         raise AudioError("bad_json", str(error) or "nested too deeply") from error
+    if raw.count(b"[") + raw.count(b"{") > MOST_LEVELS and _is_deeper(values, MOST_LEVELS):
+        raise AudioError("bad_json", f"nested more than {MOST_LEVELS} levels deep")
     if not isinstance(values, dict):
         raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
     return values
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether arrays and objects lie in one another in more than so many levels."""
+    level = [value]
+    while levels and level:
+        levels -= 1
+        holders = (each for each in level if isinstance(each, dict | list))
+        level = [
+            inner
+            for each in holders
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def path_field_of(values: dict[str, Any]) -> str | None:
