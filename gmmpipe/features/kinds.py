@@ -1,6 +1,6 @@
 """The kinds of frames there are.
 
-A kind is a class that follows `FrameSpec`; one that is computed from audio extends `ComputedSpec`,
+A kind is a class that extends `FrameSpec`; one that is computed from audio extends `ComputedSpec`,
 and `gmmpipe featurize --features` offers it. To add one, write its file and name it in `KINDS`.
 """
 
