@@ -100,7 +100,7 @@ def test_a_new_kind_is_a_class_and_a_line_of_the_registry(
     with pytest.raises(ManifestError, match=r"m\.pairs: neither a folder nor a \.jsonl file"):
         find_manifests("m.pairs")
     monkeypatch.setattr(registry, "KINDS", (*registry.KINDS, Pairs("pairs", Specificity.CONTENT)))
-    assert registry.kind_names() == ["auto", "jsonl", "pairs"]
+    assert {"auto", "jsonl", "pairs"} <= set(registry.kind_names())
     (source,) = find_sources("{m.pairs,sub}")
     assert [manifest.kind for manifest in source.manifests] == ["pairs", "jsonl", "jsonl"]
     lines = [line for _, line in read_lines(source.manifests[0])]
