@@ -27,35 +27,37 @@ def command(options: "ManifestOptions", as_json: bool) -> None:
     from gmmpipe.sources.survey import survey
 
     sources = find_sources(options.sources, options.source_kind)
-    found = survey(sources, options.base_path, options.output)
+    surveys = survey(sources, options.base_path, options.output)
     if as_json:
-        click.echo(json.dumps({"sources": [_as_json(said) for said in found]}, sort_keys=True))
+        click.echo(
+            json.dumps({"sources": [_as_json(totals) for totals in surveys]}, sort_keys=True)
+        )
     else:
-        click.echo("\n\n".join("\n".join(map(_printable, _lines(said))) for said in found))
+        click.echo("\n\n".join("\n".join(map(_printable, _lines(totals))) for totals in surveys))
 
 
-def _as_json(said: "Survey") -> dict[str, Any]:
-    values = {**vars(said), "hours": said.hours}
+def _as_json(totals: "Survey") -> dict[str, Any]:
+    values = {**vars(totals), "hours": totals.hours}
     del values["seconds"]
     return values
 
 
-def _lines(said: "Survey") -> Iterator[str]:
-    yield f"source: {said.source}"
-    yield f"kind: {said.kind}"
-    yield f"manifests: {said.manifests}"
-    yield f"lines: {said.lines}"
-    yield f"utterances: {said.utterances}"
-    hours = "not stated" if said.hours is None else f"{said.hours:.4g}"
+def _lines(totals: "Survey") -> Iterator[str]:
+    yield f"source: {totals.source}"
+    yield f"kind: {totals.kind}"
+    yield f"manifests: {totals.manifests}"
+    yield f"lines: {totals.lines}"
+    yield f"utterances: {totals.utterances}"
+    hours = "not stated" if totals.hours is None else f"{totals.hours:.4g}"
     yield f"hours: {hours}" + (
-        f", stated by {said.stated} utterances" if 0 < said.stated < said.utterances else ""
+        f", stated by {totals.stated} utterances" if 0 < totals.stated < totals.utterances else ""
     )
-    for example in said.first:
+    for example in totals.first:
         yield f"first: {_words(example)}"
-    if said.passed_over_lines:
-        yield f"lines passed over: {_counts(said.passed_over_lines)}"
-    if said.passed_over_files:
-        yield f"files passed over: {_counts(said.passed_over_files)}"
+    if totals.passed_over_lines:
+        yield f"lines passed over: {_counts(totals.passed_over_lines)}"
+    if totals.passed_over_files:
+        yield f"files passed over: {_counts(totals.passed_over_files)}"
 
 
 def _words(example: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ _SURE = (".jsonl", ".ndjson")
 
 
 class JsonLines:
-    """See the module's docstring."""
+    """Files of one JSON object a line, and folders of those."""
 
     name = "jsonl"
     looks_like = (

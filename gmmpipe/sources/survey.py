@@ -89,6 +89,7 @@ def survey(
             as it was.
         OptionError: `output` is, or would become, a part of the sources.
     """
+    base_path = base_path.absolute() if base_path else None
     if output is None:
         return _survey(sources, base_path, lambda line: None)
     output = output.absolute()
@@ -105,24 +106,24 @@ def _survey(
     surveys = []
     ordinals, key_hashes = count(1), set[int]()
     for source in sources:
-        said = Survey(
+        totals = Survey(
             source.entry,
             ", ".join(dict.fromkeys(manifest.kind for manifest in source.manifests)),
             len(source.manifests),
             Counter(os.path.splitext(name)[1] or "no ending" for name in source.passed_over),
         )
-        surveys.append(said)
+        surveys.append(totals)
         for line, cleaned in _lines(source, ordinals):
             plain = b""
             try:
                 if cleaned:
-                    said.lines += 1
+                    totals.lines += 1
                     utterance = _utterance(cleaned, line, key_hashes)
                     path = audio_path(utterance.wav_path, line, base_path)
                     plain = canonical_json({**utterance.carried, "wav_path": path}).encode()
-                    said.add(utterance, line, path)
+                    totals.add(utterance, line, path)
             except AudioError as error:
-                said.passed_over_lines[error.reason] += 1
+                totals.passed_over_lines[error.reason] += 1
             write(plain + b"\n")
     _refuse_useless(surveys)
     return surveys
@@ -150,11 +151,11 @@ def _utterance(cleaned: bytes, line: ManifestLine, key_hashes: set[int]) -> Utte
 
 
 def _refuse_useless(surveys: Sequence[Survey]) -> None:
-    if any(said.utterances for said in surveys):
+    if any(totals.utterances for totals in surveys):
         return
-    reasons = sum((said.passed_over_lines for said in surveys), Counter[str]())
+    reasons = sum((totals.passed_over_lines for totals in surveys), Counter[str]())
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    names = ", ".join(said.source for said in surveys)
+    names = ", ".join(totals.source for totals in surveys)
     raise ManifestError(f"{names}: no line names an utterance" + (counts and f" ({counts})"))
 
 

@@ -92,6 +92,17 @@ def test_sources_as_lines(mixed: Path, invoke: Invoke) -> None:
     ]
 
 
+def test_what_it_writes_has_absolute_paths_whatever_is_given(
+    tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.jsonl").write_text('{"path": "a.wav"}\n{"path": "/b.wav"}\n')
+    for options, folder in (((), tmp_path), (("--base_path", "audio"), tmp_path / "audio")):
+        invoke("manifest", "m.jsonl", "--output", "o/o.jsonl", *options)
+        paths = [line["wav_path"] for line in read_json_lines(Path("o/o.jsonl"))]
+        assert paths == [str(folder / "a.wav"), "/b.wav"]
+
+
 def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path, invoke: Invoke) -> None:
     names = [r"\u001b[31m\n", "\\ud800", "é"]
     (tmp_path / "m.jsonl").write_text("\n".join(f'{{"path": "/{name}.wav"}}' for name in names))
