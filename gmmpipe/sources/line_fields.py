@@ -40,18 +40,17 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     """
     try:
         text = raw.decode("utf-8")
-        try:
-            values = _FINITE_JSON.decode(text)
-        except _NotFiniteError:
-            values, given = _NULLING_JSON.decode(text), json.loads(text)
-            if isinstance(values, dict):
-                values.update((name, given[name]) for name in _TIME_FIELDS if name in given)
+        values = _NULLING_JSON.decode(text)
+        if not isinstance(values, dict):
+            raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
+        if None in values.values():
+            times = [name for name in _TIME_FIELDS if values.get(name, 0) is None]
+            given = json.loads(text) if times else {}
+            values.update((name, given[name]) for name in times)
     except (ValueError, RecursionError) as error:
         raise AudioError("bad_json", str(error) or "nested too deeply") from error
     if raw.count(b"[") + raw.count(b"{") > MOST_LEVELS and _is_deeper(values, MOST_LEVELS):
         raise AudioError("bad_json", f"nested more than {MOST_LEVELS} levels deep")
-    if not isinstance(values, dict):
-        raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
     return values
 
 
@@ -187,26 +186,10 @@ def _seconds(value: object, name: str) -> float | None:
     return float(value)
 
 
-class _NotFiniteError(ValueError):
-    """A number that JSON cannot write."""
-
-
-def _refuse(constant: str) -> float:
-    raise _NotFiniteError(constant)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _NotFiniteError(text)
-    return value
-
-
 def _finite_or_none(text: str) -> float | None:
     value = float(text)
     return value if math.isfinite(value) else None
 
 
 _TIME_FIELDS = (*START_FIELDS, "duration", *END_FIELDS)
-_FINITE_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 _NULLING_JSON = json.JSONDecoder(parse_constant=lambda name: None, parse_float=_finite_or_none)

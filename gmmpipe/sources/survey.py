@@ -125,7 +125,7 @@ def _survey(
             except AudioError as error:
                 totals.passed_over_lines[error.reason] += 1
             write(plain + b"\n")
-    _refuse_useless(surveys)
+    _refuse_empty(surveys)
     return surveys
 
 
@@ -150,7 +150,8 @@ def _utterance(cleaned: bytes, line: ManifestLine, key_hashes: set[int]) -> Utte
     return utterance
 
 
-def _refuse_useless(surveys: Sequence[Survey]) -> None:
+def _refuse_empty(surveys: Sequence[Survey]) -> None:
+    """Raise ManifestError where no line of any source names an utterance."""
     if any(totals.utterances for totals in surveys):
         return
     reasons = sum((totals.passed_over_lines for totals in surveys), Counter[str]())
