@@ -1,4 +1,4 @@
-"""The way into a recording: a local file, or the bytes of one in memory."""
+"""Opens a recording: a local file, or the bytes of one in memory."""
 
 import os
 import stat

@@ -31,7 +31,7 @@ def spec_from_json(values: dict[str, Any]) -> FrameSpec:
 
 
 def computed_from_json(values: dict[str, Any]) -> ComputedSpec:
-    """The same of a kind that is computed from audio.
+    """The spec of a kind that is computed from audio.
 
     Raises:
         StoreError: it is of another kind, or as of `spec_from_json`.

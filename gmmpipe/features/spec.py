@@ -1,4 +1,4 @@
-"""What a frame is, whatever kind it is of. Nothing here imports torch."""
+"""What a frame is: the base classes of all kinds. Nothing here imports torch."""
 
 import hashlib
 import operator

@@ -35,7 +35,7 @@ def find_sources(
 
     Args:
         data_dir: the list.
-        source_kind: the kind that all of them are of, or ``auto``: whatever they look like.
+        source_kind: the kind of all of them, or ``auto``, which goes by what each looks like.
         ignored: a file that is no part of any of them.
 
     Raises:

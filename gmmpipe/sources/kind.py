@@ -48,7 +48,7 @@ class SourceKind(Protocol):
 
         Args:
             path: a file or a folder.
-            ignored: a file that is no part of any source, however much it looks like one.
+            ignored: a file that is no part of any source, even if it looks like one.
 
         Raises:
             ManifestError: it is one, and cannot be read.

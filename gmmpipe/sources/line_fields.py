@@ -55,7 +55,7 @@ def parse_json(raw: bytes) -> dict[str, Any]:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether arrays and objects lie in one another in more than so many levels."""
+    """Whether arrays and objects are nested more than `levels` deep."""
     level = [value]
     while levels and level:
         levels -= 1
