@@ -77,11 +77,11 @@ def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
             raise ManifestError(f"{name}: could be read as {names}; say which with --source_kind")
         for found in claims.values():
             return found
-    if source_kind != registry.AUTO:
-        what = f"no {source_kind} source"
-    elif path.is_dir():
-        what = "no *.jsonl manifest in this folder, nor another source"
-    else:
-        what = "neither a folder nor a .jsonl file, nor another source"
     known = "; ".join(f"{kind.name} ({kind.looks_like})" for kind in asked)
-    raise ManifestError(f"{name}: {what}: {known}")
+    if source_kind != registry.AUTO:
+        raise ManifestError(f"{name}: no {source_kind} source: {known}")
+    if path.is_dir():
+        raise ManifestError(
+            f"{name}: no *.jsonl manifest in this folder, nor another source: {known}"
+        )
+    raise ManifestError(f"{name}: neither a folder nor a .jsonl file, nor another source: {known}")
