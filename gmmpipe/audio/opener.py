@@ -1,8 +1,7 @@
-"""The way into a recording: a local file, or the bytes of one in memory."""
+"""Opens a recording: a local file, or the bytes of one in memory."""
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -62,7 +61,8 @@ def num_samples(file: AudioFile, recording: Recording) -> int:
         return int(file.frames)
     if isinstance(recording, bytes):
         return _count_samples(recording)
-    status = os.stat(recording)
+    assert isinstance(file, OneWayFile)  # no chain is of unknown length
+    status = os.fstat(file.name)
     return _count_samples_of_file(recording, status.st_size, status.st_mtime_ns)
 
 
@@ -76,7 +76,7 @@ def _count_samples(recording: Recording) -> int:
     """The samples of a recording, by decoding it."""
     try:
         with open_audio(recording) as file:
-            assert isinstance(file, OneWayFile)  # no chain is of unknown length
+            assert isinstance(file, OneWayFile)
             return file.skip(UNKNOWN_LENGTH)
     except soundfile.LibsndfileError as error:
         raise AudioError("undecodable", error_text(error)) from error
@@ -97,11 +97,7 @@ def _open_regular(path: str) -> int:
 
 def _descriptor_of(content: bytes) -> int:
     """A descriptor of a nameless file of these bytes, which takes the same way as any file."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("audio", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+    descriptor = os.memfd_create("audio")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
     os.lseek(descriptor, 0, os.SEEK_SET)

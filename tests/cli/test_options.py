@@ -179,7 +179,7 @@ PLACES: dict[str, Any] = {"data_dir": "d", "output_dir": "o"}
         (FitOptions, {"data_dir": 3}, "--data_dir: 3 is neither a path nor a list of paths"),
         (FitOptions, {"output_dir": 3}, "--output_dir is 3, but must be a path"),
         (FitOptions, {"resume": 3}, "--resume is 3, but must be text"),
-        (FeaturizeOptions, {"features": "logmel"}, "'logmel' is given where a LogMelSpec is to be"),
+        (FeaturizeOptions, {"features": "logmel"}, "'logmel' is given where a LogMelSpec"),
         (FeaturizeOptions, {"max_reject_fraction": 2}, "must be from 0 to 1"),
         (FeaturizeOptions, {"executor": "slurm"}, "--executor is slurm, not one of"),
     ],
