@@ -16,14 +16,13 @@ from gmmpipe.features.spec import FrameSpec
 from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import EVAL_COLUMN, METRIC_COLUMNS, without_eval
+from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_content, on_device
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import (
     read_model,
-    var_floor_from_content,
-    var_floor_to_content,
     write_model,
 )
-from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer, VarFloor
+from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position, RunFiles
@@ -107,7 +106,7 @@ class FitState:
             self.parameters.mixture,
             info={
                 "features": {**features.to_json(), "fingerprint": features.fingerprint},
-                **var_floor_to_content(identity["var_floor"], self.var_floor),
+                **floor_to_content(identity["var_floor"], self.var_floor),
                 "seed": identity["seed"],
                 "frames": self.frames,
                 "resume": {
@@ -133,7 +132,7 @@ class FitState:
         """The inverse of `to_dict`; raises KeyError where the file holds no fit's state."""
         resume, identity = content["resume"], content["resume"]["identity"]
         num_components, dim = content["K"], content["dim"]
-        var_floor = var_floor_from_content(content)
+        var_floor = floor_from_content(content)
         if var_floor is None:
             raise ValueError("it has no var_floor")
         optimizer = OPTIMIZERS[identity["optimizer"]]
@@ -143,9 +142,14 @@ class FitState:
 
         return cls(
             parameters=view(resume["flat"]),
-            optimizer=optimizer.from_state(resume["optimizer"], identity["lr"], device),
+            optimizer=optimizer.from_state(
+                resume["optimizer"],
+                device,
+                frames_per_step=identity["sgd_batch_size"],
+                lr=identity["lr"],
+            ),
             center=resume["center"].to(device),
-            var_floor=var_floor.to(device) if isinstance(var_floor, Tensor) else var_floor,
+            var_floor=on_device(var_floor, device),
             frames=content["frames"],
             updates=resume["updates"],
             step=resume["step"],

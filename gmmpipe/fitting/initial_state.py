@@ -9,8 +9,9 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.optimizers import OPTIMIZERS, hold_above
-from gmmpipe.mixture.seeding import seed_mixture, variance_floor
+from gmmpipe.mixture.floors import hold_above, variance_floor
+from gmmpipe.mixture.optimizers import OPTIMIZERS
+from gmmpipe.mixture.seeding import seed_mixture
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)

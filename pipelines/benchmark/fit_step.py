@@ -27,7 +27,7 @@ from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.likely_pairs import margin
 from gmmpipe.mixture.mixture import Mixture, block_frames
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
@@ -117,7 +117,12 @@ def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> C
     )
     update = schedule.update_at(0, 0)
     assert update is not None
-    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3)
+    adam = Adam(
+        torch.ones_like(parameters.flat),
+        frames_per_step=frames_per_step,
+        lr=1e-3,
+        var_floor=VAR_FLOOR,
+    )
     state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     stepper = Stepper(schedule, state, world, lambda: False)

@@ -28,7 +28,7 @@ from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.kernels import statistics_kernel
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.adam import Adam
 from gmmpipe.run.world import open_world
 
 RANKS = (1, 2)
@@ -93,9 +93,8 @@ def work(frames_per_step: int) -> None:
     with open_world("cpu") as world:
         start, stop = update.rank_slice(world.rank, world.size)
         held = HeldFrames(stored[start:stop].clone(), start, stop)
-        adam, other_adam = (
-            Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3) for _ in range(2)
-        )
+        scale, fixed = torch.ones_like(parameters.flat), {"lr": 1e-3, "var_floor": VAR_FLOOR}
+        adam, other_adam = (Adam(scale, frames_per_step=frames_per_step, **fixed) for _ in range(2))
         state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
         stepper = Stepper(rules, state, world, lambda: False)
         kernel = statistics_kernel(len(parameters.means), state.center)
@@ -104,7 +103,7 @@ def work(frames_per_step: int) -> None:
         def work_alone() -> None:
             frames = held.select(rules.step_frames(update, 0))
             sums = kernel(frames, other.mixture)
-            other_adam.step(sums, other, state.center, frames_per_step, 1e-3)
+            other_adam.step(sums, other, 1e-3)
 
         # One after the other: where they took turns, a step would wait for the other rank's work.
         medians = [
