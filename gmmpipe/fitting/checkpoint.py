@@ -22,7 +22,8 @@ from gmmpipe.mixture.model_file import (
     read_model,
     write_model,
 )
-from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer
+from gmmpipe.mixture.optimizer import Optimizer, StepConstants
+from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position, RunFiles
@@ -136,19 +137,20 @@ class FitState:
         if var_floor is None:
             raise ValueError("it has no var_floor")
         optimizer = OPTIMIZERS[identity["optimizer"]]
+        constants = StepConstants(
+            center=resume["center"].to(device),
+            frames=identity["sgd_batch_size"],
+            lr=identity["lr"],
+            var_floor=on_device(resume["optimizer"]["var_floor"], device),
+        )
 
         def view(flat: Tensor) -> Parameters:
             return Parameters.view(flat.to(device, copy=True), num_components, dim)
 
         return cls(
             parameters=view(resume["flat"]),
-            optimizer=optimizer.from_state(
-                resume["optimizer"],
-                device,
-                frames_per_step=identity["sgd_batch_size"],
-                lr=identity["lr"],
-            ),
-            center=resume["center"].to(device),
+            optimizer=optimizer.from_state(resume["optimizer"], constants),
+            center=constants.center,
             var_floor=on_device(var_floor, device),
             frames=content["frames"],
             updates=resume["updates"],

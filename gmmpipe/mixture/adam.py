@@ -6,8 +6,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.floors import VarFloor, on_device
+from gmmpipe.mixture.floors import on_device
 from gmmpipe.mixture.model_file import check_count, check_tensor
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics
 
@@ -20,9 +21,7 @@ class Adam:
 
     Args:
         scale: what a learning rate of 1 means for each coordinate, like the parameters' buffer.
-        frames_per_step: frames of a step, over all ranks.
-        lr: the learning rate at the start of each update.
-        var_floor: lower bound of the variances.
+        constants: of each step; the learning rate is that at the start of each update.
     """
 
     BETAS = (0.9, 0.999)
@@ -30,42 +29,32 @@ class Adam:
     FINAL_LR_FRACTION = 0.01
     MIN_SCALE = 1e-3
 
-    def __init__(
-        self, scale: Tensor, *, frames_per_step: int, lr: float, var_floor: VarFloor
-    ) -> None:
-        self._scale, self._var_floor = scale, var_floor
-        self._frames_per_step, self._lr = frames_per_step, lr
-        self._log_floor = torch.as_tensor(var_floor, dtype=torch.float64).log().to(scale)
+    def __init__(self, scale: Tensor, constants: StepConstants) -> None:
+        self._scale, self._constants = scale, constants
+        floor = torch.as_tensor(constants.var_floor, dtype=torch.float64)
+        self._log_floor = floor.log().to(scale)
         self._gradient = torch.zeros_like(scale)
         self._first = torch.zeros_like(scale)
         self._second = torch.zeros_like(scale)
         self._count = 0
 
     @classmethod
-    def start(
-        cls,
-        parameters: Parameters,
-        sample: Tensor,
-        center: Tensor,
-        *,
-        frames_per_step: int,
-        lr: float,
-        var_floor: VarFloor,
-    ) -> Self:
+    def start(cls, parameters: Parameters, sample: Tensor, constants: StepConstants) -> Self:
         """Without moments; means move in units of the sample's spread. See `Optimizer.start`."""
         scale = Parameters.view(torch.ones_like(parameters.flat), *parameters.means.shape)
         scale.means.copy_(sample.std(0, correction=0).clamp_min(cls.MIN_SCALE))
-        return cls(scale.flat, frames_per_step=frames_per_step, lr=lr, var_floor=var_floor)
+        return cls(scale.flat, constants)
 
     def rate_at(self, steps_before: int, progress: float) -> float:
         """A cosine within each update, from `lr` at its first step to a hundredth at its last."""
-        low = self._lr * self.FINAL_LR_FRACTION
-        return low + (self._lr - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        high = self._constants.lr
+        low = high * self.FINAL_LR_FRACTION
+        return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def step(self, statistics: Statistics, parameters: Parameters, rate: float) -> None:
         """A step of Adam; `rate` is the learning rate. See `Optimizer.step`."""
         gradient = Parameters.view(self._gradient, *parameters.means.shape)
-        nll_gradient(statistics, parameters, self._frames_per_step, out=gradient)
+        nll_gradient(statistics, parameters, self._constants.frames, out=gradient)
         self.descend(parameters.flat, gradient.flat, rate)
         torch.clamp_min(parameters.log_vars, self._log_floor, out=parameters.log_vars)
 
@@ -90,17 +79,13 @@ class Adam:
             "first": self._first.cpu(),
             "second": self._second.cpu(),
             "count": self._count,
-            "var_floor": on_device(self._var_floor, "cpu"),
+            "var_floor": on_device(self._constants.var_floor, "cpu"),
         }
 
     @classmethod
-    def from_state(
-        cls, state: dict[str, Any], device: torch.device, *, frames_per_step: int, lr: float
-    ) -> Self:
+    def from_state(cls, state: dict[str, Any], constants: StepConstants) -> Self:
         """An optimizer that goes on from `state_dict`'s state. See `Optimizer.from_state`."""
-        var_floor = on_device(state["var_floor"], device)
-        scale = state["scale"].to(device)
-        adam = cls(scale, frames_per_step=frames_per_step, lr=lr, var_floor=var_floor)
+        adam = cls(state["scale"].to(constants.center.device), constants)
         adam._first.copy_(state["first"])
         adam._second.copy_(state["second"])
         adam._count = int(state["count"])

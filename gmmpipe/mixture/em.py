@@ -11,6 +11,7 @@ from gmmpipe.mixture.floors import VarFloor, at_least, on_device
 from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.model_file import check_tensor
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics
 
@@ -39,20 +40,11 @@ class StepwiseEM:
         self._var_floor = var_floor
 
     @classmethod
-    def start(
-        cls,
-        parameters: Parameters,
-        sample: Tensor,
-        center: Tensor,
-        *,
-        frames_per_step: int,
-        lr: float,
-        var_floor: VarFloor,
-    ) -> Self:
+    def start(cls, parameters: Parameters, sample: Tensor, constants: StepConstants) -> Self:
         """With the sample's statistics, scaled to a step's frames. See `Optimizer.start`."""
-        kernel = statistics_kernel(len(parameters.means), center)
+        kernel = statistics_kernel(len(parameters.means), constants.center)
         sums = kernel(sample, parameters.mixture).sums.double()
-        return cls(sums * (frames_per_step / len(sample)), var_floor)
+        return cls(sums * (constants.frames / len(sample)), constants.var_floor)
 
     def rate_at(self, steps_before: int, progress: float) -> float:
         """The weight of a step's statistics among the running ones; it falls over all updates."""
@@ -72,11 +64,9 @@ class StepwiseEM:
         return {"sums": self._sums.cpu(), "var_floor": on_device(self._var_floor, "cpu")}
 
     @classmethod
-    def from_state(
-        cls, state: dict[str, Any], device: torch.device, *, frames_per_step: int, lr: float
-    ) -> Self:
+    def from_state(cls, state: dict[str, Any], constants: StepConstants) -> Self:
         """An optimizer that goes on from `state_dict`'s state. See `Optimizer.from_state`."""
-        return cls(state["sums"].to(device), on_device(state["var_floor"], device))
+        return cls(state["sums"].to(constants.center.device), constants.var_floor)
 
     @classmethod
     def check_state(cls, state: dict[str, Any], num_components: int, dim: int, steps: int) -> None:

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.kernels import statistics_kernel
-from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.em import StepwiseEM
 from gmmpipe.mixture.floors import VarFloor, at_least
+from gmmpipe.mixture.kernels import statistics_kernel
+from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.randomness import permutation, uniforms
 

@@ -27,8 +27,9 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.adam import Adam
+from gmmpipe.mixture.kernels import statistics_kernel
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.run.world import open_world
 
 RANKS = (1, 2)
@@ -93,9 +94,9 @@ def work(frames_per_step: int) -> None:
     with open_world("cpu") as world:
         start, stop = update.rank_slice(world.rank, world.size)
         held = HeldFrames(stored[start:stop].clone(), start, stop)
-        scale, fixed = torch.ones_like(parameters.flat), {"lr": 1e-3, "var_floor": VAR_FLOOR}
-        adam, other_adam = (Adam(scale, frames_per_step=frames_per_step, **fixed) for _ in range(2))
-        state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
+        constants = StepConstants(stored.float().mean(0), frames_per_step, 1e-3, VAR_FLOOR)
+        adam, other_adam = (Adam(torch.ones_like(parameters.flat), constants) for _ in range(2))
+        state = FitState(parameters, adam, constants.center, VAR_FLOOR)
         stepper = Stepper(rules, state, world, lambda: False)
         kernel = statistics_kernel(len(parameters.means), state.center)
         other = parameters.clone()

@@ -1,8 +1,8 @@
 """Steps on sufficient statistics: the gradient, Adam, the M-step of EM, and stepwise EM."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ from gmmpipe.mixture.adam import Adam, nll_gradient
 from gmmpipe.mixture.em import StepwiseEM, m_step
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.mixture import Mixture
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
 
 K, D = 16, 80
 FLOOR = 0.1
 LR = 1e-2
-FIXED: dict[str, Any] = {"frames_per_step": 500, "lr": LR}
-CPU = torch.device("cpu")
+CONSTANTS = StepConstants(torch.zeros(D), 500, LR, FLOOR)
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +155,10 @@ def gradients(count: int, size: int = 500) -> list[Tensor]:
     return [size_of_each * torch.randn(size, generator=generator) for _ in range(count)]
 
 
-def adam_with(scale: Tensor) -> Adam:
-    return Adam(scale, var_floor=FLOOR, **FIXED)
-
-
 def test_adam_is_torch_optims_adam_over_200_steps() -> None:
     start = torch.randn(500, generator=torch.Generator().manual_seed(4))
     ours, theirs = start.clone(), start.clone().requires_grad_()
-    adam = adam_with(torch.ones(500))
+    adam = Adam(torch.ones(500), CONSTANTS)
     reference = torch.optim.Adam([theirs], lr=1.0)
     for step, gradient in enumerate(gradients(200)):
         lr = 1e-2 * (1 + math.cos(step / 50))
@@ -176,7 +172,7 @@ def test_adam_is_torch_optims_adam_over_200_steps() -> None:
 
 def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
     one, three = torch.zeros(500), torch.zeros(500)
-    adams = adam_with(torch.ones(500)), adam_with(torch.full((500,), 3.0))
+    adams = Adam(torch.ones(500), CONSTANTS), Adam(torch.full((500,), 3.0), CONSTANTS)
     for gradient in gradients(5):
         for adam, values in zip(adams, (one, three), strict=True):
             adam.descend(values, gradient, 1e-2)
@@ -185,13 +181,13 @@ def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
 
 def test_adam_goes_on_exactly_from_its_state() -> None:
     whole, parts = torch.zeros(500), torch.zeros(500)
-    adam, first = (adam_with(torch.linspace(1, 2, 500)) for _ in range(2))
+    adam, first = (Adam(torch.linspace(1, 2, 500), CONSTANTS) for _ in range(2))
     steps = gradients(20)
     for gradient in steps:
         adam.descend(whole, gradient, 1e-2)
     for gradient in steps[:10]:
         first.descend(parts, gradient, 1e-2)
-    second = Adam.from_state(first.state_dict(), CPU, **FIXED)
+    second = Adam.from_state(first.state_dict(), CONSTANTS)
     for gradient in steps[10:]:
         second.descend(parts, gradient, 1e-2)
     assert torch.equal(whole, parts)
@@ -199,8 +195,8 @@ def test_adam_goes_on_exactly_from_its_state() -> None:
 
 @pytest.mark.parametrize("count", [2**24, 2**31 - 1, 2**31, 2**53])
 def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
-    adam = adam_with(torch.ones(3))
-    adam = Adam.from_state({**adam.state_dict(), "count": count}, CPU, **FIXED)
+    adam = Adam(torch.ones(3), CONSTANTS)
+    adam = Adam.from_state({**adam.state_dict(), "count": count}, CONSTANTS)
     values = torch.zeros(3)
     adam.descend(values, torch.ones(3), 1.0)
     assert adam.state_dict()["count"] == count + 1
@@ -214,7 +210,7 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
     statistics = statistics_of(sample, here, center)
     gradient = here.clone()
     nll_gradient(statistics, here, len(sample), out=gradient)
-    Adam(torch.ones_like(here.flat), frames_per_step=len(sample), lr=LR, var_floor=FLOOR).step(
+    Adam(torch.ones_like(here.flat), replace(CONSTANTS, frames=len(sample))).step(
         statistics, here, 0.1
     )
     # Adam's first step is lr times the sign of the gradient.
@@ -229,7 +225,7 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
 
 @pytest.mark.parametrize("steps", [2, 3, 50, 2000])
 def test_adams_rate_falls_from_lr_to_a_hundredth_over_an_update(steps) -> None:
-    adam = adam_with(torch.ones(3))
+    adam = Adam(torch.ones(3), CONSTANTS)
     rates = [adam.rate_at(7, step / (steps - 1)) for step in range(steps)]
     assert rates[0] == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-4)
@@ -298,7 +294,7 @@ def test_stepwise_em_goes_on_exactly_from_its_state(sample, parameters) -> None:
     for number, part in enumerate(sample[:2000].split(200)):
         em.step(statistics_of(part, whole, center), whole, 0.1)
         if number == 5:
-            first = StepwiseEM.from_state(first.state_dict(), CPU, **FIXED)
+            first = StepwiseEM.from_state(first.state_dict(), CONSTANTS)
         first.step(statistics_of(part, parts, center), parts, 0.1)
     assert torch.equal(whole.flat, parts.flat)
 
