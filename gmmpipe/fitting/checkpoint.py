@@ -20,7 +20,6 @@ from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_conten
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import (
     read_model,
-    write_model,
 )
 from gmmpipe.mixture.optimizer import Optimizer, StepConstants
 from gmmpipe.mixture.optimizers import OPTIMIZERS
@@ -162,10 +161,6 @@ class FitState:
             metrics=list(resume["metrics"]),
             eval_stores=resume["eval_stores"],
         )
-
-    def save(self, path: Path, identity: dict[str, Any], features: FrameSpec) -> None:
-        """Write a model file, whole or not at all."""
-        write_model(path, self.to_dict(identity, features))
 
     def position(self) -> Position:
         """Frames of finished updates, and steps of the one under way."""

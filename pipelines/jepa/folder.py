@@ -17,7 +17,7 @@ _CHECKPOINT = re.compile(r"jepa_ckpt_(\d+)\.pt")
 
 def jepa_folder(
     options: JEPAOptions, identity: dict[str, Any], state: TrainState, world: World
-) -> RunFolder[TrainState]:
+) -> RunFolder:
     """Where a run's files go.
 
     Args:
