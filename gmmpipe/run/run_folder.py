@@ -182,17 +182,19 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _is_whole(self, path: Path) -> bool:
-        """Whether a checkpoint is one that this run can go on from."""
-        stamps = stamps_of([path])
-        if stamps and self._whole.issuperset(stamps):
-            return True
+        """Whether a checkpoint is one that this run can go on from; each is read once."""
+        stamps = set(stamps_of([path]))
+        if not stamps <= self._whole and self._read_own(path):
+            self._whole |= stamps
+        return bool(stamps & self._whole)
+
+    def _read_own(self, path: Path) -> Content | None:
+        """The content of a checkpoint; None where it cannot be read, or is another run's."""
         try:
-            whole = identity_of_content(self._files.read(path)) == self._identity
+            content = self._files.read(path)
         except CheckpointError:
-            return False
-        if whole:
-            self._whole.update(stamps)
-        return whole
+            return None
+        return content if identity_of_content(content) == self._identity else None
 
     def mend(self, state: RunState, target: Position) -> None:
         """Make a finished run's files again where they are not whole; delete checkpoints as `save`.
@@ -210,14 +212,9 @@ class RunFolder:
         self.save(state, finished=True)
 
     def _holds_result(self, state: RunState, target: Position) -> bool:
-        if not holds_metrics(self.path, state.metrics_text()):
-            return False
-        try:
-            model = self._files.read(self.path / self._files.model)
-        except CheckpointError:
-            return False
-        of_this_run = identity_of_content(model) == self._identity
-        return of_this_run and self._files.position(model) >= target
+        model = self._read_own(self.path / self._files.model)
+        reached = model is not None and self._files.position(model) >= target
+        return reached and holds_metrics(self.path, state.metrics_text())
 
     def keep_alone(self, state: RunState) -> Path | None:
         """Write a checkpoint by this rank alone, if that is still of use to anybody.
