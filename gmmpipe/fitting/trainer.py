@@ -65,12 +65,8 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
             return None
 
         events_in = options.output_dir if options.tensorboard and world.rank == 0 else None
-        with (
-            Progress(
-                "fit", "frames", options.target_frames, frames, line_every_seconds=0
-            ) as progress,
-            EventFiles(events_in, frames) as events,
-        ):
+        bar = Progress("fit", "frames", options.target_frames, frames, line_every_seconds=0)
+        with bar as progress, EventFiles(events_in, frames) as events:
             updates = reader.updates(first)
             arrived: list[Arrived] = []
             if state is None:
@@ -78,8 +74,8 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
             fitting = _Fitting(options, schedule, held_out, folder, reader, state, world, stop)
             with stop.listening(), stop.keeping(fitting.save_last, fitting.keep_alone):
                 folder.begin(state)
-                others = _arriving(updates, fitting.save, world, stop, times)
-                for update, held in chain(arrived, others):
+                coming = _arriving(updates, fitting.save, world, stop, times)
+                for update, held in chain(arrived, coming):
                     with times.count("fitting"):
                         row = fitting.fit_update(update, held)
                         if folder.replacing:
