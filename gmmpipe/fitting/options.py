@@ -119,7 +119,7 @@ class FitOptions(RunOptions):
         )
 
     def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:
-        """What a fit cannot be resumed with another value of."""
+        """The values that must be the same for a fit to be resumed."""
         return {
             "K": self.K,
             "dim": store.dim,

@@ -103,7 +103,7 @@ class StatisticsKernel:
         matrix, bias = self._affine_map(mixture)
         flat = self.statistics.flat.zero_()
         self._add(expanded, matrix, bias)
-        if later:  # in float64, for millions of frames are too long a sum
+        if later:  # in float64: millions of frames are too long a sum for float32
             total = flat.double()
             for span in later:
                 flat.zero_()

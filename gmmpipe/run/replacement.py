@@ -2,7 +2,7 @@
 
 Nothing of the old run goes before the new one can stand for it: the new run's first checkpoint is
 written whole under a hidden name, then the old run's files are deleted, then it gets its name.
-Whoever finds such a hidden file, because that was cut short, finishes it.
+Where that is cut short, the next process that finds the hidden file finishes it.
 """
 
 import logging
@@ -49,7 +49,7 @@ def next_path(path: Path) -> Path:
 
 
 def stamps_of(paths: Iterable[Path]) -> list[Stamp]:
-    """What tells whether files are still those that they were; those that are gone have none."""
+    """What tells later whether files have changed; a file that is missing has none."""
     stamps = []
     for path in paths:
         with suppress(FileNotFoundError):

@@ -45,7 +45,7 @@ class RunOptions(Options):
 
 
 class RunState(Protocol):
-    """Of a run's state, what its folder asks for."""
+    """The part of a run's state that its folder asks for."""
 
     def position(self) -> Position:
         """How far the run is."""
@@ -123,7 +123,7 @@ class RunFiles:
 
 
 def identity_of_content(content: Content) -> Content:
-    """What the run that wrote a checkpoint cannot be gone on with another value of."""
+    """The values that must be the same for a run to go on from a checkpoint."""
     identity: Content = content["resume"]["identity"]
     return identity
 

@@ -37,12 +37,12 @@ class RunFolder:
     """Where a run's files go. All ranks call its methods alike; rank 0 alone reads and writes.
 
     Args:
-        options: what is to become of the folder.
+        options: where the folder is, and what to do with an earlier run there.
         files: what the run's files are called.
         write: writes a state as a model file, whole or not at all.
-        identity: what the run cannot be gone on with another value of.
-        claimed_as: plain values that decide the files of the run, and the run in words: who else
-            may be at work in the folder, and who is told by whom it is in use.
+        identity: the values that must be the same for a run to go on from a checkpoint.
+        claimed_as: plain values that decide the run's files, and the run in words: processes with
+            equal values may share the folder, and another one is told the words.
         world: the ranks.
     """
 
@@ -68,7 +68,7 @@ class RunFolder:
 
     @contextmanager
     def prepared(self) -> Iterator[Content | None]:
-        """Have the folder for the length of the block; gives the content to go on from, if any.
+        """Claim the folder for the length of the block; gives the content to go on from, if any.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it is another run's.
@@ -118,7 +118,7 @@ class RunFolder:
         return Path(resume), self._files.read(Path(resume))
 
     def _refuse_another(self, earlier: list[Path], found: Path) -> None:
-        """Refuse a folder of which some model is another run's, or none can be read."""
+        """Refuse a folder that holds a model of another run, or models but none to be read."""
         identities = {}
         for path in earlier:
             with suppress(CheckpointError):
@@ -151,8 +151,8 @@ class RunFolder:
     def save(self, state: RunState, *, finished: bool = False) -> None:
         """Write a checkpoint, or the finished run's file, which holds the same.
 
-        The first of a run that replaces another is what the other goes for. Of the checkpoints,
-        only those that are to be kept stay.
+        The first one of a run that replaces another deletes the other's files, too. Checkpoints
+        beyond those that are to be kept are deleted.
         """
         path = self.path / (self._files.model if finished else state.checkpoint_name())
         self._world.on_first_rank(lambda: self._save(state, path))
@@ -168,7 +168,7 @@ class RunFolder:
         self._delete_others(path)
 
     def _delete_others(self, written: Path | None = None) -> None:
-        """Delete checkpoints that are less far than as many whole ones as are to be kept.
+        """Delete the checkpoints that are less far than the furthest whole ones, `keep` of them.
 
         Damaged ones do not count. What was `written` just now stays, however far others are.
         """
@@ -219,8 +219,8 @@ class RunFolder:
     def keep_alone(self, state: RunState) -> Path | None:
         """Write a checkpoint by this rank alone, if that is still of use to anybody.
 
-        It is not where the folder holds one as far already, of a rank that was faster or of a run
-        that went on without this one; nor where it holds another run by now.
+        It is of no use where the folder holds one that is as far (a faster rank's, or that of a run
+        that went on without this rank), or another run.
 
         Returns:
             What to go on from; None where there is nothing.

@@ -22,7 +22,7 @@ def jepa_folder(
 
     Args:
         options: what the run is asked to do.
-        identity: what it cannot be gone on with another value of.
+        identity: the values that must be the same for it to go on.
         state: of such a run, to compare checkpoints with.
         world: the ranks.
     """

@@ -20,7 +20,7 @@ NOT_IDENTITY = (
     *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
     *("keep", "resume", "overwrite", "device", "exchange_timeout"),
 )
-"""What a run may be gone on with other values of; the first two by their contents."""
+"""Options that may change as a run goes on; of the first two, the contents must be the same."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class JEPAOptions(RunOptions):
         return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: "FeatureStore") -> dict[str, Any]:
-        """What a run cannot be resumed with another value of.
+        """The values that must be the same for a run to be resumed.
 
         Raises:
             CheckpointError: the mixture's file cannot be read.
