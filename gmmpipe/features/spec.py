@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, SupportsIndex
 
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.files import canonical_json
-from gmmpipe.option_kinds import Strides
+from gmmpipe.option_types import Strides
 from gmmpipe.options import option
 
 if TYPE_CHECKING:
