@@ -18,7 +18,7 @@ from gmmpipe.errors import GmmpipeError
 
 TEMPORARY_PREFIX = ".tmp-"
 OWNER_PATTERN = r"[\w-]*-[0-9]+-[0-9a-f]{8}"
-"""What `owner_name` looks like, so that a user's file with the same prefix is not taken for ours."""
+"""What `owner_name` looks like. A user's file with only the same prefix is not ours."""
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}{OWNER_PATTERN}-.+", re.DOTALL)
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
@@ -70,7 +70,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder that appears as `path` once the block has ended without an error.
 
-    Its files are flushed to the disk before. A folder that is at `path` already is whole, and stays.
+    Its files are flushed to the disk before. A folder that is at `path` already is whole; it stays.
     """
     temporary = temporary_path(path)
     temporary.mkdir()
