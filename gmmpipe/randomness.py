@@ -39,7 +39,7 @@ def is_permutation(order: NDArray[np.int64], *purpose: str | int) -> bool:
 
 
 def sample(length: int, size: int, *purpose: str | int) -> NDArray[np.int64]:
-    """The first `size` of `permutation(length, *purpose)`, in memory that goes with `size` alone."""
+    """The first `size` of `permutation(length, *purpose)`, in memory that only `size` decides."""
     stream = raw_stream(*purpose)
     words, numbers = np.empty(0, np.uint64), np.empty(0, np.int64)
     largest = np.uint64(2**64 - 1)  # no word above it is among the `size` smallest

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gmmpipe import FeatureStore, LabelOptions, label
+from gmmpipe import FeatureStore, GradientGMM, LabelOptions, label
 from helpers.making import alone
 from helpers.processes import ROOT
 from pipelines.jepa.options import JEPAOptions
@@ -64,3 +64,14 @@ def test_frames_of_your_own(store: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert layer.features.kind == "external"
     paths = {utt.key: utt.metadata["wav_path"] for utt in log_mels.utterances()}
     assert {utt.key: utt.metadata["wav_path"] for utt in layer.utterances()} == paths
+
+
+def test_what_the_python_page_names_is_there(store: Path, fitted: Path) -> None:
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    tables = text.split("## Mixtures and stores")[1].split("## Errors")[0].split("| | gives |")[1:]
+    for thing, table in zip(
+        (GradientGMM.load(fitted), FeatureStore.open(store)), tables, strict=True
+    ):
+        names = re.findall(r"`(?:gmm|store|GradientGMM|FeatureStore|)\.(\w+)", table)
+        assert len(names) >= 7
+        assert [name for name in names if not hasattr(thing, name)] == []
