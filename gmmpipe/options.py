@@ -210,7 +210,7 @@ def options_and_variants(kind: type) -> dict[str, Option | Variant]:
 
 
 @cache
-def _read(kind: Any) -> dict[str, Option | Variant]:
+def _read(kind: Any) -> dict[str, Option | Variant]:  # Any: mypy takes a class for its instances
     hints = get_type_hints(kind, include_extras=True)
     found: dict[str, Option | Variant] = {}
     for item in fields(kind):

@@ -74,7 +74,7 @@ class FeaturizeOptions(Options):
         low=0,
         high=1,
     )
-    retry_rejected: bool = option(False, help="Make the shards that hold rejects anew.")
+    retry_rejected: bool = option(False, help="Make the shards that hold rejects again.")
     overwrite: bool = option(False, help="Replace the store in --output_dir.")
 
     def __post_init__(self) -> None:
