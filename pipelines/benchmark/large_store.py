@@ -119,7 +119,7 @@ def measure(small: Path, large: Path, runs: int) -> None:
 
 
 def make_reader(path: Path, num_frames: int) -> Callable[[], None]:
-    """Reads the first `num_frames` frames of the seeded order; each time it reads sidecars again."""
+    """Reads the first `num_frames` frames of the seeded order, and each time all sidecars."""
     store = FeatureStore.open(path)
     out = torch.zeros(num_frames, store.dim, dtype=store.dtype)
 
