@@ -43,7 +43,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         return
     try:
         values = yaml.safe_load(value.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise click.BadParameter(f"{value} cannot be read: {reason}", ctx, param) from error
     if not isinstance(values, dict):

@@ -118,6 +118,7 @@ def test_a_configuration_file_gives_defaults_that_a_flag_beats(
         ("config: other.yaml\n", "unknown options: config"),
         ("- frames\n", "not a mapping"),
         ("frames: [\n", "cannot be read"),
+        ("frames: " + 5000 * "[", "cannot be read"),
         ("frames: many\ndata_dir: a\n", "not a count of frames"),
         ("frames: 2M\n", "Missing option"),
         ("frames: 2M\ndata_dir: null\n", "Missing option"),
