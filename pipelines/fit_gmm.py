@@ -42,18 +42,21 @@ OPTIONS = (
         ),
     ),
 )
-"""Those that the original script has, too; its --sgd_batch_size was per rank."""
+"""The options that the original script has too; its --sgd_batch_size was per rank."""
 
 
 @click.command(params=[*OPTIONS], context_settings=ANY_DASHES)
 @click.option(
-    "--feature_dir", type=click.Path(path_type=Path), help="[default: OUTPUT_DIR/features]"
+    "--feature_dir",
+    type=click.Path(),
+    help="The feature store to write, or to use if it is finished.",
+    show_default="OUTPUT_DIR/features",
 )
 @click.option(
     "--batch_size", type=int, default=64, show_default=True, help="Accepted; has no effect here."
 )
 @job_options
-def main(debug: bool, feature_dir: Path | None, batch_size: int, **values: Any) -> None:
+def main(debug: bool, feature_dir: str | None, batch_size: int, **values: Any) -> None:
     """Featurize manifests of audio and fit a Gaussian mixture to the frames."""
     given = click.get_current_context().get_parameter_source("batch_size")
 
@@ -64,7 +67,7 @@ def main(debug: bool, feature_dir: Path | None, batch_size: int, **values: Any) 
 
         if given == ParameterSource.COMMANDLINE:
             log.info("--batch_size has no effect: decoding needs no batches here")
-        store = feature_dir or values["output_dir"] / "features"
+        store = Path(feature_dir or Path(values["output_dir"], "features"))
         features = FeaturizeOptions(
             data_dir=values.pop("data_dir"),
             output_dir=store,

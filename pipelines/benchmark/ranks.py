@@ -6,7 +6,7 @@ torchrun, and the medians count. Beside the steps each rank times its bare work:
 frames, their statistics, and the optimizer. What a step takes beyond that is the exchange with the
 other ranks, and bookkeeping.
 
-    python pipelines/benchmark/ranks.py --data_dir MANIFESTS [--frames 16384] [--rounds 5]
+    python pipelines/benchmark/ranks.py --data_dir MANIFESTS [--frames 16384] [--launches 5]
 """
 
 import argparse
@@ -40,10 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="steps a second of one rank and of two")
     parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
     parser.add_argument("--frames", type=int, default=16384, help="of a step, over all ranks")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--launches", type=int, default=5)
     options = parser.parse_args()
     seconds: dict[int, list[list[float]]] = {size: [] for size in RANKS}
-    for _ in range(options.rounds):
+    for _ in range(options.launches):
         for size in RANKS:
             printed = torchrun(size, __file__, "--worker", str(options.frames)).stdout
             seconds[size].append(json.loads(printed))
