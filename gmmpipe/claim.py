@@ -64,7 +64,7 @@ class Claim:
         return [path for path, _ in _others(self._folder, self._path)]
 
     def tidy(self) -> None:
-        """Remove what killed processes left half-written, where no other one could be writing."""
+        """Remove what killed processes left half-written, unless another process may be writing."""
         _tidy(self._folder, self._path)
 
 
@@ -72,13 +72,14 @@ class Claim:
 def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False) -> Iterator[Claim]:
     """Claim `folder` for the length of the block, beside processes that make the same thing.
 
-    The last process to leave removes what killed ones left half-written.
+    The last process to leave removes what killed processes left half-written.
 
     Args:
         folder: the output folder; it is made if it is not there.
         identity: digest of what decides the result.
         what: this process's work in words, for whoever is refused.
-        alone: with nobody, not even of the same identity, as what deletes files must be.
+        alone: share the folder with nobody, not even of the same identity. A process that deletes
+            files must be alone.
 
     Raises:
         ClaimError: another process has the folder; it is named.
@@ -87,8 +88,8 @@ def claim_folder(folder: Path, identity: str, what: str, *, alone: bool = False)
     me = Holder.this_process(what, "" if alone else identity)
     path = folder / f"{CLAIM_PREFIX}{owner_name()}"
     with _one_at_a_time(folder):
-        # The file first, then the look at the others: two that start at once never both go on,
-        # even where the file system knows no locks.
+        # The file comes first, then the look at the others. So two processes that start at once
+        # never both go on, even if the file system knows no locks.
         unfinished = temporary_path(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(unfinished, flags, 0o666)

@@ -1,8 +1,9 @@
 """The commands as functions of their options: ``from gmmpipe import featurize, fit``.
 
-Each does what the command of its name does, and returns what it made, opened. Under torchrun all
-ranks call a function alike. While one runs in the main thread, SIGINT, SIGTERM and SIGUSR1 raise
-`Stopped`; afterwards their handlers are those from before. Progress goes to the logger ``gmmpipe``.
+Each function does what the command of its name does, and returns what it made, opened. Under
+torchrun every rank calls `fit`, `label` or `evaluate`; `featurize` does not share its work among
+ranks. While a function runs in the main thread, SIGINT, SIGTERM and SIGUSR1 raise `Stopped`; after
+it, the earlier handlers are back. Progress goes to the logger ``gmmpipe``.
 """
 
 from collections.abc import Iterator
@@ -28,8 +29,8 @@ def featurize(options: "FeaturizeOptions") -> "FeatureStore | None":
     below ``if __name__ == "__main__":`` there.
 
     Returns:
-        The finished store; None where the shards of other slices (`task_index` of `num_tasks`) are
-        missing still.
+        The finished store; None while shards of other slices (`task_index` of `num_tasks`) are
+        missing.
 
     Raises:
         GmmpipeError: the store cannot be made; finished shards are kept.
@@ -50,7 +51,7 @@ def fit(options: "FitOptions") -> "GradientGMM":
         The mixture of ``gmm.pt`` in `output_dir`, on the CPU; under torchrun on every rank.
 
     Raises:
-        GmmpipeError: the fit cannot be made or gone on with.
+        GmmpipeError: the fit cannot be made, or cannot go on.
         Stopped: a signal ended the fit; a checkpoint in `output_dir` holds what was done.
     """
     from gmmpipe.fitting import trainer
@@ -69,7 +70,7 @@ def fit(options: "FitOptions") -> "GradientGMM":
 
 
 def label(options: "LabelOptions") -> "LabelStore":
-    """Label every frame of a feature store with its likeliest component, or finish that.
+    """Label every frame of a feature store with its likeliest component, or finish doing so.
 
     Returns:
         The finished label store.
@@ -88,7 +89,10 @@ def label(options: "LabelOptions") -> "LabelStore":
 
 
 def evaluate(options: "EvaluateOptions") -> "Evaluation":
-    """Say how well a mixture describes the frames of a store; under torchrun on every rank.
+    """Measure how well a mixture describes the frames of a store.
+
+    Returns:
+        The figures; under torchrun on every rank.
 
     Raises:
         GmmpipeError: the store or the model cannot be used.
@@ -103,7 +107,7 @@ def evaluate(options: "EvaluateOptions") -> "Evaluation":
 
 @contextmanager
 def _matmul_precision_kept() -> Iterator[None]:
-    """Give torch's setting back as it was: a fit needs the highest."""
+    """Restore torch's setting afterwards: a fit sets the highest."""
     import torch
 
     before = torch.get_float32_matmul_precision()

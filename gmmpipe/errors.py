@@ -1,4 +1,4 @@
-"""The errors that gmmpipe raises for its users' sake.
+"""The errors that a user of gmmpipe can mend, or has to know.
 
     GmmpipeError(Exception)    a job cannot go on; the message is one line: cause, file, remedy
     ├── ManifestError          no manifest, or one that cannot be read
@@ -9,10 +9,10 @@
     ├── ClaimError             another process is writing something else into the output folder
     └── RankError              another rank has failed; its own error says why
         └── RankGoneError           another rank was killed, or does not answer any more
-            └── NoAnswerError           nor did it answer while this rank was to stop
+            └── NoAnswerError           this rank is to stop, and another one does not answer
     Stopped(BaseException)     a signal asked the job to end; everything finished so far is kept
 
-Bugs stay what they are (``AssertionError``, ``TypeError``, ...): they are not for users to mend.
+Any other exception (``AssertionError``, ``TypeError``, ...) is a bug of gmmpipe.
 """
 
 
@@ -21,7 +21,7 @@ class GmmpipeError(Exception):
 
 
 class ManifestError(GmmpipeError):
-    """There is no manifest, or it cannot be read at all."""
+    """There is no manifest, or it cannot be read."""
 
 
 class AudioError(GmmpipeError):
@@ -36,6 +36,9 @@ class AudioError(GmmpipeError):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 class StoreError(GmmpipeError):
@@ -63,7 +66,7 @@ class RankGoneError(RankError):
 
 
 class NoAnswerError(RankGoneError):
-    """This rank was asked to stop, and another did not come to where all of them could."""
+    """This rank is to stop, and another one does not come to where all ranks could stop alike."""
 
 
 class Stopped(BaseException):

@@ -18,7 +18,7 @@ from gmmpipe.errors import GmmpipeError
 
 TEMPORARY_PREFIX = ".tmp-"
 OWNER_PATTERN = r"[\w-]*-[0-9]+-[0-9a-f]{8}"
-"""What `owner_name` looks like. A file of the user's that merely begins as ours do is not ours."""
+"""What `owner_name` looks like. A user's file with only the same prefix is not ours."""
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}{OWNER_PATTERN}-.+", re.DOTALL)
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
@@ -70,8 +70,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder that appears as `path` once the block has ended without an error.
 
-    Its files are flushed to the disk before. A folder that stands at
-    `path` already was whole when it came there, and stays.
+    Its files are flushed to the disk before. A folder that is at `path` already is whole; it stays.
     """
     temporary = temporary_path(path)
     temporary.mkdir()
@@ -93,7 +92,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _name_full_disk(error: BaseException, path: Path) -> None:
-    """Raise an error that names `path`, if `error` means that it cannot be written."""
+    """Raise an error that names `path`, if `error` means that nothing can be written there."""
     if isinstance(error, OSError) and error.errno in _FULL:
         raise GmmpipeError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -105,11 +104,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor to read a regular file by, or what a link to one leads to.
+    """Open a regular file, or a link to one, for reading: its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or is a folder, a device, a FIFO or a socket, which might
-            never end, or never begin.
+        OSError: the file cannot be opened; or it is a folder, a device, a FIFO or a socket, and
+            reading might never begin, or never end.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -132,13 +131,13 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a regular file; OSError where it is missing or none."""
+    """SHA-256 of a regular file; OSError if it is missing, or not regular."""
     with open(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed_paths(text: str | Path) -> list[Path]:
-    """The paths of a comma-separated list; a folder whose name is the whole text is that one."""
+    """The paths of a comma-separated list; or one, if the whole text is the name of a folder."""
     if str(text) and os.path.isdir(text):
         return [Path(text)]
     return [Path(part.strip()) for part in str(text).split(",") if part.strip()]
@@ -154,15 +153,15 @@ def sync(path: Path) -> None:
 
 
 def temporaries(folder: Path) -> list[Path]:
-    """What is half-written in `folder`, by a process that lives or by one that was killed."""
+    """The half-written files and folders in `folder`, of living and of killed processes."""
     found = folder.glob(f"{TEMPORARY_PREFIX}*")
     return sorted(path for path in found if _TEMPORARY.fullmatch(path.name))
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it, if it is there.
+    """Delete a file, or a folder with all its content, if it is there.
 
-    A folder is renamed first, so that nobody ever finds half of it under its name.
+    A folder is renamed first, so that nobody finds half of it under its name.
     """
     if path.is_dir():
         doomed = path if _TEMPORARY.fullmatch(path.name) else path.rename(temporary_path(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _MOST_BYTES = 1 << 16
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR)
-"""What a file system answers that knows no flock; NFS knows none of a folder."""
+"""The errors of file systems without flock; NFS has no lock of a folder."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Holder:
 
     Args:
         host, pid: where it runs.
-        started: when the system says that it started (clock ticks since boot): a later process may
-            get the same number.
+        started: when it started, in clock ticks since boot, because a later process may get the
+            same number.
         since: when it claimed the folder, in UTC.
         what: its command in words.
         identity: digest of what decides its result. Processes of one identity work together; one
             that must be alone has "", and works with nobody.
-        boot: which run of which kernel it is a process of, however many containers with names of
-            their own that has; "" where the system or the claim's version of gmmpipe does not say.
+        boot: the kernel's boot_id, which is the same in all containers on one kernel; "" if the
+            system or the claim's version of gmmpipe does not give it.
     """
 
     host: str
@@ -105,7 +105,7 @@ def read_holder(descriptor: int) -> Holder | None:
 
 
 def _boot() -> str:
-    """The kernel's word for the time since it was started; "" where it has none."""
+    """The kernel's boot_id; "" where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

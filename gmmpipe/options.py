@@ -8,8 +8,8 @@
         optimizer: Literal["adam", "em"] = option("adam", help="Adam, or stepwise EM.")
 
 The command line (`gmmpipe.cli.from_dataclass`), ``options.yaml`` and the checks of a value all come
-from the field: its name, its type (`gmmpipe.option_kinds` has those with a notation of their own),
-its default and what `option` adds. Nothing here needs click or torch.
+from the field: its name, its type (`gmmpipe.option_types` has the types with a notation of their
+own), its default and what `option` adds. Nothing here needs click or torch.
 """
 
 import math
@@ -25,27 +25,29 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from gmmpipe.errors import OptionError
-from gmmpipe.option_kinds import ANY_PATH, Kind, PathRule
+from gmmpipe.option_types import ANY_PATH, Notation, PathRule
 
 _METADATA = "gmmpipe"
 
 
 def option(default: Any = MISSING, **said: Any) -> Any:
-    """A field of a dataclass that is an option of a command too.
+    """Declare a field of a dataclass that is also an option of a command.
 
     Args:
-        default: its value where none is given; without one it is required.
-        said: what else there is to say of it; see `Option`, from `help` to `this_run_only`.
+        default: the value where none is given; an option without a default is required.
+        said: the first arguments of `Option`, from `help` to `this_run_only`.
     """
     return field(default=default, metadata={_METADATA: Option(**said)})
 
 
 def variant(kinds: Callable[[], dict[str, type]], *, help: str) -> Any:  # noqa: A002
-    """A field that holds one of several dataclasses: an option that names it, and its own options.
+    """Declare a field that holds one of several dataclasses: ``--features logmel``, for example.
+
+    One option chooses the dataclass by its name; the fields of all of them are options beside it.
 
     Args:
-        kinds: the dataclasses by their names, looked up when they are needed; made without
-            arguments, the first is the default.
+        kinds: gives the dataclasses by their names; it is called when they are needed. The first
+            one is the default, made without arguments.
         help: a sentence for ``--help``.
     """
     return field(
@@ -76,14 +78,14 @@ class Variant:
         kinds = self.kinds().values()
         if type(value) not in kinds:
             names = " or ".join(kind.__name__ for kind in kinds)
-            raise OptionError(f"{value!r:.80} is given where a {names} is to be")
+            raise OptionError(f"{value!r:.80} is given instead of a {names}")
         return value
 
     def build(self, name: str, choice: str, values: dict[str, Any]) -> Any:
-        """The dataclass that the option `name` chooses, made of the values given.
+        """Make the dataclass that the option `name` chooses from the values given.
 
         Raises:
-            OptionError: one is an option of other kinds only, or not allowed.
+            OptionError: a value is not allowed, or is of an option that this dataclass lacks.
         """
         kind = self.kinds()[choice]
         own = {one.field for one in options_of(kind)}
@@ -95,26 +97,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class Option:
-    """All that is known of one option: what `option` is told, and what its field says.
+    """All that is known of one option: what `option` is told, and what the field says.
 
     Args:
         help: a sentence for ``--help``.
         low: the smallest value.
         high: the largest value.
         above: what the value must be greater than.
-        name: its name on the command line, where it is not the field's.
-        metavar: what help calls the value, where the type's name does not do.
-        shown: the default as the command line writes it, where it is not the value's own text.
-        is_argument: whether the command takes it without a name, by its place.
-        this_run_only: whether it says how a run was started, nothing about what it makes, and so
-            does not belong into ``options.yaml``, where it would be wrong for the next run.
+        name: the name on the command line, if it is not the field's name.
+        metavar: what help calls the value, if the type's name does not say enough.
+        shown: the default as help writes it: ``8,8,5`` for 320, or in words where it is None.
+        is_argument: whether the command takes it by its place, without a name.
+        this_run_only: whether it says only how this run is started. Such an option is left out of
+            ``options.yaml``, because it would be wrong for the next run.
         field: the field's name.
         type: ``bool``, ``int``, ``float``, ``str`` or ``Path``.
         optional: whether the value may be None.
         choices: the values allowed; empty for any.
-        kind: how it is written, where the type alone does not say.
+        notation: how the value is written, if the type alone does not say.
         path: what a path must be.
-        default: its value where none is given.
+        default: the value where none is given.
         is_required: whether there is no default.
     """
 
@@ -131,28 +133,29 @@ class Option:
     type: Any = None
     optional: bool = False
     choices: tuple[str, ...] = ()
-    kind: Kind | None = None
+    notation: Notation | None = None
     path: PathRule = ANY_PATH
     default: Any = None
     is_required: bool = False
 
     def check(self, value: Any) -> Any:
-        """The value, as one of the option's type: a path from text, a float from an int.
+        """The value in the option's type: a path from text, a float from an int.
 
         Raises:
-            OptionError: it is of another type, or not allowed.
+            OptionError: the value is of another type, or not allowed.
         """
         if value is None and self.optional:
             return None
         try:
             return self._in_range(self._typed(value))
-        except ValueError as error:
-            raise OptionError(f"--{self.name} is {value!s}, {error}") from None
+        except (ValueError, OverflowError) as error:
+            shown = str(value) or "empty"
+            raise OptionError(f"--{self.name} is {shown:.80}, {error}") from None
 
     def _typed(self, value: Any) -> Any:
-        if self.kind:
+        if self.notation:
             try:
-                return self.kind.parse(value)
+                return self.notation.parse(value)
             except ValueError as error:
                 raise OptionError(f"--{self.name}: {error}") from None
         if self.choices:
@@ -161,15 +164,16 @@ class Option:
             return value
         if self.type is bool:
             return _of_type(value, bool, "True or False")
-        if self.type is Path:
-            return Path(_of_type(value, str | os.PathLike, "a path"))
         if self.type is str:
             return os.fspath(_of_type(value, str | os.PathLike, "text"))
+        if self.type is Path:
+            if not os.fspath(_of_type(value, str | os.PathLike, "a path")):
+                raise ValueError("but must be a path")  # Path("") is the current folder
+            return Path(value)
+        kind, words = (Integral, "a whole number") if self.type is int else (Real, "a number")
         if isinstance(value, bool):
-            raise ValueError("but must be a number")
-        if self.type is int:
-            return int(_of_type(value, Integral, "a whole number"))
-        return float(_of_type(value, Real, "a number"))
+            raise ValueError(f"but must be {words}")
+        return self.type(_of_type(value, kind, words))
 
     def _in_range(self, value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
@@ -201,12 +205,12 @@ def options_of(kind: type) -> list[Option]:
 
 
 def options_and_variants(kind: type) -> dict[str, Option | Variant]:
-    """The options and variants of a dataclass, in order, by their fields' names."""
+    """The options and variants of a dataclass, in order, by the names of their fields."""
     return _read(kind)
 
 
 @cache
-def _read(kind: Any) -> dict[str, Option | Variant]:
+def _read(kind: Any) -> dict[str, Option | Variant]:  # Any: mypy takes a class for its instances
     hints = get_type_hints(kind, include_extras=True)
     found: dict[str, Option | Variant] = {}
     for item in fields(kind):
@@ -227,14 +231,14 @@ def _read(kind: Any) -> dict[str, Option | Variant]:
 
 
 def _read_type(hint: Any) -> dict[str, Any]:
-    """What an annotation says of an option."""
+    """The arguments of `Option` that a field's annotation gives."""
     said: dict[str, Any] = {}
     if get_origin(hint) in (Union, UnionType):
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
         said["optional"] = True
     if get_origin(hint) is Annotated:
         hint, rule = get_args(hint)
-        said["kind" if isinstance(rule, Kind) else "path"] = rule
+        said["notation" if isinstance(rule, Notation) else "path"] = rule
     if get_origin(hint) is Literal:
         hint, said["choices"] = str, get_args(hint)
     return {**said, "type": hint}
@@ -242,7 +246,7 @@ def _read_type(hint: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Options:
-    """A command's options. Values are checked, and made those of their fields' types.
+    """A command's options. Each value is checked and brought into the type of its field.
 
     Raises:
         OptionError: a value is not allowed.
@@ -253,14 +257,11 @@ class Options:
             object.__setattr__(self, name, one.check(getattr(self, name)))
 
     def to_yaml(self) -> str:
-        """The options, but for those of this run alone, as a file that ``--config`` accepts."""
+        """The text of a file for ``--config``: all options but those of `this_run_only`."""
         values = {
-            one.name: _plain(getattr(self, one.field))
+            one.name: getattr(self, one.field)
             for one in options_of(type(self))
             if not one.this_run_only
         }
-        return yaml.safe_dump(values, sort_keys=False)
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+        paths = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+        return yaml.safe_dump({**values, **paths}, sort_keys=False)

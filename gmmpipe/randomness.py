@@ -2,8 +2,8 @@
 
 Every draw of gmmpipe names its purpose (``"shuffle", seed`` or ``"step", seed, update, step``) and
 gets its own Philox stream, keyed by the SHA-256 of that name. So a draw needs no saved state, and
-any process makes it alone. Only raw 64-bit output is used: numpy promises that it never changes,
-which it does not promise of its distributions.
+every process can make it alone. Only raw 64-bit output is used: numpy promises that it never
+changes, and promises no such thing of its distributions.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def permutation(length: int, *purpose: str | int) -> NDArray[np.int64]:
 
 
 def is_permutation(order: NDArray[np.int64], *purpose: str | int) -> bool:
-    """Whether `order`, int64 [length], is `permutation(length, purpose)`: found without sorting."""
+    """Whether `order`, int64 [length], is `permutation(length, *purpose)`; nothing is sorted."""
     if len(order) == 0:
         return True
     if order.min() < 0 or order.max() >= len(order):
@@ -39,10 +39,10 @@ def is_permutation(order: NDArray[np.int64], *purpose: str | int) -> bool:
 
 
 def sample(length: int, size: int, *purpose: str | int) -> NDArray[np.int64]:
-    """The first `size` of `permutation(length, *purpose)`, in memory that `size` alone decides."""
+    """The first `size` of `permutation(length, *purpose)`, in memory that only `size` decides."""
     stream = raw_stream(*purpose)
     words, numbers = np.empty(0, np.uint64), np.empty(0, np.int64)
-    largest = np.uint64(2**64 - 1)  # what is above it is of none of the `size` smallest words
+    largest = np.uint64(2**64 - 1)  # no word above it is among the `size` smallest
     for start in range(0, length, _BLOCK):
         block = stream.random_raw(min(_BLOCK, length - start))
         low = np.flatnonzero(block <= largest)

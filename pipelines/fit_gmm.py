@@ -26,6 +26,7 @@ from gmmpipe.cli.from_dataclass import build, parameters
 from gmmpipe.features.log_mel_spec import LogMelSpec
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.fitting.options import FitOptions
+from gmmpipe.run.stop import stop_signals_held
 
 log = logging.getLogger("gmmpipe")
 LONGEST_FEATURIZING = 30 * 86400.0
@@ -41,28 +42,32 @@ OPTIONS = (
         ),
     ),
 )
-"""Those that the original script has, too; its --sgd_batch_size was per rank."""
+"""The options that the original script has too; its --sgd_batch_size was per rank."""
 
 
 @click.command(params=[*OPTIONS], context_settings=ANY_DASHES)
 @click.option(
-    "--feature_dir", type=click.Path(path_type=Path), help="[default: OUTPUT_DIR/features]"
+    "--feature_dir",
+    type=click.Path(),
+    help="The feature store to write, or to use if it is finished.",
+    show_default="OUTPUT_DIR/features",
 )
 @click.option(
     "--batch_size", type=int, default=64, show_default=True, help="Accepted; has no effect here."
 )
 @job_options
-def main(debug: bool, feature_dir: Path | None, batch_size: int, **values: Any) -> None:
+def main(debug: bool, feature_dir: str | None, batch_size: int, **values: Any) -> None:
     """Featurize manifests of audio and fit a Gaussian mixture to the frames."""
     given = click.get_current_context().get_parameter_source("batch_size")
 
     def job() -> None:
-        from gmmpipe.fitting.trainer import fit
-        from gmmpipe.run.world import open_world
+        with stop_signals_held():
+            from gmmpipe.fitting.trainer import fit
+            from gmmpipe.run.world import open_world
 
         if given == ParameterSource.COMMANDLINE:
             log.info("--batch_size has no effect: decoding needs no batches here")
-        store = feature_dir or values["output_dir"] / "features"
+        store = Path(feature_dir or Path(values["output_dir"], "features"))
         features = FeaturizeOptions(
             data_dir=values.pop("data_dir"),
             output_dir=store,

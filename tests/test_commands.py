@@ -16,6 +16,7 @@ import torch
 
 import gmmpipe
 from gmmpipe import (
+    AudioError,
     EvaluateOptions,
     FeaturizeOptions,
     FitOptions,
@@ -179,6 +180,10 @@ def test_every_error_is_public_and_in_the_documentation() -> None:
     assert classes <= documented
     for name in classes - {"GmmpipeError", "Stopped"}:
         assert issubclass(getattr(gmmpipe, name), GmmpipeError)
+
+
+def test_the_text_of_every_error_is_a_line() -> None:
+    assert str(AudioError("too_short", "199 samples")) == "too_short: 199 samples"
 
 
 def test_the_public_names_are_imported_on_first_use() -> None:

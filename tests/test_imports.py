@@ -9,19 +9,19 @@ import gmmpipe
 
 PACKAGE = Path(gmmpipe.__file__).parent
 
-OPTIONS = {"option_kinds", "options"}
+OPTIONS = {"option_types", "options"}
 BASE = {*OPTIONS, "errors", "files", "holder", "claim", "randomness", "features", "run"}
 """Rooms that any other may use; among themselves they import only those before them."""
 
 MAY_IMPORT = {
     "errors": set(),
-    "option_kinds": set(),
-    "options": {"errors", "option_kinds"},
+    "option_types": set(),
+    "options": {"errors", "option_types"},
     "files": {"errors"},
     "holder": set(),
     "claim": {"errors", "files", "holder"},
     "randomness": set(),
-    "run": {"errors", "files", "claim"},
+    "run": {"errors", "files", "claim", *OPTIONS},
     "features": {"errors", "files", *OPTIONS},
     "sources": {"errors", "files", *OPTIONS},
     "audio": {"errors"},

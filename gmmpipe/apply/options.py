@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmmpipe.errors import CheckpointError, OptionError
-from gmmpipe.option_kinds import ExistingFile, ExistingFolder, Folder, Frames, Paths
+from gmmpipe.option_types import ExistingFile, ExistingFolder, Folder, Frames, Paths
 from gmmpipe.options import Options, option
 
 if TYPE_CHECKING:
@@ -27,21 +27,21 @@ class LabelOptions(Options):
     output_dir: Folder = option(help="The label store to write.")
     top_k: int | None = option(
         None,
-        help="Keep the ids and posteriors of the so many likeliest components, too.  "
-        "[default: none]",
+        help="Also keep the ids and posteriors of this many likeliest components.",
+        shown="none",
         low=1,
     )
     temperature: float = option(
-        1.0, help="Of those posteriors: softmax(log joint / temperature).", above=0
+        1.0, help="The kept posteriors are softmax(log joint / temperature).", above=0
     )
-    overwrite: bool = option(False, help="Start afresh.")
+    overwrite: bool = option(False, help="Replace the label store in --output_dir.")
 
     def identity(self, store: "FeatureStore", gmm: "GradientGMM") -> "LabelIdentity":
         """What decides the label store's bytes.
 
         Raises:
             CheckpointError: the model has more components than labels can number.
-            OptionError: it has fewer than are to be kept.
+            OptionError: the model has fewer components than `top_k`.
         """
         from gmmpipe.store.label_schema import MAX_COMPONENTS, LabelIdentity
 
@@ -65,4 +65,4 @@ class EvaluateOptions(Options):
 
     store: Paths = option(help="The feature store, or several, comma-separated.", is_argument=True)
     gmm_path: ExistingFile = option(help="The model file: gmm.pt or a checkpoint.")
-    max_frames: Frames | None = option(None, help="Only the first so many.  [default: all]")
+    max_frames: Frames | None = option(None, help="Only the first frames, this many.", shown="all")

@@ -12,7 +12,7 @@ import click
 import yaml
 
 from gmmpipe.errors import GmmpipeError, OptionError, Stopped
-from gmmpipe.option_kinds import Kind
+from gmmpipe.option_types import Notation
 from gmmpipe.run.roll_call import is_busy_in_background
 from gmmpipe.run.stop import exit_status, raise_stopped, stop_signals
 
@@ -20,20 +20,20 @@ log = logging.getLogger("gmmpipe")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 ANY_DASHES = {"token_normalize_func": lambda token: token.replace("-", "_")}
-"""Context settings under which an option may be written with dashes, too."""
+"""Context settings that let an option be written with dashes, too."""
 
 
-class Notation(click.ParamType):
-    """An option with a notation of its own."""
+class NotationType(click.ParamType):
+    """The type of an option that has a notation of its own."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        self.name = kind.name
+    def __init__(self, notation: Notation) -> None:
+        self.notation = notation
+        self.name = notation.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value that a text stands for; wrong usage where it stands for none."""
+        """Parse the text; wrong usage if that fails."""
         try:
-            return self.kind.parse(value)
+            return self.notation.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -43,7 +43,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         return
     try:
         values = yaml.safe_load(value.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise click.BadParameter(f"{value} cannot be read: {reason}", ctx, param) from error
     if not isinstance(values, dict):
@@ -57,7 +57,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     values = {str(name).replace("-", "_"): setting for name, setting in values.items()}
     if unknown := sorted(values.keys() - options.keys()):
         raise click.BadParameter(f"{value} holds unknown options: {', '.join(unknown)}", ctx, param)
-    # As text, which is what an option's type is there to judge: 2.5 is no number of components.
+    # Each value goes as text, as from the command line, so that the option's type checks it:
+    # the number 2.5 would become 2 components.
     ctx.default_map = {
         str(options[name].name): _as_text(setting, options[name].type)
         for name, setting in values.items()
@@ -66,7 +67,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: Path | None)
 
 
 def _as_text(setting: Any, kind: click.ParamType) -> str:
-    if isinstance(setting, list) and isinstance(kind, Notation) and kind.kind.is_list:
+    if isinstance(setting, list) and isinstance(kind, NotationType) and kind.notation.is_list:
         return ",".join(map(str, setting))
     return str(setting)
 
@@ -87,11 +88,11 @@ def job_options(command: _Command) -> _Command:
 
 
 def run_job(job: Callable[[], object], debug: bool) -> None:
-    """Run a command's work; its errors become one line on stderr and an exit status."""
+    """Run a command's work; an error becomes one line on stderr and an exit status."""
     rank = int(os.environ.get("RANK") or 0)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    if not debug:  # torch, which is imported later, shows C++ stacks where a connection breaks
+    if not debug:  # torch is imported later; it would show C++ stacks where a connection breaks
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with stop_signals(raise_stopped):
@@ -112,7 +113,7 @@ def run_job(job: Callable[[], object], debug: bool) -> None:
 
 
 def _exit(status: int) -> NoReturn:
-    """End the process, at once where a thread is left in torch, waiting for another rank."""
+    """End the process; at once if a thread still waits for another rank within torch."""
     if is_busy_in_background():
         sys.stdout.flush()
         sys.stderr.flush()

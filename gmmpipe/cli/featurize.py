@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command_from("gmmpipe.featurization.options:FeaturizeOptions", "featurize")
 @click.option(
-    "--dry_run", is_flag=True, help="Print what the store would come to, and write nothing."
+    "--dry_run", is_flag=True, help="Print how large the store would become, and write nothing."
 )
 @job_options
 def command(options: "FeaturizeOptions", dry_run: bool) -> None:

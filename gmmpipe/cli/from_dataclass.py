@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Container, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from gmmpipe.cli.common import Notation, run_job
+from gmmpipe.cli.common import NotationType, run_job
 from gmmpipe.options import Option, Variant, options_and_variants
 
 _Value = TypeVar("_Value")
@@ -35,15 +36,15 @@ def parameters(kind: type, only: Iterable[str] | None = None) -> list[click.Para
 def build(
     kind: type[_Value], values: dict[str, Any], given: Container[str] | None = None
 ) -> _Value:
-    """Take the dataclass's own values out of `values`, and make it from them.
+    """Make a dataclass from its own values; they are removed from `values`.
 
     Args:
         kind: the dataclass.
-        values: the command's values, by their fields' names.
-        given: the names of those that are not defaults; None where that makes no difference.
+        values: the command's values, by the names of their fields.
+        given: the names of the values that are not defaults; None where that makes no difference.
 
     Raises:
-        OptionError: they contradict each other.
+        OptionError: values are not allowed, or contradict each other.
     """
     chosen: dict[str, Any] = {}
     for name, one in options_and_variants(kind).items():
@@ -59,12 +60,12 @@ def build(
 
 
 class OptionsCommand(click.Command):
-    """A command whose options are those of a dataclass, which is imported when they are needed.
+    """A command whose options are those of a dataclass; it is imported when they are needed.
 
     Args:
         home: the dataclass, as ``module:name``.
-        work: the command's work, given the dataclass and, by name, what else the command takes.
-        settings: click's.
+        work: the command's work. It takes the dataclass and, by name, the command's own options.
+        settings: click's settings of a command.
     """
 
     def __init__(self, home: str, work: Callable[..., object], **settings: Any) -> None:
@@ -96,12 +97,12 @@ class OptionsCommand(click.Command):
 def command_from(
     home: str, name: str, **settings: Any
 ) -> Callable[[Callable[..., object]], OptionsCommand]:
-    """Make a function a command: its docstring is the help, its first argument the options.
+    """Make a command of a function: its docstring is the help, its first argument the options.
 
     Args:
-        home: the dataclass of its options, as ``module:name``.
-        name: the command's.
-        settings: click's.
+        home: the dataclass of the options, as ``module:name``.
+        name: the command's name.
+        settings: click's settings of a command.
     """
 
     def make(function: Callable[..., object]) -> OptionsCommand:
@@ -117,12 +118,14 @@ def _parameter(one: Option) -> click.Parameter:
     kind = _click_type(one)
     if one.is_argument:
         return click.Argument([one.field], type=kind, required=one.is_required)
-    shows_default = not (one.is_required or one.default is None or one.default is False)
-    settings: dict[str, Any] = {"help": one.help, "show_default": shows_default}
+    settings: dict[str, Any] = {"help": one.help}
     if one.is_required:
         settings["required"] = True
-    elif one.default is not None:
-        settings["default"] = one.shown or _shown(one)
+    elif one.default is None:
+        settings["show_default"] = one.shown or False  # click puts such a text into parentheses
+    else:
+        value = one.notation.show(one.default) if one.notation else one.default
+        settings |= {"default": one.shown or value, "show_default": one.default is not False}
     if one.type is bool:
         flags = f"--{one.name}/--no_{one.name}" if one.default else f"--{one.name}"
         return click.Option([flags, one.field], is_flag=True, **settings)
@@ -140,20 +143,13 @@ def _choice(name: str, variant: Variant) -> click.Option:
     )
 
 
-def _shown(one: Option) -> Any:
-    return one.kind.show(one.default) if one.kind else one.default
-
-
 def _click_type(one: Option) -> click.ParamType:
-    if one.kind:
-        return Notation(one.kind)
+    if one.notation:
+        return NotationType(one.notation)
     if one.choices:
         return click.Choice(one.choices)
-    if one.type.__name__ == "Path":
-        rule = one.path
-        return click.Path(
-            exists=rule.exists, file_okay=rule.file, dir_okay=rule.folder, path_type=one.type
-        )
+    if one.type is Path:  # left as text, so that the dataclass sees an empty one
+        return click.Path(one.path.exists, file_okay=one.path.file, dir_okay=one.path.folder)
     low, high, above = map(_bound, (one.low, one.high, one.above))
     if low is None and high is None and above is None:
         plain: click.ParamType = click.types.convert_type(one.type)
@@ -164,5 +160,5 @@ def _click_type(one: Option) -> click.ParamType:
 
 
 def _bound(number: float | None) -> Any:
-    """A bound as help shows it: a whole number without a fraction."""
+    """A bound as help shows it: 1800, not 1800.0."""
     return int(number) if number is not None and number == int(number) else number

@@ -1,25 +1,21 @@
 """What a frame is: the base classes of all kinds. Nothing here imports torch."""
 
 import hashlib
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.files import canonical_json
-from gmmpipe.option_kinds import Strides
-from gmmpipe.options import option
+from gmmpipe.option_types import Strides
+from gmmpipe.options import Options, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_DIM = 2048
 """The largest feature dimension D."""
-
-_LARGEST = {"sample_rate": 768_000, "n_fft": 1 << 16}
-"""Far beyond what is of use; what a damaged file says should not take all memory."""
 
 
 class FrameSpec(ABC):
@@ -105,10 +101,11 @@ class FrameTransform(Protocol):
 
 
 @dataclass(frozen=True)
-class ComputedSpec(FrameSpec):
+class ComputedSpec(Options, FrameSpec):
     """What all kinds of frames share that are computed from windows of audio.
 
-    A subclass is a frozen dataclass whose fields are the kind's parameters.
+    A subclass is a frozen dataclass whose fields are the kind's parameters. The largest values are
+    far beyond what is of use: they keep a damaged file from claiming all memory.
 
     Args:
         sample_rate: Hz, after resampling.
@@ -116,8 +113,8 @@ class ComputedSpec(FrameSpec):
         hop_length: samples from one frame to the next.
 
     Raises:
-        OptionError: a parameter is not positive or absurdly large, or the hop exceeds the window
-            (audio between two frames would never be seen).
+        OptionError: a parameter is not allowed, or the hop is longer than the window (audio between
+            two frames would never be seen).
     """
 
     option_name: ClassVar[str]
@@ -125,8 +122,8 @@ class ComputedSpec(FrameSpec):
     constants: ClassVar[dict[str, Any]]
     """What is fixed in every frame of the kind, and so part of the JSON, but not a parameter."""
 
-    sample_rate: int = option(16000, help="Hz after resampling.", low=1)
-    n_fft: int = option(400, help="STFT window, in samples.", low=2)
+    sample_rate: int = option(16000, help="Hz after resampling.", low=1, high=768_000)
+    n_fft: int = option(400, help="STFT window, in samples.", low=2, high=1 << 16)
     hop_length: Strides = option(
         320,
         help="Encoder strides; their product is the hop in samples.",
@@ -135,14 +132,7 @@ class ComputedSpec(FrameSpec):
     )
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            object.__setattr__(self, name, _whole(name, value))
-        for name, value in asdict(self).items():
-            if not 1 <= value <= _LARGEST.get(name, value):
-                bounds = f"at least 1 and at most {_LARGEST[name]}" if value > 0 else "at least 1"
-                raise OptionError(f"{name} is {value}, but must be {bounds}")
-        if self.n_fft < 2:
-            raise OptionError("n_fft is 1, but a window of one sample holds no spectrum")
+        super().__post_init__()
         if self.hop_length > self.n_fft:
             raise OptionError(
                 f"the hop of {self.hop_length} samples (the product of strides) is longer than "
@@ -175,9 +165,3 @@ class ComputedSpec(FrameSpec):
     def to_json(self) -> dict[str, Any]:
         """The kind and all parameters, constants included, as plain values."""
         return {"kind": self.kind, **self.constants, **asdict(self)}
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise OptionError(f"{name} is {value!r}, but must be a whole number")
-    return operator.index(value)

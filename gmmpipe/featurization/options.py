@@ -6,7 +6,7 @@ from typing import Literal
 from gmmpipe.errors import ManifestError, OptionError
 from gmmpipe.features.kinds import computed_kinds
 from gmmpipe.features.spec import ComputedSpec
-from gmmpipe.option_kinds import Folder, Paths
+from gmmpipe.option_types import Folder, Paths
 from gmmpipe.options import Options, option, variant
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.sources.options import SOURCE_KIND_HELP, SourceKindName
@@ -31,34 +31,36 @@ class FeaturizeOptions(Options):
     )
     output_dir: Folder = option(help="The feature store to write.")
     base_path: Folder | None = option(
-        None, help="Prefix of relative audio paths.  [default: their manifest's folder]"
+        None, help="Prefix of relative audio paths.", shown="their manifest's folder"
     )
     source_kind: SourceKindName = option(AUTO, help=SOURCE_KIND_HELP)
     features: ComputedSpec = variant(computed_kinds, help="The kind of frames.")
-    max_seconds: float = option(15.0, help="Longest utterance kept whole.", above=0)
+    max_seconds: float = option(15.0, help="The longest utterance that is kept whole.", above=0)
     long_audio: LongAudio = option(
         "crop",
-        help="Beyond it: keep one window, keep all of it as consecutive windows, or reject it.",
+        help="What to do with a longer utterance: keep a crop of --max_seconds, split all of it "
+        "into consecutive windows, or reject it.",
     )
-    format: Format = option("tar", help="Of the shards: WebDataset tars, or Zarr v3 groups.")
-    dtype: Dtype = option("float16", help="Stored dtype.")
+    format: Format = option("tar", help="A shard is a WebDataset tar, or a Zarr v3 group.")
+    dtype: Dtype = option("float16", help="The dtype of the stored frames.")
     store_audio: StoreAudio = option(
         "none",
         help="Keep the waveform beside the features: exact where the source is 16-bit mono at "
         "--sample_rate, else 24-bit.",
     )
     utterances_per_shard: int = option(
-        1024, help="Utterances, or windows with split, in a shard.", low=1
+        1024, help="Utterances in a shard; with --long_audio split, windows.", low=1
     )
     shuffle: bool = option(
         True, help="Spread the utterances over the shards at random, or keep manifest order."
     )
-    seed: int = option(0, help="Of the shuffle and the crops.")
-    num_workers: int | None = option(None, help="Local processes.  [default: all cores]", low=1)
+    seed: int = option(0, help="Decides the shuffle and where crops lie.")
+    num_workers: int | None = option(None, help="Local processes.", shown="all cores", low=1)
     executor: Literal["local", "dask"] = option("local", help="Where the shards are made.")
     dask_scheduler: str | None = option(
         None,
-        help="tcp://host:port of a Dask scheduler.  [default: a cluster on this machine]",
+        help="A Dask scheduler, as tcp://host:port.",
+        shown="a cluster on this machine",
         metavar="ADDRESS",
     )
     task_index: int | None = option(
@@ -66,10 +68,14 @@ class FeaturizeOptions(Options):
     )
     num_tasks: int | None = option(None, help="How many slices there are.", low=1)
     max_reject_fraction: float = option(
-        0.1, help="With more rejects than this the store is not finalized.", low=0, high=1
+        0.1,
+        help="The largest share of the lines that may be rejected; beyond it the store is not "
+        "finished.",
+        low=0,
+        high=1,
     )
-    retry_rejected: bool = option(False, help="Make the shards that hold rejects anew.")
-    overwrite: bool = option(False, help="Start afresh.")
+    retry_rejected: bool = option(False, help="Make the shards that hold rejects again.")
+    overwrite: bool = option(False, help="Replace the store in --output_dir.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +95,8 @@ class FeaturizeOptions(Options):
         shortest = self.features.min_samples / self.features.sample_rate
         if not shortest <= self.max_seconds <= LONGEST_SECONDS:
             raise OptionError(
-                f"max_seconds is {self.max_seconds}, but a frame needs {shortest:.4f} s"
+                f"--max_seconds is {self.max_seconds:g}, but must be from {shortest:.4f}, the "
+                f"length of one frame, to {LONGEST_SECONDS:g}"
             )
 
     def plan_options(self, manifest_sha256: str, lines: int) -> PlanOptions:

@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.mixture.var_floor import parse_var_floor
-from gmmpipe.option_kinds import Folder, Frames, Kind, Paths
-from gmmpipe.options import Options, option
+from gmmpipe.option_types import Folder, Frames, Notation, Paths
+from gmmpipe.options import option
+from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
     from gmmpipe.store.feature_store import FeatureStore
 
-VarFloor = Annotated[float | str, Kind("number|percent%", parse_var_floor)]
+VarFloor = Annotated[float | str, Notation("number|percent%", parse_var_floor)]
 
 MAX_LR = 1e30
 """Beyond it, a step of Adam is beyond float32."""
 
 
 @dataclass(frozen=True)
-class FitOptions(Options):
+class FitOptions(RunOptions):
     """The options of ``gmmpipe fit``, under their names; its help explains each one.
 
     Raises:
@@ -36,14 +37,14 @@ class FitOptions(Options):
         100_000_000, help="Frames to process, over as many epochs as that takes."
     )
     batch_update_size: Frames = option(5_000_000, help="Frames of an update cycle, over all ranks.")
-    max_samples: Frames = option(50_000_000, help="Upper bound of the same.")
+    max_samples: Frames = option(50_000_000, help="Upper bound of --batch_update_size.")
     n_sgd_steps: int = option(
-        2000, help="SGD steps of an update; a shorter last update takes its share.", low=1
+        2000, help="SGD steps of an update; a shorter last update takes fewer.", low=1
     )
     sgd_batch_size: Frames = option(16384, help="Frames of a step, over all ranks.")
     lr: float = option(
         1e-2,
-        help="Adam's learning rate; a cosine to a hundredth of it within each update.",
+        help="Adam's learning rate; within each update it falls to a hundredth, along a cosine.",
         above=0,
     )
     optimizer: Literal["adam", "em"] = option(
@@ -64,45 +65,43 @@ class FitOptions(Options):
     )
     resume: str | None = option(
         None,
-        help="A checkpoint, or 'auto': the furthest in --output_dir, if there is one.",
+        help="A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.",
+        shown="none",
         this_run_only=True,
     )
     eval_data_dir: Paths | None = option(
         None,
         help="A held-out store; adds eval_nll, on its first 200,000 frames, to the metrics.",
     )
-    seed: int = option(0, help="Of every random draw.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
+    seed: int = option(0, help="Decides every random draw.")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", help="auto is cuda where there is one, else cpu."
+    )
     num_workers: int = option(2, help="Reader threads per rank.", low=1)
     tensorboard: bool = option(False, help="Also write event files (gmmpipe[tensorboard]).")
     keep: int | None = option(
-        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+        None, help="How many checkpoints to keep, the furthest ones.", shown="all", low=1
     )
     exchange_timeout: float = option(
         EXCHANGE_TIMEOUT,
-        help="Seconds that a rank waits for the others in a step; then it leaves a checkpoint of "
-        "its last whole step, and stops.",
+        help="Seconds that a rank waits for the others in a step before it stops, with a "
+        "checkpoint of its last whole step.",
         low=1,
         high=MEETING_TIMEOUT,
     )
     overwrite: bool = option(
         False,
-        help="Replace the fit in --output_dir, once the new one has a checkpoint.",
+        help="Replace the fit in --output_dir as soon as the new fit has a checkpoint.",
         this_run_only=True,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resume == "auto" and self.overwrite:
-            raise OptionError(
-                "--resume auto goes on with the fit in --output_dir and --overwrite deletes it: "
-                "choose one"
-            )
         if self.lr > MAX_LR:
             raise OptionError(f"--lr is {self.lr}, but must be at most {MAX_LR:g}")
 
     def schedule(self, store: "FeatureStore") -> Schedule:
-        """The rules of the fit on the frames of `store`.
+        """The schedule of the fit on the frames of `store`.
 
         Raises:
             GmmpipeError: there are fewer frames than components.
@@ -123,7 +122,7 @@ class FitOptions(Options):
         )
 
     def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:
-        """What a fit cannot be resumed with another value of."""
+        """The values that must be the same in a fit that is resumed."""
         return {
             "K": self.K,
             "dim": store.dim,

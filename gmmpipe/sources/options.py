@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gmmpipe.errors import OptionError
-from gmmpipe.option_kinds import File, Folder, Paths
+from gmmpipe.option_types import File, Folder, Paths
 from gmmpipe.options import Options, option
 from gmmpipe.sources.registry import AUTO, kind_names
 
@@ -31,7 +31,7 @@ class ManifestOptions(Options):
     )
     source_kind: SourceKindName = option(AUTO, help=SOURCE_KIND_HELP)
     base_path: Folder | None = option(
-        None, help="Prefix of relative audio paths.  [default: their manifest's folder]"
+        None, help="Prefix of relative audio paths.", shown="their manifest's folder"
     )
     output: File | None = option(
         None,

@@ -70,7 +70,7 @@ class FeatureStoreWriter:
 
     Utterances go into shards in the order in which they are added, and are sorted by key within
     each. Memory holds the frames of one shard and all keys. One writer has a folder at a time; to
-    write from several processes, give each a store of its own: all commands take several stores.
+    write from several processes, give each a store of its own: ``fit`` takes several stores.
 
     Args:
         path: the folder of the store. It is made; a finished store there is refused.

@@ -16,7 +16,7 @@ from gmmpipe.store.sums import Sums
 
 
 def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Median of each rival's time, all of them run in turn; the first round only warms up."""
+    """Median of each rival's time, all of them run in turn; the first turn only warms up."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(runs + 1):
         for name, rival in rivals.items():

@@ -77,7 +77,7 @@ class Rival:
 def measure(
     files: list[Path], rivals: dict[str, Rival], runs: int, out: Path
 ) -> dict[str, list[float]]:
-    """CPU seconds of each rival, run in turn; the first round warms up and does not count."""
+    """CPU seconds of each rival, run in turn; the first turn warms up and does not count."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(runs + 1):
         for name, rival in rivals.items():

@@ -67,7 +67,7 @@ def main() -> None:
 def measure(rivals: dict[str, Loader], runs: int) -> dict[str, tuple[float, float, float]]:
     """Utterances a second, CPU seconds an utterance (of loader processes too), and padding.
 
-    Each the median over the epochs; the first round only warms up.
+    Each the median over the epochs; the first turn only warms up.
     """
     results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in rivals}
     for number in range(runs + 1):

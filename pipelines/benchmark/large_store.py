@@ -118,15 +118,16 @@ def measure(small: Path, large: Path, runs: int) -> None:
         )
 
 
-def make_reader(path: Path, rows: int) -> Callable[[], None]:
-    """Reads the first `rows` frames of the seeded order, with sidecars read anew each time."""
+def make_reader(path: Path, num_frames: int) -> Callable[[], None]:
+    """Reads the first `num_frames` frames of the seeded order, and each time all sidecars."""
     store = FeatureStore.open(path)
-    out = torch.zeros(rows, store.dim, dtype=store.dtype)
+    out = torch.zeros(num_frames, store.dim, dtype=store.dtype)
 
     def read() -> None:
         forget_sidecars()
         order = FrameOrder(store.frames_per_shard, seed=0)
-        assert sum(read_pipeline(store, order, list(order.ranges(0, rows)), out)) == rows
+        ranges = list(order.ranges(0, num_frames))
+        assert sum(read_pipeline(store, order, ranges, out)) == num_frames
 
     return read
 

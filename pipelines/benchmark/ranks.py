@@ -6,7 +6,7 @@ torchrun, and the medians count. Beside the steps each rank times its bare work:
 frames, their statistics, and the optimizer. What a step takes beyond that is the exchange with the
 other ranks, and bookkeeping.
 
-    python pipelines/benchmark/ranks.py --data_dir MANIFESTS [--frames 16384] [--rounds 5]
+    python pipelines/benchmark/ranks.py --data_dir MANIFESTS [--frames 16384] [--launches 5]
 """
 
 import argparse
@@ -27,8 +27,9 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.kernels import statistics_kernel
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.run.world import open_world
 
 RANKS = (1, 2)
@@ -39,10 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="steps a second of one rank and of two")
     parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
     parser.add_argument("--frames", type=int, default=16384, help="of a step, over all ranks")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--launches", type=int, default=5)
     options = parser.parse_args()
     seconds: dict[int, list[list[float]]] = {size: [] for size in RANKS}
-    for _ in range(options.rounds):
+    for _ in range(options.launches):
         for size in RANKS:
             printed = torchrun(size, __file__, "--worker", str(options.frames)).stdout
             seconds[size].append(json.loads(printed))
@@ -93,10 +94,9 @@ def work(frames_per_step: int) -> None:
     with open_world("cpu") as world:
         start, stop = update.rank_slice(world.rank, world.size)
         held = HeldFrames(stored[start:stop].clone(), start, stop)
-        adam, other_adam = (
-            Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3) for _ in range(2)
-        )
-        state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
+        constants = StepConstants(stored.float().mean(0), frames_per_step, 1e-3, VAR_FLOOR)
+        adam, other_adam = (Adam(torch.ones_like(parameters.flat), constants) for _ in range(2))
+        state = FitState(parameters, adam, constants.center, VAR_FLOOR)
         stepper = Stepper(rules, state, world, lambda: False)
         kernel = statistics_kernel(len(parameters.means), state.center)
         other = parameters.clone()
@@ -104,7 +104,7 @@ def work(frames_per_step: int) -> None:
         def work_alone() -> None:
             frames = held.select(rules.step_frames(update, 0))
             sums = kernel(frames, other.mixture)
-            other_adam.step(sums, other, state.center, frames_per_step, 1e-3)
+            other_adam.step(sums, other, 1e-3)
 
         # One after the other: where they took turns, a step would wait for the other rank's work.
         medians = [

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gmmpipe.errors import CheckpointError, OptionError
 from gmmpipe.features.spec import ComputedSpec, FrameSpec
-from gmmpipe.option_kinds import Folder, Paths
-from gmmpipe.options import Options, option
+from gmmpipe.option_types import Folder, Paths
+from gmmpipe.options import option
+from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ NOT_IDENTITY = (
     *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
     *("keep", "resume", "overwrite", "device", "exchange_timeout"),
 )
-"""What a run may be gone on with other values of; the first two by their contents."""
+"""Options that may change when a run goes on. The first two are compared by their contents."""
 
 
 @dataclass(frozen=True)
-class JEPAOptions(Options):
+class JEPAOptions(RunOptions):
     """The options of train.py, under their names; its help explains each one.
 
     Raises:
@@ -35,60 +36,63 @@ class JEPAOptions(Options):
     output_dir: Folder = option(help="Where jepa.pt, checkpoints, metrics.tsv and options.yaml go.")
     max_steps: int = option(1000, help="Steps of the whole run; its schedules end there.", low=1)
     batch_size: int = option(16, help="Utterances of a step, over all ranks.", low=1)
-    lr: float = option(
-        1e-3, help="AdamW's peak rate, after a warm-up and before a cosine.", above=0
+    lr: float = option(1e-3, help="AdamW's highest rate, between a warm-up and a cosine.", above=0)
+    ema_decay: float = option(
+        0.996, help="Share of the target encoder that is kept at each step.", low=0, high=1
     )
-    ema_decay: float = option(0.996, help="Of the target encoder.", low=0, high=1)
     cluster_weight_start: float = option(
         1.0, help="Weight of the cluster loss in the first step.", low=0
     )
     cluster_weight_end: float = option(
-        0.01, help="And in the last; a straight line between them.", low=0
+        0.01, help="Weight in the last step; a straight line leads there.", low=0
     )
-    cluster_temperature: float = option(1.0, help="Of the mixture's posteriors.", above=0)
+    cluster_temperature: float = option(
+        1.0, help="Temperature of the mixture's posteriors.", above=0
+    )
     input: Literal["features", "wav", "log_mel"] = option(
         "features",
         help="What the encoder hears: the store's frames, of any kind, or the waveform. log_mel is "
         "an earlier name of features.",
     )
     dim: int = option(128, help="Width of the encoder; the predictor's is half of it.", low=1)
-    layers: int = option(4, help="Of the encoder.", low=1)
-    heads: int = option(4, help="Of each layer.", low=1)
-    predictor_layers: int = option(2, help="Of the predictor.", low=1)
+    layers: int = option(4, help="Layers of the encoder.", low=1)
+    heads: int = option(4, help="Attention heads of a layer.", low=1)
+    predictor_layers: int = option(2, help="Layers of the predictor.", low=1)
     conv_dim: int = option(64, help="Channels of the convolutions of --input wav.", low=1)
     log_every: int = option(20, help="Steps from one row of metrics.tsv to the next.", low=1)
     save_every: int = option(200, help="Steps from one checkpoint to the next.", low=1)
-    seed: int = option(0, help="Of the parameters, the order, the masks and the evaluation sample.")
+    seed: int = option(
+        0, help="Decides the first parameters, the order, the masks and the evaluation sample."
+    )
     num_workers: int = option(1, help="Loader processes per rank.", low=0)
     exchange_timeout: float = option(
         EXCHANGE_TIMEOUT,
-        help="Seconds that a rank waits for the others; then it leaves a checkpoint, and stops.",
+        help="Seconds that a rank waits for the others before it stops, with a checkpoint.",
         low=1,
         high=MEETING_TIMEOUT,
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", help="auto: cuda where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", help="auto is cuda where there is one, else cpu."
+    )
     keep: int | None = option(
-        None, help="How many checkpoints to keep, the furthest ones.  [default: all]", low=1
+        None, help="How many checkpoints to keep, the furthest ones.", shown="all", low=1
     )
     resume: str | None = option(
         None,
-        help="A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.  [default: none]",
+        help="A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.",
+        shown="none",
         this_run_only=True,
     )
     overwrite: bool = option(
-        False, help="Replace the run in --output_dir, once a step is done.", this_run_only=True
+        False,
+        help="Replace the run in --output_dir as soon as the new run has done a step.",
+        this_run_only=True,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.input == "log_mel":
             object.__setattr__(self, "input", "features")
-        if self.resume == "none":
-            object.__setattr__(self, "resume", None)
-        if self.resume == "auto" and self.overwrite:
-            raise OptionError(
-                "--resume auto goes on with a run and --overwrite replaces it: choose one"
-            )
         if self.dim % (2 * self.heads):
             raise OptionError(
                 f"--dim is {self.dim}, but must be a multiple of twice --heads {self.heads}: the "
@@ -111,7 +115,7 @@ class JEPAOptions(Options):
         return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: "FeatureStore") -> dict[str, Any]:
-        """What a run cannot be resumed with another value of.
+        """The values that must be the same in a run that is resumed.
 
         Raises:
             CheckpointError: the mixture's file cannot be read.

@@ -10,9 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from gmmpipe.cli.common import Notation, job_options, run_job
+from gmmpipe.cli.common import NotationType, job_options, run_job
 from gmmpipe.errors import ManifestError, OptionError
-from gmmpipe.option_kinds import FRAMES, PATHS, STRIDES, parse_frames, parse_strides
+from gmmpipe.option_types import FRAMES, PATHS, STRIDES, parse_frames, parse_strides
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def invoke() -> Iterator[Callable[..., tuple[int, str]]]:
     handlers, level = root.handlers[:], root.level
 
     @click.command()
-    @click.option("--frames", type=Notation(FRAMES), default="1k")
-    @click.option("--strides", "hop", type=Notation(STRIDES), default="8,8,5")
-    @click.option("--data_dir", type=Notation(PATHS), required=True)
+    @click.option("--frames", type=NotationType(FRAMES), default="1k")
+    @click.option("--strides", "hop", type=NotationType(STRIDES), default="8,8,5")
+    @click.option("--data_dir", type=NotationType(PATHS), required=True)
     @click.option("--shuffle/--no_shuffle", default=True)
     @job_options
     def command(debug: bool, **options: object) -> None:
@@ -73,7 +73,10 @@ def test_counts_of_frames(text: object, count: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "M", "many", "0", "-5", "1.5", "0.0001k", "nan", "inf", "1e-3", "10 M x", "1MB", "0x10"],
+    [
+        *("", "M", "many", "0", "-5", "1.5", "0.0001k", "nan", "inf", "1e-3", "10 M x", "1MB"),
+        *("0x10", "1e30", "1e999999", "1e999999999"),
+    ],
 )
 def test_what_is_no_count_of_frames(text: str) -> None:
     with pytest.raises(ValueError, match="frames"):
@@ -115,6 +118,7 @@ def test_a_configuration_file_gives_defaults_that_a_flag_beats(
         ("config: other.yaml\n", "unknown options: config"),
         ("- frames\n", "not a mapping"),
         ("frames: [\n", "cannot be read"),
+        ("frames: " + 5000 * "[", "cannot be read"),
         ("frames: many\ndata_dir: a\n", "not a count of frames"),
         ("frames: 2M\n", "Missing option"),
         ("frames: 2M\ndata_dir: null\n", "Missing option"),

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from gmmpipe import FeatureConfig
 from gmmpipe.apply.options import EvaluateOptions, LabelOptions
@@ -27,7 +28,7 @@ from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.seeding import INITS
-from gmmpipe.option_kinds import parse_frames, show_frames
+from gmmpipe.option_types import parse_frames, show_frames
 from gmmpipe.options import Option, Options, Variant, option, options_and_variants, variant
 from gmmpipe.sources.options import ManifestOptions
 from helpers.making import CORPUS
@@ -91,7 +92,7 @@ def test_help_names_the_options_of_the_dataclass_and_shows_their_defaults(name: 
     assert shown.keys() == {one.name for one in named} | own | chosen | EVERYWHERE
     for one in named:
         text = shown[one.name]
-        assert one.help in text.replace("- ", "-") or one.help.split("  ")[0] in text
+        assert one.help in text.replace("- ", "-") or one.help in text
         if one.choices:
             assert f"[{'|'.join(one.choices)}]" in text
         if one.is_required:
@@ -100,7 +101,7 @@ def test_help_names_the_options_of_the_dataclass_and_shows_their_defaults(name: 
             assert ("[default: " in text) == one.default
         elif one.default is not None:
             default = re.search(r"\[default: ([^;\]]+)", text)[1]
-            value = one.kind.parse(default) if one.kind else one.type(default)
+            value = one.notation.parse(default) if one.notation else one.type(default)
             assert value == one.default
 
 
@@ -165,7 +166,10 @@ PLACES: dict[str, Any] = {"data_dir": "d", "output_dir": "o"}
         (FitOptions, {"K": 0}, "--K is 0, but must be at least 1"),
         (FitOptions, {"K": "many"}, "--K is many, but must be a whole number"),
         (FitOptions, {"K": 16.5}, "--K is 16.5, but must be a whole number"),
-        (FitOptions, {"K": True}, "--K is True, but must be a number"),
+        (FitOptions, {"K": True}, "--K is True, but must be a whole number"),
+        (FitOptions, {"lr": True}, "--lr is True, but must be a number"),
+        (FitOptions, {"lr": 10**400}, "--lr is 10000.*too large"),
+        (FitOptions, {"output_dir": ""}, "--output_dir is empty, but must be a path"),
         (FitOptions, {"K": None}, "--K is None"),
         (FitOptions, {"target_frames": 0.5}, "--target_frames: 0.5 is not a whole number"),
         (FitOptions, {"target_frames": "some"}, "--target_frames: 'some' is not a count"),
@@ -179,8 +183,14 @@ PLACES: dict[str, Any] = {"data_dir": "d", "output_dir": "o"}
         (FitOptions, {"data_dir": 3}, "--data_dir: 3 is neither a path nor a list of paths"),
         (FitOptions, {"output_dir": 3}, "--output_dir is 3, but must be a path"),
         (FitOptions, {"resume": 3}, "--resume is 3, but must be text"),
-        (FeaturizeOptions, {"features": "logmel"}, "'logmel' is given where a LogMelSpec"),
+        (FeaturizeOptions, {"features": "logmel"}, "'logmel' is given instead of a LogMelSpec"),
         (FeaturizeOptions, {"max_reject_fraction": 2}, "must be from 0 to 1"),
+        (FeaturizeOptions, {"max_seconds": 2e9}, r"is 2e\+09, but must be from 0\.02.* to 1e\+09"),
+        (
+            FeaturizeOptions,
+            {"max_seconds": 0.01},
+            r"is 0\.01, but must be from 0\.02",
+        ),
         (FeaturizeOptions, {"executor": "slurm"}, "--executor is slurm, not one of"),
     ],
 )
@@ -251,3 +261,14 @@ def test_an_option_of_another_choice_is_wrong_usage() -> None:
     done = CliRunner().invoke(shapes, ["--deltas", "2"])
     assert done.exit_code == 2
     assert "--deltas has no meaning for --shape plain" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["output_dir", "base_path"])
+def test_an_empty_path_is_not_the_current_folder(
+    name: str, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {"data_dir": CORPUS, "output_dir": "out", name: ""}
+    words = [word for option, path in paths.items() for word in (f"--{option}", path)]
+    done = invoke("featurize", *words, "--dry_run", status=2)
+    assert f"--{name} is empty, but must be a path" in done.stderr

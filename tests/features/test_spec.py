@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torchaudio
 
-from gmmpipe import FeatureConfig
+from gmmpipe import FeatureConfig, LogMelSpec
 from gmmpipe.errors import OptionError, StoreError
+from gmmpipe.options import option
 
 
 def has_empty_filter(sample_rate: int, n_fft: int, n_mels: int) -> bool:
@@ -61,8 +63,20 @@ def test_parameters_of_another_version_are_refused(change: dict[str, object]) ->
 @pytest.mark.parametrize("name", ["sample_rate", "n_fft", "hop_length", "n_mels"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_values_below_one_are_refused_by_name(name: str, value: int) -> None:
-    with pytest.raises(OptionError, match=f"{name} is {value}"):
+    with pytest.raises(
+        OptionError, match=f"{name} is {value}|--strides: {value} holds a stride below 1"
+    ):
         FeatureConfig(**{name: value})
+
+
+def test_a_parameter_of_a_kind_has_bounds_of_its_own() -> None:
+    @dataclass(frozen=True)
+    class WithDeltas(LogMelSpec):
+        deltas: int = option(2, help="Orders of deltas.", low=0)
+
+    assert WithDeltas(deltas=0).deltas == 0
+    with pytest.raises(OptionError, match="--deltas is -1, but must be at least 0"):
+        WithDeltas(deltas=-1)
 
 
 def test_a_hop_beyond_the_window_is_refused_and_one_as_long_is_not() -> None:

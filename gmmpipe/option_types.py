@@ -1,23 +1,24 @@
-"""Types of options whose text needs a word more than their type gives: counts, lists, paths."""
+"""Types of options that have a notation of their own, such as 100M, and types of paths."""
 
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from pathlib import Path
 from typing import Annotated, Any
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How an option is written where its type alone does not say.
+class Notation:
+    """How an option's value is written, if its type alone does not say.
 
     Args:
-        name: what help calls it.
-        parse: its value from text, or from a value of its type; a ValueError says what is wrong.
-        show: a value as help writes it.
-        is_list: whether a list in a configuration file stands for its parts, comma-separated.
+        name: what help calls the value.
+        parse: makes the value from text, or from a value of the type; a ValueError says what is
+            wrong.
+        show: writes a value for help.
+        is_list: whether a configuration file may give a list instead of comma-separated text.
     """
 
     name: str
@@ -28,12 +29,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class PathRule:
-    """What the command line asks of a path before the job begins.
+    """What the command line checks of a path before the job begins.
 
     Args:
-        exists: it must be there.
-        file: it may be a file.
-        folder: it may be a folder.
+        exists: the path must exist.
+        file: the path may be a file.
+        folder: the path may be a folder.
     """
 
     exists: bool = False
@@ -41,22 +42,27 @@ class PathRule:
     folder: bool = True
 
 
+MAX_FRAMES = 2**63 - 1
+
+
 def parse_frames(value: Any) -> int:
     """A count of frames: ``100M``, ``9.6B``, ``200k``, ``5_000_000``, ``1e6``, or a number.
 
     Raises:
-        ValueError: it is not a whole number, or below 1.
+        ValueError: the count is not a whole number from 1 to `MAX_FRAMES`.
     """
     text = str(value).strip()
     scale = {"K": 3, "M": 6, "B": 9, "G": 9, "T": 12}.get(text[-1:].upper(), 0)
     try:
         count = Decimal(text[:-1] if scale else text).scaleb(scale)
-    except InvalidOperation:
+    except (InvalidOperation, Overflow):
         raise ValueError(
             f"{value!r} is not a count of frames, like 100M, 9.6B or 5_000_000"
         ) from None
     if not count.is_finite() or count != count.to_integral_value() or count < 1:
         raise ValueError(f"{value!r} is not a whole number of frames, at least 1")
+    if count > MAX_FRAMES:  # int(Decimal("1e999999999")) would take all memory
+        raise ValueError(f"{value!r} is more frames than 64 bits count")
     return int(count)
 
 
@@ -69,10 +75,10 @@ def show_frames(count: int) -> str:
 
 
 def parse_paths(value: Any) -> str:
-    """Comma-separated paths, at least one; or a path, or a list of those.
+    """Comma-separated paths, at least one; from such text, a path, or a list of both.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no path.
     """
     parts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(part, str | os.PathLike) for part in parts):
@@ -84,10 +90,10 @@ def parse_paths(value: Any) -> str:
 
 
 def parse_strides(value: Any) -> int:
-    """The product of strides, comma-separated; or that product itself, as a whole number.
+    """The product of comma-separated strides, or of a single number.
 
     Raises:
-        ValueError: they are not whole numbers, or one is below 1.
+        ValueError: a stride is not a whole number, or below 1.
     """
     try:
         strides = [int(part) for part in str(value).split(",")]
@@ -98,9 +104,9 @@ def parse_strides(value: Any) -> int:
     return math.prod(strides)
 
 
-FRAMES = Kind("frames", parse_frames, show_frames)
-PATHS = Kind("paths", parse_paths, is_list=True)
-STRIDES = Kind("ints", parse_strides, is_list=True)
+FRAMES = Notation("frames", parse_frames, show_frames)
+PATHS = Notation("paths", parse_paths, is_list=True)
+STRIDES = Notation("ints", parse_strides, is_list=True)
 
 ANY_PATH = PathRule()
 
