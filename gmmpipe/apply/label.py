@@ -15,7 +15,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.identity_folder import IdentityFolder
+from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.label_schema import LabelIdentity, LabelInfo
 from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
 from gmmpipe.store.replace import finish_swap
@@ -66,7 +66,7 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
     return info
 
 
-class _LabelFolder(IdentityFolder[LabelIdentity]):
+class _LabelFolder(StoreFolder[LabelIdentity]):
     """The output folder.
 
     Args:

@@ -13,7 +13,6 @@ from gmmpipe.mixture.mixture import temper
 from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.read_ranges import TORCH_DTYPES
-from gmmpipe.store.rejects import Tally
 from gmmpipe.store.shard import Shard
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.shard_kinds import open_writer
@@ -42,8 +41,7 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
     # To nine digits: the last bits of a sum are those of the machine.
     mass = None if made.top_k is None else float(f"{left_out:.9g}")
     row = written.row
-    counts = Tally(utterances=row.utterances, frames=row.frames, bytes=row.bytes)
-    sidecar = Sidecar("labels", row, written.index, written.further, counts, left_out=mass)
+    sidecar = Sidecar("labels", row, written.index, written.further, row.counts, left_out=mass)
     sidecar.write(path.with_suffix(".json"))
 
 

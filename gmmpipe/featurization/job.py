@@ -103,7 +103,8 @@ def _make(folder: FeatureFolder, *, again: bool) -> FeatureInfo | None:
         folder: where the store is made.
         again: whether shards are made again where nothing in any of them was usable.
     """
-    options, plan = folder.options, folder.obtain_plan()
+    options = folder.options
+    plan: Plan | FeatureInfo = folder.obtain_plan()
     if isinstance(plan, StoreInfo):
         return _say_finished(plan, options)
     made, old_rejects = _make_missing_shards(folder, plan, again)

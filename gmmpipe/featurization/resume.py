@@ -48,7 +48,7 @@ def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Mani
     return manifests
 
 
-class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
+class FeatureFolder(StoreFolder[FeatureIdentity]):
     """The output folder of `featurize`.
 
     Args:

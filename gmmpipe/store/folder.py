@@ -17,8 +17,10 @@ from gmmpipe.claim import Claim, claim_folder, identity_of, tidy_finished
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.files import remove, temporaries
 from gmmpipe.store import replace
+from gmmpipe.store.documents import read_document
 from gmmpipe.store.finalize import finalize, tidy
 from gmmpipe.store.names import (
+    IDENTITY_FILE,
     PLAN_FILE,
     REOPENED_FILE,
     STORE_FILE,
@@ -34,15 +36,14 @@ from gmmpipe.store.schema import I, StoreInfo
 from gmmpipe.store.sidecar import Sidecar
 
 log = logging.getLogger(__name__)
-P = TypeVar("P")
 R = TypeVar("R")
 
 
-class StoreFolder(Generic[I, P]):
+class StoreFolder(Generic[I]):
     """A folder that holds, or is to hold, a store.
 
-    A subclass says how the plan of an unfinished store is read and made; without one, an unfinished
-    store is refused instead of gone on with.
+    While the store is unfinished, a plan says what it is to become: its identity, as ``plan.json``,
+    unless a subclass reads and makes another.
 
     Args:
         path: the folder.
@@ -67,23 +68,25 @@ class StoreFolder(Generic[I, P]):
         Raises:
             StoreError: it is damaged.
         """
-        return None
+        path = self.path / IDENTITY_FILE
+        return type(self.wanted).of(read_document(path), path) if path.exists() else None
 
     def planned_shards(self) -> list[str] | None:
         """The shards of the plan that lies here; None where there is none that can be read."""
         return None
 
-    def load_plan(self) -> P | None:
+    def load_plan(self) -> Any:
         """The plan that lies here, of the wanted store; None where there is none.
 
         Raises:
             StoreError: it is damaged.
         """
-        return None
+        return self.planned_identity()
 
-    def make_plan(self) -> P:
+    def make_plan(self) -> Any:
         """Make the plan, and publish it here."""
-        raise NotImplementedError
+        self.wanted.write(self.path / IDENTITY_FILE)
+        return self.wanted
 
     def claim(self, *, alone: bool = False) -> AbstractContextManager[Claim]:
         """Claim the folder; processes that make the same store share it, unless `alone`.
@@ -147,8 +150,8 @@ class StoreFolder(Generic[I, P]):
                     f"{self.remedy}"
                 )
 
-    def obtain_plan(self) -> P | StoreInfo[I]:
-        """The plan that lies here, or a new one; or the store, if it is finished.
+    def obtain_plan(self) -> Any:
+        """The plan that lies here, or a new one; or the `StoreInfo` of a finished store.
 
         Raises:
             StoreError: another store is here, or shards of which nothing says what they are.

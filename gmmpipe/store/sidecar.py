@@ -55,6 +55,11 @@ class ShardRow:
             )
         check_sha256(self.sha256, self.sidecar_sha256)
 
+    @property
+    def counts(self) -> Tally:
+        """What it adds to the totals of its store, beyond lines and seconds."""
+        return Tally(utterances=self.utterances, frames=self.frames, bytes=self.bytes)
+
     def of_itself(self) -> dict[str, Any]:
         """The fields that the sidecar repeats."""
         fields_there = asdict(self)
@@ -204,5 +209,4 @@ class _LeftOut:
 
 
 def _read_labels(document: dict[str, Any], row: ShardRow) -> dict[str, Any]:
-    tally = Tally(utterances=row.utterances, frames=row.frames, bytes=row.bytes)
-    return {"tally": tally, "left_out": pick(_LeftOut, document).left_out}
+    return {"tally": row.counts, "left_out": pick(_LeftOut, document).left_out}
