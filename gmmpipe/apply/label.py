@@ -16,10 +16,10 @@ from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.folder import StoreFolder
-from gmmpipe.store.label_schema import LabelIdentity, LabelInfo
 from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import StoreInfo
+from gmmpipe.store.schema import LabelIdentity
+from gmmpipe.store.store_info import LabelInfo, StoreInfo
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from gmmpipe.store.names import LINES_FOLDER, STORE_FILE
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.reopen import remove_shards
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import FeatureIdentity, FeatureInfo, StoreInfo
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.store_info import FeatureInfo, StoreInfo
 
 log = logging.getLogger(__name__)
 _RETRY = "--retry_rejected tries them again"

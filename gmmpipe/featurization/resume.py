@@ -60,6 +60,7 @@ class FeatureFolder(StoreFolder[FeatureIdentity]):
 
     command = "gmmpipe featurize"
     made_differently = "with other options or another manifest"
+    plan_files = (PLAN_FILE, LINES_FOLDER)
 
     def __init__(
         self,

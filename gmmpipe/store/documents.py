@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Hashable
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
@@ -107,9 +108,9 @@ def pick(cls: type[_T], values: dict[str, Any]) -> _T:
     Raises:
         TypeError: a field is missing or of another type.
     """
-    names = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    hints = {name: hint for name, hint in _type_hints(cast(Hashable, cls)).items() if name in names}
-    picked = {name: values[name] for name in hints if name in values}
+    hints = _type_hints(cast(Hashable, cls))
+    names = [known.name for known in fields(cls)]  # type: ignore[arg-type]
+    picked = {name: values[name] for name in names if name in values}
     for name, value in picked.items():
         if not _fits(value, hints[name]):
             raise TypeError(f"{name} is {_shortened(value)}")

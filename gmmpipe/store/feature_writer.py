@@ -30,10 +30,11 @@ from gmmpipe.store.names import (
     shard_stem,
 )
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, StoreInfo, WriterPlan
+from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, WriterPlan
 from gmmpipe.store.shard_index import is_key
-from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.store_info import StoreInfo
 
 log = logging.getLogger(__name__)
 
@@ -207,14 +208,14 @@ class FeatureStoreWriter:
         """Write the utterances at hand as the first shard that is missing."""
         names = (f"{shard_stem(number)}{self._suffix}" for number in count())
         path = self._folder.path / next(name for name in names if name not in self._shards)
-        with open_writer(path, [self._column]) as writer:
+        with shard_file(path).open_writer([self._column]) as writer:
             for key, (frames, metadata) in sorted(self._buffer.items()):
                 writer.add(key, {self._column.name: frames}, metadata)
-            written = writer.finish()
-        counts = written.row.counts
+            sidecar = writer.finish()
+        counts = sidecar.tally
         seconds = round(counts.frames / self._frame_rate, 6)
         tally = replace(counts, lines=counts.utterances, seconds_kept=seconds)
-        Sidecar("features", written.row, written.index, {}, tally).write(path.with_suffix(".json"))
+        replace(sidecar, tally=tally).write(path.with_suffix(".json"))
         self._shards.add(path.name)
         self._buffer = {}
 

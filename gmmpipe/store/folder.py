@@ -18,7 +18,7 @@ from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.files import remove, temporaries
 from gmmpipe.store import replace
 from gmmpipe.store.documents import read_document
-from gmmpipe.store.finalize import finalize, tidy
+from gmmpipe.store.finalize import finalize
 from gmmpipe.store.names import (
     IDENTITY_FILE,
     PLAN_FILE,
@@ -32,8 +32,9 @@ from gmmpipe.store.names import (
 )
 from gmmpipe.store.reopen import finish_reopening, remove_shards
 from gmmpipe.store.replace import NEXT_FOLDER
-from gmmpipe.store.schema import I, StoreInfo
+from gmmpipe.store.schema import I
 from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.store_info import StoreInfo
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -56,6 +57,8 @@ class StoreFolder(Generic[I]):
     """How a store of another identity was made, in words."""
     remedy: ClassVar[str] = "Use another --output_dir, or --overwrite"
     """What to do then."""
+    plan_files: ClassVar[tuple[str, ...]] = (IDENTITY_FILE,)
+    """The names of what an unfinished store is made by."""
 
     def __init__(self, path: Path, wanted: I) -> None:
         self.path = path
@@ -110,8 +113,7 @@ class StoreFolder(Generic[I]):
             StoreError: it is damaged, or not the wanted one.
         """
         finished = (self.path / STORE_FILE).exists()
-        leftovers = (*self.wanted.plan_files, REOPENED_FILE)
-        if not finished or any((self.path / name).exists() for name in leftovers):
+        if not finished or any(path.exists() for path in self._leftovers()):
             return None
         try:
             self.refuse_other()
@@ -205,12 +207,13 @@ class StoreFolder(Generic[I]):
             StoreError: a shard is missing, or too many lines are rejects.
         """
         info = finalize(self.path, identity or self.wanted, num_shards, **limits)
-        self.drop_next()
+        self.settle()
         return info
 
     def settle(self) -> None:
         """Remove what only an unfinished store needs, from a finished one."""
-        tidy(self.path, self.wanted)
+        for leftover in self._leftovers():
+            remove(leftover)
         self.drop_next()
 
     def find_own_files(self) -> None:
@@ -283,6 +286,10 @@ class StoreFolder(Generic[I]):
             return PLAN_FILE not in names and kind_of(made) is not None
         except StoreError:
             return False
+
+    def _leftovers(self) -> list[Path]:
+        """What only an unfinished store needs."""
+        return [self.path / name for name in (*self.plan_files, REOPENED_FILE)]
 
     def _read_info(self, name: str) -> StoreInfo[I]:
         return StoreInfo.read(self.path / name, type(self.wanted))

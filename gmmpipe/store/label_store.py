@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
+from gmmpipe.store.schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.shard import Shard, read_finished, shards_of
 from gmmpipe.store.shard_reader import ShardReader
 

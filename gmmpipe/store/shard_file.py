@@ -7,7 +7,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,24 +16,10 @@ from numpy.typing import NDArray
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
 from gmmpipe.store.columns import Column
+from gmmpipe.store.names import Kind
 from gmmpipe.store.read_ranges import crc32c
 from gmmpipe.store.shard_index import ShardIndex
-from gmmpipe.store.sidecar import ShardRow
-
-
-@dataclass(frozen=True)
-class WrittenShard:
-    """What a finished writer says of its shard: what every sidecar holds.
-
-    Args:
-        row: what ``store.json`` says of it.
-        index: where the first column's arrays lie.
-        further: where those of the other columns lie, by the columns' names.
-    """
-
-    row: ShardRow
-    index: ShardIndex
-    further: dict[str, ShardIndex]
+from gmmpipe.store.sidecar import ShardRow, Sidecar
 
 
 class ShardWriter(ABC):
@@ -95,8 +80,12 @@ class ShardWriter(ABC):
         self._shared["keys"].append(key)
         self._shared["num_frames"].append(num_frames)
 
-    def finish(self) -> WrittenShard:
+    def finish(self) -> Sidecar:
         """Write what is left of the shard; nothing can be added then.
+
+        Returns:
+            Its sidecar, to be published once the shard is: with the counts of its row, no rejects
+            and nothing left out.
 
         Raises:
             ValueError: a key is none, or they were not sorted.
@@ -106,7 +95,8 @@ class ShardWriter(ABC):
         index = indices.pop(self.columns[0].name)
         num_frames = int(index.row_offset[-1])
         row = ShardRow(self._name, len(index.keys), num_frames, num_bytes, sha256)
-        return WrittenShard(row, index, indices)
+        kind: Kind = "features" if self.has_json else "labels"
+        return Sidecar(kind, row, index, indices, row.counts)
 
     @abstractmethod
     def _append(
@@ -143,9 +133,14 @@ class ShardFile(ABC):
 
     @abstractmethod
     def open_writer(
-        self, columns: Sequence[Column], has_json: bool
+        self, columns: Sequence[Column], *, has_json: bool = True
     ) -> AbstractContextManager[ShardWriter]:
-        """A writer; the shard appears once the block has ended without an error."""
+        """A writer; the shard appears once the block has ended without an error.
+
+        Args:
+            columns: the arrays that each utterance has.
+            has_json: whether each has metadata too, as those of a feature store have.
+        """
 
     @abstractmethod
     def raw_file(self, column: Column) -> Path:

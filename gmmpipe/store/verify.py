@@ -7,13 +7,12 @@ from pathlib import Path
 from gmmpipe.errors import StoreError
 from gmmpipe.files import sha256_of_file
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.identities import read_store_info
 from gmmpipe.store.label_store import LabelStore
 from gmmpipe.store.names import REJECTS_FILE, STORE_FILE, kind_of, sidecar_name
 from gmmpipe.store.rejects import Reject
 from gmmpipe.store.shard import Shard, forget_sidecars
 from gmmpipe.store.shard_reader import ShardReader
-from gmmpipe.store.sums import Sums
+from gmmpipe.store.store_info import Sums, read_store_info
 
 BLOCK_FRAMES = 1 << 14
 """Frames decoded at once."""
@@ -83,10 +82,11 @@ def _decode(shard: Shard) -> None:
     reader = ShardReader(shard)
     for start in range(0, shard.row.frames, BLOCK_FRAMES):
         reader.read_arrays(start, min(start + BLOCK_FRAMES, shard.row.frames))
-    if shard.has_json:
+    made = shard.identity
+    if made.has_json:
         for _ in shard.read_metadata():
             pass
-    shard.file.check_layout(shard.columns, shard.sidecar().indices, shard.has_json)
+    shard.file.check_layout(made.columns, shard.sidecar().indices, made.has_json)
 
 
 def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:

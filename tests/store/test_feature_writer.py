@@ -21,7 +21,7 @@ from gmmpipe.cli import cli
 from gmmpipe.errors import ClaimError, OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
 from gmmpipe.store.documents import write_document
-from gmmpipe.store.label_schema import LabelIdentity
+from gmmpipe.store.schema import LabelIdentity
 from helpers.damage import edit_document, flip
 from helpers.external import LAYER, utterances, write
 from helpers.making import CORPUS, make_store
