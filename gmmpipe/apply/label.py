@@ -96,7 +96,7 @@ class _LabelFolder(StoreFolder[LabelIdentity]):
 
     def refuse_other(self) -> None:
         """Raise StoreError where another store is here, of features too."""
-        # Also where it may be overwritten: features take longer to make again than labels.
+        # With --overwrite too, since features take longer to make again than labels.
         if (kind := kind_of(self.path)) not in (None, "labels"):
             raise StoreError(f"{self.path}: holds a store of {kind}; use another --output_dir")
         super().refuse_other()
@@ -105,7 +105,8 @@ class _LabelFolder(StoreFolder[LabelIdentity]):
         """The shards to be made here, under a claim; None where the store is finished."""
         if isinstance(self.obtain_plan(), StoreInfo):
             return None
-        self.remove_damaged(lambda sidecar: None, self.shard_names)
+        for _ in self.without_damaged(self.shard_names):
+            pass
         return self.missing(self.num_shards)
 
 
@@ -150,7 +151,7 @@ def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One torch thread, so that sums are the same bits however many a machine would take."""
+    """One torch thread, so that sums are the same bits on a machine of any number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

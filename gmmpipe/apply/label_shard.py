@@ -19,7 +19,7 @@ from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.shard_kinds import shard_file
 
 BLOCK_FRAMES = 16384
-"""Frames worked on at once, to the next whole utterance: 5 MB at D = 80."""
+"""Frames in a block, rounded up to a whole utterance: 5 MB at D = 80."""
 
 
 def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelIdentity) -> None:
@@ -70,7 +70,7 @@ def label_frames(
 
 
 def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:
-    """A shard's utterances, [first, beyond), cut where some `BLOCK_FRAMES` frames have come up."""
+    """A shard's utterances in blocks [first, beyond) of `BLOCK_FRAMES` frames or a few more."""
     first = 0
     for at, end in enumerate(index.row_offset[1:].tolist(), start=1):
         if end - int(index.row_offset[first]) >= BLOCK_FRAMES or at == len(index.keys):

@@ -43,7 +43,7 @@ def _describe_store(folder: Path) -> dict[str, Any]:
     sidecars = sorted(folder.glob("shard-*.json"))
     if finished := (folder / STORE_FILE).exists():
         sums: Sums = read_store_info(folder / STORE_FILE)
-    elif kind == "labels" or sidecars:
+    elif identity is not None or sidecars:
         sums = Sums.over("labels" if kind == "labels" else "features", sidecars)
     else:
         raise StoreError(f"{folder}: holds no feature store")

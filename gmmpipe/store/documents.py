@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
-    """Publish a document as `path`, with its checksum instead of one that `values` has already.
+    """Publish a document as `path`, with its checksum; a checksum in `values` is left out.
 
     Raises:
         StoreError: it would be too large to be read.
@@ -79,7 +79,7 @@ def read_document_bytes(path: Path) -> bytes:
 
 
 def parse_document(content: bytes, path: Path) -> dict[str, Any]:
-    """The document that a file's bytes are; `path` names it in errors.
+    """The document in the bytes of a file; `path` names it in errors.
 
     Raises:
         StoreError: it is damaged or of another version.
@@ -110,11 +110,16 @@ def pick(cls: type[_T], values: dict[str, Any]) -> _T:
     """
     hints = _type_hints(cast(Hashable, cls))
     names = [known.name for known in fields(cls)]  # type: ignore[arg-type]
-    picked = {name: values[name] for name in names if name in values}
-    for name, value in picked.items():
-        if not _fits(value, hints[name]):
-            raise TypeError(f"{name} is {_shortened(value)}")
-    return cls(**picked)
+    return cls(
+        **{name: checked(name, values[name], hints[name]) for name in names if name in values}
+    )
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """The value of a field, if it is of the type that `hint` says; else raises TypeError."""
+    if not _fits(value, hint):
+        raise TypeError(f"{name} is {_shortened(value)}")
+    return value
 
 
 def int_list(values: object) -> list[int]:

@@ -33,7 +33,6 @@ from gmmpipe.store.replace import finish_swap
 from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, WriterPlan
 from gmmpipe.store.shard_index import is_key
 from gmmpipe.store.shard_kinds import shard_file
-from gmmpipe.store.sidecar import Sidecar
 from gmmpipe.store.store_info import StoreInfo
 
 log = logging.getLogger(__name__)
@@ -192,7 +191,10 @@ class FeatureStoreWriter:
         path = self._folder.path
         sidecars = (found.with_suffix(self._suffix).name for found in path.glob("shard-*.json"))
         shards = [name for name in sorted(sidecars) if is_shard_name(name)]
-        there = self._folder.remove_damaged(_name_and_keys, shards)
+        there = (
+            (sidecar.row.name, sidecar.index.keys)
+            for sidecar in self._folder.without_damaged(shards)
+        )
         keys_of = {name: keys for name, keys in there if (path / name).exists()}
         self._shards = set(keys_of)
         self._stored = {key for keys in keys_of.values() for key in keys}
@@ -239,10 +241,6 @@ class FeatureStoreWriter:
         if not expected:
             raise StoreError(f"{folder.path}: no utterances were added")
         folder.finish(expected)
-
-
-def _name_and_keys(sidecar: Sidecar) -> tuple[str, list[str]]:
-    return sidecar.row.name, sidecar.index.keys
 
 
 def _check_choice(name: str, value: object, known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""The end of a store's making: all sidecars to ``rejects.jsonl`` and ``store.json``."""
+"""Publishing a store: all sidecars to ``rejects.jsonl`` and ``store.json``."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def finalize(
         identity: what decides its bytes.
         num_shards: how many shards it has.
         max_reject_fraction: how many of the lines may be rejects.
-        describe: what to say of the first reject, where nothing is usable.
+        describe: the words for the first reject, where nothing is usable.
 
     Raises:
         StoreError: a sidecar is missing or damaged; or of features, nothing was usable, or more

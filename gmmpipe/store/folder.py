@@ -1,8 +1,8 @@
-"""`StoreFolder`: a folder in which a store is made, whatever lies there and whoever works there.
+"""`StoreFolder`: a folder in which a store is made, beside other processes and after earlier runs.
 
-Features, labels and frames of others are made in the same way: the folder is claimed, a store made
-otherwise is refused, one of the same identity is gone on with, ``--overwrite`` works in a hidden
-folder, and whoever finds no shard missing publishes the store.
+All stores are made in the same way: a process claims the folder, refuses a store of another
+identity, continues one of the same, and publishes it when no shard is missing. ``--overwrite``
+makes the new store in a hidden folder.
 """
 
 import logging
@@ -52,7 +52,7 @@ class StoreFolder(Generic[I]):
     """
 
     command: ClassVar[str]
-    """What is at work here, in words, for whoever is refused."""
+    """What is at work here: the words for a process that is refused."""
     made_differently: ClassVar[str] = "with other options"
     """How a store of another identity was made, in words."""
     remedy: ClassVar[str] = "Use another --output_dir, or --overwrite"
@@ -72,7 +72,12 @@ class StoreFolder(Generic[I]):
             StoreError: it is damaged.
         """
         path = self.path / IDENTITY_FILE
-        return type(self.wanted).of(read_document(path), path) if path.exists() else None
+        try:
+            return type(self.wanted).of(read_document(path), path)
+        except StoreError:
+            if path.exists():  # else there was none, or another process has finished the store
+                raise
+        return None
 
     def planned_shards(self) -> list[str] | None:
         """The shards of the plan that lies here; None where there is none that can be read."""
@@ -107,7 +112,7 @@ class StoreFolder(Generic[I]):
         Without a claim, because the folder may be read-only.
 
         Args:
-            lenient: whether a store that is damaged, or not the wanted one, is none.
+            lenient: whether to return None for a store that is damaged, or not the wanted one.
 
         Raises:
             StoreError: it is damaged, or not the wanted one.
@@ -132,10 +137,10 @@ class StoreFolder(Generic[I]):
         return info
 
     def made_with(self) -> Iterator[I]:
-        """What the store, finished or not, says that it was made with; each place of it.
+        """The identities that ``store.json``, ``reopened.json`` and the plan here state.
 
         Raises:
-            StoreError: a place is damaged, or of another kind of store.
+            StoreError: one is damaged, or of another kind of store.
         """
         for name in (STORE_FILE, REOPENED_FILE):
             if (self.path / name).exists():
@@ -158,8 +163,8 @@ class StoreFolder(Generic[I]):
         Raises:
             StoreError: another store is here, or shards of which nothing says what they are.
         """
-        # In this order, because another process may finish the store at any moment: then store.json
-        # appears before the plan goes.
+        # The plan is read before the look for store.json: a process that finishes the store in the
+        # meantime publishes store.json first, and removes the plan then.
         holds_shards = has_shards(self.path)
         self.refuse_other()
         plan = self.load_plan()
@@ -182,18 +187,16 @@ class StoreFolder(Generic[I]):
         names = shard_names(num_shards, self.wanted.format)
         return [n for n, name in enumerate(names) if not {name, sidecar_name(name)} <= present]
 
-    def remove_damaged(self, look: Callable[[Sidecar], R], shards: Iterable[str]) -> list[R]:
-        """Remove those of `shards` whose sidecars are damaged; what `look` says of the others."""
-        found = []
+    def without_damaged(self, shards: Iterable[str]) -> Iterator[Sidecar]:
+        """The sidecars of `shards` that are here; those that are damaged go, with their shards."""
         for name in shards:
-            sidecar = self.path / sidecar_name(name)
-            if os.path.lexists(sidecar):
+            path = self.path / sidecar_name(name)
+            if os.path.lexists(path):
                 try:
-                    found.append(look(Sidecar.read(sidecar, self.wanted.kind)))
+                    yield Sidecar.read(path, self.wanted.kind)
                 except StoreError as error:
                     log.warning("warning: %s; its shard is made anew", error)
                     remove_shards(self.path, [name])
-        return found
 
     def finish(self, num_shards: int, identity: I | None = None, **limits: Any) -> StoreInfo[I]:
         """Publish the store; see `gmmpipe.store.finalize.finalize` for what else may be given.
@@ -234,12 +237,12 @@ class StoreFolder(Generic[I]):
     def begin_next(self, prepare: Callable[[Self], R]) -> R:
         """Prepare the hidden folder for a store that replaces this one.
 
-        What was begun there is gone on with; what was begun with other options, or is damaged,
-        goes.
+        A store that was begun there is continued, or removed if it was begun with other options or
+        is damaged.
 
         Args:
-            prepare: what to do in the hidden folder; raises StoreError where what lies there cannot
-                be gone on with.
+            prepare: what to do in the hidden folder; raises StoreError where the store there cannot
+                be continued.
 
         Raises:
             StoreError: something else is in its place; or as `prepare`.
@@ -259,7 +262,7 @@ class StoreFolder(Generic[I]):
             return prepare(made)
 
     def refuse_strangers(self, shards: Iterable[str]) -> None:
-        """Raise StoreError where a new store of `shards` would replace files that are nobody's."""
+        """Raise StoreError where a new store of `shards` would replace files of anybody else."""
         replace.refuse_strangers(self.path, self._own, shards, self.wanted.kind)
 
     def put_next_in_place(self) -> None:
@@ -267,12 +270,12 @@ class StoreFolder(Generic[I]):
         replace.put_in_place(self.path, self._own)
 
     def drop_next(self) -> None:
-        """Remove what an ``--overwrite`` began here and nobody goes on with."""
+        """Remove the store that an ``--overwrite`` began here and did not finish."""
         if self.next._is_begun():
             remove(self.next.path)
 
     def _is_begun(self) -> bool:
-        """Whether this folder is empty, or holds a store of ours, or part of one, and only that."""
+        """Whether this folder is empty, or holds nothing but a store or a part of one."""
         made = self.path
         if made.is_symlink() or not made.is_dir():
             return False

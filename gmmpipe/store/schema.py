@@ -83,7 +83,7 @@ class Identity(ABC):
         return pick(cls, document)
 
     def differences(self, here: Self) -> list[str]:
-        """What of this one, which is there, differs from `here`, one phrase a field."""
+        """How this identity, found in a folder, differs from `here`: a phrase a field."""
         return differing(self, here)
 
     def write(self, path: Path) -> None:
@@ -111,8 +111,8 @@ class Identity(ABC):
 class PlanOptions:
     """The options, and the input, that decide a store's bytes beyond the features themselves.
 
-    `windows_sha256` is of the number of windows of each line, where long audio is split: those may
-    come from the files' headers, and then a plan made again must find the same.
+    `windows_sha256` is of the number of windows of each line, where long audio is split. The
+    numbers may come from the files' headers, and a plan that is made again must find the same ones.
     """
 
     manifest_sha256: str
@@ -187,7 +187,7 @@ class FeatureIdentity(Identity):
         return cls(features, pick(WriterPlan, plan))
 
     def differences(self, here: Self) -> list[str]:
-        """What differs, but for the windows, which are found out while a plan is made."""
+        """What differs; the windows are left out, since they become known only in a plan."""
         ours = differences(self.features.to_json(), here.features.to_json())
         there = self.plan
         if isinstance(there, PlanOptions) and isinstance(here.plan, PlanOptions):

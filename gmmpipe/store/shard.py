@@ -107,7 +107,7 @@ class Shard:
 
 @lru_cache(maxsize=16)
 def _read_sidecar(shard: Shard) -> Sidecar:
-    """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
+    """A shard's sidecar, kept by its row too: a store may be made anew at the same place."""
     sidecar = Sidecar.read(shard.path.with_suffix(".json"), shard.identity.kind)
     if not sidecar.row.is_of(shard.row):
         raise StoreError(f"{shard.path}: its sidecar does not belong to this store")

@@ -102,7 +102,7 @@ class ShardWriter(ABC):
     def _append(
         self, key: str, arrays: dict[str, NDArray[Any]], text: bytes | None, audio: bytes | None
     ) -> dict[str, int]:
-        """Take an utterance over; where in its raw file each column's array begins."""
+        """Store an utterance; where each column's array begins in its raw file, by the column."""
 
     @abstractmethod
     def _end(self) -> tuple[int, str]:
@@ -124,8 +124,9 @@ def _as_stored(
 class ShardFile(ABC):
     """A shard on the disk: a file or a folder.
 
-    Nothing that it says is believed beyond its size, and nothing is read into memory at once. All
-    methods raise a `StoreError` where the shard is missing or damaged, unless they say otherwise.
+    What it says of its parts is compared with its size before it is used, and it is never read into
+    memory whole. All methods raise a `StoreError` where the shard is missing or damaged, unless
+    they say otherwise.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,7 +145,7 @@ class ShardFile(ABC):
 
     @abstractmethod
     def raw_file(self, column: Column) -> Path:
-        """The file that the byte offsets of a column's index are of."""
+        """The file that the byte offsets of a column count in."""
 
     @abstractmethod
     def size(self) -> int:
@@ -174,7 +175,7 @@ class ShardFile(ABC):
     def check_layout(
         self, columns: Sequence[Column], indices: Sequence[ShardIndex], has_json: bool
     ) -> None:
-        """Make sure that a stranger who opens the shard gets what the indices of `columns` say."""
+        """Make sure that other libraries find in the shard what the indices of `columns` say."""
 
     def read_metadata(self, index: ShardIndex) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and JSON of each utterance, in order, each checked by its CRC."""

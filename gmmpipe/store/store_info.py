@@ -11,11 +11,21 @@ from pathlib import Path
 from typing import Any, Generic
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store.documents import FORMAT_VERSION, pick, read_document, write_document
-from gmmpipe.store.names import Kind
+from gmmpipe.store.documents import (
+    FORMAT_VERSION,
+    MAX_INT,
+    checked,
+    pick,
+    read_document,
+    write_document,
+)
+from gmmpipe.store.names import Kind, shard_stem
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.schema import FeatureIdentity, I, LabelIdentity, kind_of_identity
-from gmmpipe.store.sidecar import ShardRow, Sidecar, check_rows, check_sha256
+from gmmpipe.store.sidecar import ShardRow, Sidecar, check_sha256
+
+_COUNTS = ("utterances", "frames", "bytes")
+"""What rows and totals both have."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,6 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class _LeftOutMass:
-    """The field of the totals of labels, by its type."""
-
-    left_out_mass: float | None
-
-
-@dataclass(frozen=True)
 class StoreInfo(Sums, Generic[I]):
     """``store.json``: written last; a folder without it is unfinished.
 
@@ -108,7 +111,7 @@ class StoreInfo(Sums, Generic[I]):
         tally = self.tally
         if self.identity.kind == "features":
             return {**asdict(tally), "seconds_in": round(tally.seconds_in, 6)}
-        counts = {name: getattr(tally, name) for name in ("utterances", "frames", "bytes")}
+        counts = {name: getattr(tally, name) for name in _COUNTS}
         return {**counts, "left_out_mass": self.left_out_mass}
 
     @classmethod
@@ -128,7 +131,7 @@ class StoreInfo(Sums, Generic[I]):
         try:
             totals, mass = document["totals"], None
             if whose.kind == "labels":
-                mass = pick(_LeftOutMass, totals).left_out_mass
+                mass = checked("left_out_mass", totals["left_out_mass"], float | None)
             rows = [pick(ShardRow, row) for row in document["shards"]]
             digest = document.get("rejects_sha256")
             info = cls(rows, pick(Tally, totals), mass, identity=whose, rejects_sha256=digest)
@@ -138,10 +141,23 @@ class StoreInfo(Sums, Generic[I]):
         return info
 
     def _check(self) -> None:
+        """Raise ValueError if the rows are not those of consecutive shards that come to the totals.
+
+        Nor may a shard have fewer bytes than its frames take.
+        """
+        rows, tally = self.shards, self.tally
         check_sha256(self.rejects_sha256)
         frame_bytes = sum(column.frame_bytes for column in self.identity.columns)
-        check_rows(self.shards, self.tally, frame_bytes)
-        if sum(self.tally.rejects_by_reason.values()) != self.tally.rejects:
+        if any(row.frames * frame_bytes > row.bytes for row in rows):
+            raise ValueError("a shard of fewer bytes than its frames take")
+        if any(row.name.partition(".")[0] != shard_stem(number) for number, row in enumerate(rows)):
+            raise ValueError("a shard's row is missing, or out of order")
+        totals = [tally.utterances, tally.frames, tally.bytes]
+        sums = [sum(getattr(row, name) for row in rows) for name in _COUNTS]
+        if sums != totals or tally.bytes > MAX_INT:
+            said = "{} utterances, {} frames and {} bytes".format(*totals)
+            raise ValueError(f"its totals of {said} are not the sums of its shards")
+        if sum(tally.rejects_by_reason.values()) != tally.rejects:
             raise ValueError("its rejects are not the sum of those by reason")
 
 

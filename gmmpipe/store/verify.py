@@ -1,4 +1,4 @@
-"""Reading every byte of a store: are the files still what was recorded, and none missing or new?"""
+"""Reading every byte of a store, to compare its files with what is recorded of them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
 def strangers(store: FeatureStore | LabelStore) -> list[Path]:
     """What lies in the folder of a store under a shard's or a sidecar's name, but is not its own.
 
-    ``--repair`` leaves it alone: whose it is, nobody says.
+    ``--repair`` leaves it alone, because no document says whose it is.
     """
     if not store.shards:
         return []
@@ -60,7 +60,7 @@ def strangers(store: FeatureStore | LabelStore) -> list[Path]:
 
 
 def _fault(shard: Shard) -> str:
-    """What is wrong with a shard or its sidecar, or nothing."""
+    """What is wrong with a shard or its sidecar; empty if nothing is."""
     try:
         size = shard.file.size()  # first: a file of another size may be a very long one
         if size != shard.row.bytes:

@@ -97,7 +97,7 @@ def _write_column(
 
 
 class ZarrShard(ShardFile):
-    """A shard that is a folder. Plain reads: a group that claims a monstrous shape is no danger."""
+    """A shard that is a folder, read without zarr, since a group may claim any shape."""
 
     @contextmanager
     def open_writer(

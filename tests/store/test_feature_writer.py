@@ -199,6 +199,9 @@ def test_an_error_leaves_an_unfinished_store_that_says_so(tmp_path: Path) -> Non
         program()
     with pytest.raises(StoreError, match=r"not a finished .*; run the program that writes it"):
         FeatureStore.open(folder)
+    done = CliRunner().invoke(cli, ["inspect", str(folder), "--json"])
+    found = json.loads(done.output)
+    assert (found["finished"], found["shards"], found["features"]["dim"]) == (False, 0, 3)
     with pytest.raises(RuntimeError, match="within its with block"):
         writers[0].add("b", ROWS)
     for other in ({"dim": 4}, {"dim": 3, "description": LAYER}, {"dim": 3, "dtype": "float32"}):
