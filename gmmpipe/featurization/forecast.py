@@ -8,9 +8,9 @@ import numpy as np
 
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
+from gmmpipe.featurization.folder import manifests_beside
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
-from gmmpipe.featurization.folder import manifests_beside
 from gmmpipe.randomness import permutation
 from gmmpipe.sources.lines import OpenManifests, with_plain_lines
 from gmmpipe.sources.manifest import ManifestLine
