@@ -189,8 +189,8 @@ def _utterances(task: ShardTask, rejected: _Rejects) -> Iterator[_Planned]:
                 continue
             path = audio_path(utterance.wav_path, line, task.base_path)
             if item.duplicate:
-                twin = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-                rejected.add(_Planned(utterance, item, path), twin)
+                repeat = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
+                rejected.add(_Planned(utterance, item, path), repeat)
                 continue
             if item.num_windows > 1:
                 utterance = replace(utterance, key=window_key(utterance.key, item.window))
