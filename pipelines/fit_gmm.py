@@ -26,6 +26,7 @@ from gmmpipe.cli.from_dataclass import build, parameters
 from gmmpipe.features.log_mel_spec import LogMelSpec
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.fitting.options import FitOptions
+from gmmpipe.run.stop import stop_signals_held
 
 log = logging.getLogger("gmmpipe")
 LONGEST_FEATURIZING = 30 * 86400.0
@@ -60,8 +61,9 @@ def main(debug: bool, feature_dir: str | None, batch_size: int, **values: Any) -
     given = click.get_current_context().get_parameter_source("batch_size")
 
     def job() -> None:
-        from gmmpipe.fitting.trainer import fit
-        from gmmpipe.run.world import open_world
+        with stop_signals_held():
+            from gmmpipe.fitting.trainer import fit
+            from gmmpipe.run.world import open_world
 
         if given == ParameterSource.COMMANDLINE:
             log.info("--batch_size has no effect: decoding needs no batches here")

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "holder": set(),
     "claim": {"errors", "files", "holder"},
     "randomness": set(),
-    "run": {"errors", "files", "claim"},
+    "run": {"errors", "files", "claim", *OPTIONS},
     "features": {"errors", "files", *OPTIONS},
     "sources": {"errors", "files", *OPTIONS},
     "audio": {"errors"},

@@ -10,8 +10,8 @@ import torch
 from gmmpipe.apply.model import load_model
 from gmmpipe.apply.sharing import share_out
 from gmmpipe.errors import CheckpointError
+from gmmpipe.mixture.em import em_step
 from gmmpipe.mixture.measures import EvaluationSums
-from gmmpipe.mixture.optimizers import em_step
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore

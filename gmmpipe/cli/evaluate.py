@@ -8,6 +8,7 @@ import click
 
 from gmmpipe.cli.common import job_options
 from gmmpipe.cli.from_dataclass import command_from
+from gmmpipe.run.stop import stop_signals_held
 
 if TYPE_CHECKING:
     from gmmpipe.apply.options import EvaluateOptions
@@ -22,8 +23,9 @@ def command(options: "EvaluateOptions", as_json: bool) -> None:
     Likelihoods and entropies are in nats a frame. em_gap is how much one exact EM step on these
     frames would lower the nll.
     """
-    from gmmpipe.apply.evaluate import evaluate
-    from gmmpipe.run.world import open_world
+    with stop_signals_held():
+        from gmmpipe.apply.evaluate import evaluate
+        from gmmpipe.run.world import open_world
 
     with open_world("auto") as world:
         values = asdict(evaluate(options.store, options.gmm_path, options.max_frames, world))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from gmmpipe.cli.common import job_options
 from gmmpipe.cli.from_dataclass import command_from
+from gmmpipe.run.stop import stop_signals_held
 
 if TYPE_CHECKING:
     from gmmpipe.fitting.options import FitOptions
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 @job_options
 def command(options: "FitOptions") -> None:
     """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""
-    from gmmpipe.fitting.trainer import fit
-    from gmmpipe.run.world import open_world
+    with stop_signals_held():
+        from gmmpipe.fitting.trainer import fit
+        from gmmpipe.run.world import open_world
 
     with open_world(options.device, exchange_timeout=options.exchange_timeout) as world:
         fit(options, world)

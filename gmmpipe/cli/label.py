@@ -6,6 +6,7 @@ import click
 
 from gmmpipe.cli.common import job_options
 from gmmpipe.cli.from_dataclass import command_from
+from gmmpipe.run.stop import stop_signals_held
 
 if TYPE_CHECKING:
     from gmmpipe.apply.options import LabelOptions
@@ -18,8 +19,9 @@ def command(options: "LabelOptions") -> None:
 
     Running it again resumes. With --top_k, the mean mass that the top k leave out goes to stdout.
     """
-    from gmmpipe.apply.label import label
-    from gmmpipe.run.world import open_world
+    with stop_signals_held():
+        from gmmpipe.apply.label import label
+        from gmmpipe.run.world import open_world
 
     with open_world("auto") as world:
         left_out_mass = label(options, world).left_out_mass

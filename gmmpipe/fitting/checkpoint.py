@@ -16,14 +16,13 @@ from gmmpipe.features.spec import FrameSpec
 from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import EVAL_COLUMN, METRIC_COLUMNS, without_eval
+from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_content, on_device
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import (
     read_model,
-    var_floor_from_content,
-    var_floor_to_content,
-    write_model,
 )
-from gmmpipe.mixture.optimizers import OPTIMIZERS, Optimizer, VarFloor
+from gmmpipe.mixture.optimizer import Optimizer, StepConstants
+from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position, RunFiles
@@ -107,7 +106,7 @@ class FitState:
             self.parameters.mixture,
             info={
                 "features": {**features.to_json(), "fingerprint": features.fingerprint},
-                **var_floor_to_content(identity["var_floor"], self.var_floor),
+                **floor_to_content(identity["var_floor"], self.var_floor),
                 "seed": identity["seed"],
                 "frames": self.frames,
                 "resume": {
@@ -133,19 +132,25 @@ class FitState:
         """The inverse of `to_dict`; raises KeyError where the file holds no fit's state."""
         resume, identity = content["resume"], content["resume"]["identity"]
         num_components, dim = content["K"], content["dim"]
-        var_floor = var_floor_from_content(content)
+        var_floor = floor_from_content(content)
         if var_floor is None:
             raise ValueError("it has no var_floor")
         optimizer = OPTIMIZERS[identity["optimizer"]]
+        constants = StepConstants(
+            center=resume["center"].to(device),
+            frames=identity["sgd_batch_size"],
+            lr=identity["lr"],
+            var_floor=on_device(resume["optimizer"]["var_floor"], device),
+        )
 
         def view(flat: Tensor) -> Parameters:
             return Parameters.view(flat.to(device, copy=True), num_components, dim)
 
         return cls(
             parameters=view(resume["flat"]),
-            optimizer=optimizer.from_state(resume["optimizer"], identity["lr"], device),
-            center=resume["center"].to(device),
-            var_floor=var_floor.to(device) if isinstance(var_floor, Tensor) else var_floor,
+            optimizer=optimizer.from_state(resume["optimizer"], constants),
+            center=constants.center,
+            var_floor=on_device(var_floor, device),
             frames=content["frames"],
             updates=resume["updates"],
             step=resume["step"],
@@ -156,10 +161,6 @@ class FitState:
             metrics=list(resume["metrics"]),
             eval_stores=resume["eval_stores"],
         )
-
-    def save(self, path: Path, identity: dict[str, Any], features: FrameSpec) -> None:
-        """Write a model file, whole or not at all."""
-        write_model(path, self.to_dict(identity, features))
 
     def position(self) -> Position:
         """Frames of finished updates, and steps of the one under way."""

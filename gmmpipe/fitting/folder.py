@@ -1,9 +1,10 @@
 """The output folder of a fit."""
 
-from gmmpipe.fitting.checkpoint import FIT_FILES, FitState
-from gmmpipe.fitting.event_files import EventFiles, load_writer
+from gmmpipe.fitting.checkpoint import FIT_FILES
+from gmmpipe.fitting.event_files import load_writer
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.schedule import Schedule
+from gmmpipe.mixture.model_file import write_model
 from gmmpipe.run.run_folder import RunFolder
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
@@ -11,7 +12,7 @@ from gmmpipe.store.feature_store import FeatureStore
 
 def fit_folder(
     options: FitOptions, store: FeatureStore, schedule: Schedule, world: World
-) -> RunFolder[FitState]:
+) -> RunFolder:
     """Where a fit's files go.
 
     Raises:
@@ -23,7 +24,7 @@ def fit_folder(
     return RunFolder(
         options,
         FIT_FILES,
-        write=lambda path, state: state.save(path, identity, store.features),
+        write=lambda path, state: write_model(path, state.to_dict(identity, store.features)),
         identity=identity,
         claimed_as=(
             [identity, options.target_frames, options.eval_data_dir],
@@ -37,9 +38,3 @@ def _check(options: FitOptions, store: FeatureStore) -> None:
     store.check_files()
     if options.tensorboard:
         load_writer()  # or say now that it is missing
-
-
-def event_files(options: FitOptions, frames: int, world: World) -> EventFiles:
-    """TensorBoard's files, if they are wanted, to go on with after `frames` frames."""
-    wanted = options.tensorboard and world.rank == 0
-    return EventFiles(options.output_dir if wanted else None, frames)

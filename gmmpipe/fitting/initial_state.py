@@ -9,8 +9,10 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.optimizers import OPTIMIZERS, hold_above
-from gmmpipe.mixture.seeding import seed_mixture, variance_floor
+from gmmpipe.mixture.floors import hold_above, variance_floor
+from gmmpipe.mixture.optimizer import StepConstants
+from gmmpipe.mixture.optimizers import OPTIMIZERS
+from gmmpipe.mixture.seeding import seed_mixture
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
@@ -46,10 +48,7 @@ def seed_state(
     optimizer = OPTIMIZERS[options.optimizer].start(
         parameters,
         sample,
-        center,
-        frames_per_step=schedule.frames_per_step,
-        lr=options.lr,
-        var_floor=bound,
+        StepConstants(center, schedule.frames_per_step, options.lr, var_floor=bound),
     )
     for tensor in optimizer.tensors():
         world.broadcast(tensor)

@@ -7,7 +7,8 @@ from gmmpipe.errors import GmmpipeError, OptionError
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.mixture.var_floor import parse_var_floor
 from gmmpipe.option_types import Folder, Frames, Notation, Paths
-from gmmpipe.options import Options, option
+from gmmpipe.options import option
+from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ MAX_LR = 1e30
 
 
 @dataclass(frozen=True)
-class FitOptions(Options):
+class FitOptions(RunOptions):
     """The options of ``gmmpipe fit``, under their names; its help explains each one.
 
     Raises:
@@ -64,7 +65,8 @@ class FitOptions(Options):
     )
     resume: str | None = option(
         None,
-        help="A checkpoint, or 'auto': the furthest in --output_dir, if there is one.",
+        help="A checkpoint, 'auto' (the furthest in --output_dir) or 'none'.",
+        shown="none",
         this_run_only=True,
     )
     eval_data_dir: Paths | None = option(
@@ -95,11 +97,6 @@ class FitOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resume == "auto" and self.overwrite:
-            raise OptionError(
-                "--resume auto goes on with the fit in --output_dir and --overwrite deletes it: "
-                "choose one"
-            )
         if self.lr > MAX_LR:
             raise OptionError(f"--lr is {self.lr}, but must be at most {MAX_LR:g}")
 
@@ -125,7 +122,7 @@ class FitOptions(Options):
         )
 
     def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:
-        """The values that must be the same in a fit that is resumed."""
+        """The values that must be the same for a fit to be resumed."""
         return {
             "K": self.K,
             "dim": store.dim,

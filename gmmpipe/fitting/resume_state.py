@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from gmmpipe.fitting.update_metrics import METRIC_COLUMNS, read_row
-from gmmpipe.mixture.model_file import check_count, check_tensor, var_floor_from_content
-from gmmpipe.mixture.optimizers import OPTIMIZERS, VarFloor
+from gmmpipe.mixture.floors import VarFloor, floor_from_content
+from gmmpipe.mixture.model_file import check_count, check_tensor
+from gmmpipe.mixture.optimizers import OPTIMIZERS
 
 
 def check_state(content: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ def check_state(content: dict[str, Any]) -> None:
     resume, identity = content["resume"], content["resume"]["identity"]
     if type(identity["lr"]) is not float or not 0 < identity["lr"] < math.inf:
         raise ValueError(f"its lr is {identity['lr']!r:.40}")
-    for name in ("K", "dim", "batch_update_size", "n_sgd_steps"):
+    for name in ("K", "dim", "batch_update_size", "n_sgd_steps", "sgd_batch_size"):
         check_count(name, identity[name], at_least=1)
     if (identity["K"], identity["dim"]) != (content["K"], content["dim"]):
         raise ValueError("its K and dim are not those of its options")
@@ -74,7 +75,7 @@ def _check_tensors(content: dict[str, Any], steps: int) -> None:
     kind.check_state(optimizer, num_components, dim, steps)
     if content["var_floor"] != resume["identity"]["var_floor"]:
         raise ValueError("its var_floor is not that of its options")
-    if not _is_held(optimizer["var_floor"], var_floor_from_content(content)):
+    if not _is_held(optimizer["var_floor"], floor_from_content(content)):
         raise ValueError("its optimizer has another var_floor")
     size = num_components * dim
     for name, part in (

@@ -57,7 +57,7 @@ class Stepper:
         rate = state.optimizer.rate_at(
             self._schedule.steps_before(update, step), self._schedule.progress(update, step)
         )
-        state.optimizer.step(statistics, state.parameters, state.center, num_frames, rate)
+        state.optimizer.step(statistics, state.parameters, rate)
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
             state.loss_count += 1

@@ -11,7 +11,8 @@ import torch
 
 from gmmpipe.errors import GmmpipeError, RankGoneError
 from gmmpipe.fitting.checkpoint import FitState
-from gmmpipe.fitting.folder import event_files, fit_folder
+from gmmpipe.fitting.event_files import EventFiles
+from gmmpipe.fitting.folder import fit_folder
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.fitting.initial_state import seed_state
 from gmmpipe.fitting.options import FitOptions
@@ -63,21 +64,18 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
                 _end_again(options, folder, state)
             return None
 
-        with (
-            Progress(
-                "fit", "frames", options.target_frames, frames, line_every_seconds=0
-            ) as progress,
-            event_files(options, frames, world) as events,
-        ):
+        events_in = options.output_dir if options.tensorboard and world.rank == 0 else None
+        bar = Progress("fit", "frames", options.target_frames, frames, line_every_seconds=0)
+        with bar as progress, EventFiles(events_in, frames) as events:
             updates = reader.updates(first)
-            arrived: Iterator[Arrived] = iter(())
+            arrived: list[Arrived] = []
             if state is None:
                 state, arrived = _seed(options, schedule, updates, world, stop, times)
             fitting = _Fitting(options, schedule, held_out, folder, reader, state, world, stop)
             with stop.listening(), stop.keeping(fitting.save_last, fitting.keep_alone):
                 folder.begin(state)
-                others = _arriving(updates, fitting.save, world, stop, times)
-                for update, held in chain(arrived, others):
+                coming = _arriving(updates, fitting.save, world, stop, times)
+                for update, held in chain(arrived, coming):
                     with times.count("fitting"):
                         row = fitting.fit_update(update, held)
                         if folder.replacing:
@@ -93,7 +91,7 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
     return summarise(state, reader, times, world)
 
 
-def _end_again(options: FitOptions, folder: RunFolder[FitState], state: FitState) -> None:
+def _end_again(options: FitOptions, folder: RunFolder, state: FitState) -> None:
     """See to it that a fit that has reached its target before is whole."""
     if state.step:
         raise state.unfinished()
@@ -118,7 +116,7 @@ def _seed(
     world: World,
     stop: StopRequest,
     times: Times,
-) -> tuple[FitState, Iterator[Arrived]]:
+) -> tuple[FitState, list[Arrived]]:
     """The state before the first step, and the first of `updates`, from whose frames it comes.
 
     There is nothing to keep yet: a signal ends the process here, and reading and seeding are done
@@ -129,7 +127,7 @@ def _seed(
     with times.count("seeding"):
         state = seed_state(options, schedule, *first, world)
     stop.raise_on_all(world)
-    return state, iter([first])
+    return state, [first]
 
 
 def _arriving(
@@ -170,7 +168,7 @@ class _Fitting:
     options: FitOptions
     schedule: Schedule
     held_out: HeldOut | None
-    folder: RunFolder[FitState]
+    folder: RunFolder
     reader: UpdateReader
     state: FitState
     world: World

@@ -2,9 +2,9 @@
 
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.floors import VarFloor
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
-from gmmpipe.mixture.optimizers import VarFloor
 from gmmpipe.run.world import World
 
 METRIC_COLUMNS = (

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError
+from gmmpipe.mixture.floors import floor_from_content
 from gmmpipe.mixture.mixture import Mixture, temper
 from gmmpipe.mixture.model_file import (
     FORMAT_VERSION,
     read_model,
-    var_floor_from_content,
     write_model,
 )
 
@@ -92,7 +92,7 @@ class GradientGMM(nn.Module):
     @property
     def var_floor(self) -> float | Tensor | None:
         """The least variance that the fit allowed: a number, or float64 [D] on the CPU."""
-        return var_floor_from_content({**self.info, "dim": self.dim})
+        return floor_from_content({**self.info, "dim": self.dim})
 
     def assign(self, x: Tensor) -> Tensor:
         """The most likely component of each frame, int64 [N].
@@ -187,7 +187,7 @@ class GradientGMM(nn.Module):
             content.pop("format_version")
             content.pop("resume", None)  # of use to a fit alone, and several times the model's size
             _check_values(values)
-            var_floor_from_content({**content, "dim": dim})
+            floor_from_content({**content, "dim": dim})
             model = cls(values["means"], values["log_vars"], values["log_weights"], info=content)
         except _NO_MODEL as error:
             raise CheckpointError(f"{source}: not a gmmpipe model file: {error!r}") from error

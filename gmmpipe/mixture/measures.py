@@ -135,13 +135,14 @@ class EvaluationSums:
     def zeros(cls, num_components: int, dim: int, device: torch.device) -> "EvaluationSums":
         """Sums over no frames."""
         extra = UsageSums.size(num_components)
-        statistics = Statistics.zeros(num_components, dim, device, extra, torch.float64)
+        origin = torch.zeros(dim, dtype=torch.float64, device=device)
+        statistics = Statistics.zeros(num_components, origin, extra, torch.float64)
         return cls(statistics, UsageSums.view(statistics.extra))
 
     @torch.no_grad()
     def add(self, frames: Tensor, mixture: Mixture) -> None:
         """Add `frames` [N, D] under a mixture, in memory that does not grow with N."""
-        origin = torch.zeros(mixture.dim, dtype=torch.float64, device=frames.device)
+        origin = self.statistics.center
         for _, block, joints in mixture.log_joints(frames):
             expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
             self.statistics.add(self.usage.add(joints), expanded)

@@ -8,7 +8,7 @@ Legend: N frames, D dimensions, K components; p = 1/σ² the precisions. For fra
 so the log joints of N frames are one GEMM of [x, x²] (N x 2D) with the map. The sufficient
 statistics Σ r x and Σ r x² are a second GEMM, of the same matrix with the posteriors
 (`gmmpipe.mixture.statistics`). The gradient of the likelihood and the M-step of EM both follow from
-the statistics in O(K D) (`gmmpipe.mixture.optimizers`). No N x K x D array and no autograd graph
+the statistics in O(K D) (`gmmpipe.mixture.adam`, `em`). No N x K x D array and no autograd graph
 ever exists.
 
 There are two precisions, for two uses. A fit computes in float32: where variances sit at the floor

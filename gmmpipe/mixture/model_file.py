@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.files import open_regular, write_atomic
-from gmmpipe.mixture.var_floor import parse_var_floor
 
 FORMAT_VERSION = 1
 _LARGEST_COUNT = 2**63
@@ -61,38 +60,6 @@ def read_model(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
     return content
-
-
-def var_floor_to_content(given: float | str, var_floor: float | Tensor) -> dict[str, Any]:
-    """What a model file says of its variance floor.
-
-    ``var_floor`` is what was given, a number or per cent as text; for per cent ``var_floors``,
-    float64 [D], has the bounds that it came to.
-    """
-    if isinstance(var_floor, Tensor):
-        return {"var_floor": given, "var_floors": var_floor.cpu()}
-    return {"var_floor": given}
-
-
-def var_floor_from_content(content: dict[str, Any]) -> float | Tensor | None:
-    """The variance floor that a model file tells of, as a number or float64 [D]; None without one.
-
-    Raises:
-        ValueError: it is no floor for variances of the file's D dimensions.
-    """
-    given = content.get("var_floor")
-    if given is None:
-        return None
-    try:
-        parsed, dim = parse_var_floor(given), content["dim"]
-    except ValueError:
-        raise ValueError(f"its var_floor is {given!r:.40}") from None
-    if not isinstance(parsed, str):
-        return parsed
-    floors = check_tensor("var_floors", content.get("var_floors"), (dim,), torch.float64)
-    if not (floors > 0).all():
-        raise ValueError("its var_floors are not all above 0")
-    return floors
 
 
 def check_count(

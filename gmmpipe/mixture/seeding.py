@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.em import StepwiseEM
+from gmmpipe.mixture.floors import VarFloor, at_least
 from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture, block_frames
-from gmmpipe.mixture.optimizers import StepwiseEM, VarFloor, at_least
 from gmmpipe.mixture.parameters import Parameters
-from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR
 from gmmpipe.randomness import permutation, uniforms
 
 INITS = ("kmeans", "kmeans++", "random")
@@ -19,36 +19,11 @@ EM_PASSES = 10
 EM_RATES = (0.7, 0.02)
 """The weight of a step's statistics in stepwise EM, at the first step and at the last."""
 
-_CONSTANT = 2**-16
-"""A dimension whose standard deviation is at most this share of its largest value is a constant."""
-
 FRAMES_PER_COMPONENT = 32
 """Frames for each component that a step of EM takes, and that k-means++ draws from, at least."""
 
 EM_STEP_FRAMES = 1_024
 """Frames of a step of EM, at least, however few components there are."""
-
-
-def variance_floor(sample: Tensor, given: float | str) -> VarFloor:
-    """The lower bound of the variances: the number given, or float64 [D] for per cent.
-
-    A dimension that is constant in the sample, or varies by little more than float32 rounds, counts
-    as a dimension of variance 1, as in scikit-learn's StandardScaler: a share of its own variance
-    would be no bound. No bound is below `MIN_VAR_FLOOR`.
-
-    Args:
-        sample: [S, D], the whole seeding sample.
-        given: as `gmmpipe.mixture.var_floor.parse_var_floor` returns it.
-    """
-    if not isinstance(given, str):
-        return given
-    # A part of the dimensions at a time: all of the sample in float64 may take gigabytes.
-    parts = [part.double().var(0, correction=0) for part in torch.split(sample, 16, dim=1)]
-    variances = torch.cat(parts)
-    largest = torch.maximum(sample.amax(0), -sample.amin(0))
-    variances.masked_fill_(variances.sqrt() <= _CONSTANT * largest, 1.0)
-    share = float(given.removesuffix("%")) / 100
-    return variances.mul_(share).clamp_min_(MIN_VAR_FLOOR)
 
 
 @torch.no_grad()
@@ -118,7 +93,7 @@ def _climb(
             statistics = kernel(sample.index_select(0, chosen), parameters.mixture)
             rate = low + (high - low) * 0.5 * (1 + math.cos(math.pi * step / max(1, last)))
             # The running statistics begin with those of the first step.
-            optimizer.step(statistics, parameters, center, len(chosen), rate if step else 1.0)
+            optimizer.step(statistics, parameters, rate if step else 1.0)
             step += 1
 
 

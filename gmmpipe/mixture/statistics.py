@@ -20,12 +20,14 @@ class Statistics:
     """Sums over frames, as views of one flat buffer: what ranks exchange.
 
     Args:
+        center: c, what the frames are centred by, [D].
         flat: [(2D + 1) K + extra].
         sums: Σ_n r_nk [x - c, (x - c)², 1], [K, 2D + 1]; the transpose of how they lie in `flat`,
             which is the faster way round for the GEMM that makes them.
         extra: further numbers that travel along, [extra].
     """
 
+    center: Tensor
     flat: Tensor
     sums: Tensor
     extra: Tensor
@@ -44,16 +46,15 @@ class Statistics:
     def zeros(
         cls,
         num_components: int,
-        dim: int,
-        device: torch.device,
+        center: Tensor,
         extra: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> "Statistics":
-        """Empty statistics."""
-        size = (2 * dim + 1) * num_components
-        flat = torch.zeros(size + extra, dtype=dtype, device=device)
-        sums, rest = torch.split(flat, [size, extra])
-        return cls(flat, sums.view(2 * dim + 1, num_components).t(), rest)
+        """Empty statistics, on the device of `center`."""
+        width = 2 * len(center) + 1
+        flat = center.new_zeros(width * num_components + extra, dtype=dtype)
+        sums, rest = torch.split(flat, [width * num_components, extra])
+        return cls(center, flat, sums.view(width, num_components).t(), rest)
 
     def add(self, posteriors: Tensor, expanded: Tensor) -> None:
         """Add frames, given their posteriors [n, K] and their [x - c, (x - c)²], [n, 2D]."""
@@ -77,11 +78,9 @@ class StatisticsKernel:
     def __init__(
         self, num_components: int, center: Tensor, extra: int = 0, block: int | None = None
     ) -> None:
-        dim, device = len(center), center.device
-        self.center = center
-        self.statistics = Statistics.zeros(num_components, dim, device, extra)
-        self._expanded = center.new_empty(SPAN_FRAMES, 2 * dim, dtype=torch.float32)
-        shape = (block or block_frames(device), self._padded(num_components))
+        self.statistics = Statistics.zeros(num_components, center, extra)
+        self._expanded = center.new_empty(SPAN_FRAMES, 2 * len(center), dtype=torch.float32)
+        shape = (block or block_frames(center.device), self._padded(num_components))
         self._joints = center.new_empty(shape, dtype=torch.float32)
         self._loaded: tuple[Tensor, list[Tensor]] | None = None
 
@@ -94,7 +93,7 @@ class StatisticsKernel:
     def load(self, frames: Tensor) -> None:
         """Take the frames of the next `sum_loaded`, and do what needs no mixture yet."""
         first, *later = torch.split(frames, SPAN_FRAMES)
-        self._loaded = expand(first.float(), self.center, self._expanded), later
+        self._loaded = expand(first.float(), self.statistics.center, self._expanded), later
 
     @torch.no_grad()
     def sum_loaded(self, mixture: Mixture) -> Statistics:
@@ -104,11 +103,13 @@ class StatisticsKernel:
         matrix, bias = self._affine_map(mixture)
         flat = self.statistics.flat.zero_()
         self._add(expanded, matrix, bias)
-        if later:  # in float64, for millions of frames are too long a sum
+        if later:  # in float64: millions of frames are too long a sum for float32
             total = flat.double()
             for span in later:
                 flat.zero_()
-                self._add(expand(span.float(), self.center, self._expanded), matrix, bias)
+                self._add(
+                    expand(span.float(), self.statistics.center, self._expanded), matrix, bias
+                )
                 total += flat
             flat.copy_(total)
         return self.statistics
@@ -119,7 +120,7 @@ class StatisticsKernel:
 
     def _affine_map(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
         """The map to the log joints, with as many rows as those have columns."""
-        return mixture.affine_map(self.center)
+        return mixture.affine_map(self.statistics.center)
 
     def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
         """Add frames, given their [x - c, (x - c)²], [n, 2D]."""

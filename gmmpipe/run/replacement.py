@@ -2,19 +2,19 @@
 
 Nothing of the old run goes before the new one can stand for it: the new run's first checkpoint is
 written whole under a hidden name, then the old run's files are deleted, then it gets its name.
-Whoever finds such a hidden file, because that was cut short, finishes it.
+Where that is cut short, the next process that finds the hidden file finishes it.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gmmpipe.claim import Claim, claim_folder, identity_of
-from gmmpipe.errors import GmmpipeError
 from gmmpipe.files import sync
+from gmmpipe.run.run_files import RunFiles
 
 log = logging.getLogger(__name__)
 NEXT_PREFIX = ".next-"
@@ -49,7 +49,7 @@ def next_path(path: Path) -> Path:
 
 
 def stamps_of(paths: Iterable[Path]) -> list[Stamp]:
-    """What tells whether files are still those that they were; those that are gone have none."""
+    """What tells later whether files have changed; a file that is missing has none."""
     stamps = []
     for path in paths:
         with suppress(FileNotFoundError):
@@ -58,33 +58,26 @@ def stamps_of(paths: Iterable[Path]) -> list[Stamp]:
     return stamps
 
 
-def waiting_in(folder: Path, is_model: Callable[[str], bool]) -> list[Path]:
+def waiting_in(folder: Path, files: RunFiles) -> list[Path]:
     """First checkpoints of new runs that wait in `folder` under their hidden names.
 
-    Args:
-        folder: of both runs.
-        is_model: whether a file of that name is a checkpoint of this kind of run: what anybody
-            else has named so is left alone.
+    What is named as no checkpoint of this kind of run is left alone.
     """
     found = sorted(folder.glob(f"{NEXT_PREFIX}*"))
-    return [path for path in found if is_model(path.name.removeprefix(NEXT_PREFIX))]
+    return [path for path in found if files.is_model(path.name.removeprefix(NEXT_PREFIX))]
 
 
-def replace_run(
-    folder: Path, old_files: Iterable[Path], is_model: Callable[[str], bool], claim: Claim
-) -> None:
-    """Delete an old run's files if a new run's first checkpoint waits in `folder`; then name that.
+def finish_replacement(folder: Path, files: RunFiles, claim: Claim) -> None:
+    """Do what `replace_run` does, if a new run's first checkpoint waits in `folder`.
 
-    Ranks that lost each other may have left several, each of a step: all of them get their names.
     Where another process may be at work in the folder, nothing is done.
 
     Args:
         folder: of both runs.
-        old_files: what the old run has written; such as are there go.
-        is_model: as of `waiting_in`.
+        files: of this kind of run.
         claim: this process's, on the folder.
     """
-    waiting = waiting_in(folder, is_model)
+    waiting = waiting_in(folder, files)
     if not waiting:
         return
     if others := claim.others():
@@ -95,27 +88,19 @@ def replace_run(
             ", ".join(map(str, others)),
         )
         return
-    name_next(folder, old_files, is_model)
+    replace_run(folder, files)
 
 
-def name_next(folder: Path, old_files: Iterable[Path], is_model: Callable[[str], bool]) -> None:
-    """Do what `replace_run` does, for a run that has its first checkpoint now."""
-    for path in old_files:
+def replace_run(folder: Path, files: RunFiles) -> None:
+    """Delete an old run's files, and give the new run's first checkpoint its name.
+
+    Ranks that lost each other may have left several, each of a step: all of them get their names.
+    """
+    for path in files.all_in(folder):
         path.unlink(missing_ok=True)
     sync(folder)  # a new name may not reach the disk before the old files are gone
-    for path in waiting_in(folder, is_model):
+    for path in waiting_in(folder, files):
         named = path.with_name(path.name.removeprefix(NEXT_PREFIX))
         os.replace(path, named)
         log.info("%s has replaced an earlier run", named)
     sync(folder)
-
-
-def refuse_folders(paths: Iterable[Path]) -> None:
-    """Say now that a file cannot be written where a folder is.
-
-    Raises:
-        GmmpipeError: one of `paths` is a folder.
-    """
-    for path in paths:
-        if path.is_dir():
-            raise GmmpipeError(f"{path}: is a folder, where a file is to be written: move it away")

@@ -16,7 +16,7 @@ _THREAD_NAME = "gmmpipe-ranks"
 
 
 class Store(Protocol):
-    """Of torch's stores what is needed here: words by name that all ranks see."""
+    """The part of torch's store that is needed here: words by name that all ranks see."""
 
     def set(self, key: str, value: str) -> None:
         """Leave a word."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gmmpipe.errors import CheckpointError
+from gmmpipe.errors import CheckpointError, OptionError
+from gmmpipe.options import Options
 from gmmpipe.run.metrics_file import METRICS_FILE
 
 log = logging.getLogger(__name__)
@@ -17,31 +18,34 @@ Position = tuple[int, ...]
 """How far a run is: what comes first counts most."""
 
 
-class RunOptions(Protocol):
-    """Of a run's options, those that its folder follows."""
+class RunOptions(Options):
+    """The options of a run; its folder follows those that are named here.
 
-    @property
-    def output_dir(self) -> Path:
-        """The folder."""
+    Attributes:
+        output_dir: the folder.
+        resume: a checkpoint to go on from, ``auto`` for the furthest in the folder, or None.
+        overwrite: whether an earlier run in the folder is to be replaced.
+        keep: how many checkpoints to keep; None: all.
+    """
 
-    @property
-    def resume(self) -> str | None:
-        """A checkpoint to go on from, ``auto`` for the furthest in the folder, or None."""
+    output_dir: Path
+    resume: str | None
+    overwrite: bool
+    keep: int | None
 
-    @property
-    def overwrite(self) -> bool:
-        """Whether an earlier run in the folder is to be replaced."""
-
-    @property
-    def keep(self) -> int | None:
-        """How many checkpoints to keep; None: all."""
-
-    def to_yaml(self) -> str:
-        """The content of ``options.yaml``."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume == "none":
+            object.__setattr__(self, "resume", None)
+        if self.resume == "auto" and self.overwrite:
+            raise OptionError(
+                "--resume auto goes on with the run in --output_dir and --overwrite replaces it: "
+                "choose one"
+            )
 
 
 class RunState(Protocol):
-    """Of a run's state, what its folder asks for."""
+    """The part of a run's state that its folder asks for."""
 
     def position(self) -> Position:
         """How far the run is."""
@@ -119,7 +123,7 @@ class RunFiles:
 
 
 def identity_of_content(content: Content) -> Content:
-    """What the run that wrote a checkpoint cannot be gone on with another value of."""
+    """The values that must be the same for a run to go on from a checkpoint."""
     identity: Content = content["resume"]["identity"]
     return identity
 

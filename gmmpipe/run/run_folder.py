@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from gmmpipe.errors import CheckpointError, ClaimError, GmmpipeError
 from gmmpipe.files import write_atomic
@@ -12,9 +12,8 @@ from gmmpipe.run.metrics_file import METRICS_FILE, holds_metrics, write_metrics
 from gmmpipe.run.replacement import (
     Stamp,
     claim_run,
-    name_next,
+    finish_replacement,
     next_path,
-    refuse_folders,
     replace_run,
     stamps_of,
     waiting_in,
@@ -32,19 +31,18 @@ from gmmpipe.run.run_files import (
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
-_State = TypeVar("_State", bound=RunState)
 
 
-class RunFolder(Generic[_State]):
+class RunFolder:
     """Where a run's files go. All ranks call its methods alike; rank 0 alone reads and writes.
 
     Args:
-        options: what is to become of the folder.
+        options: where the folder is, and what to do with an earlier run there.
         files: what the run's files are called.
         write: writes a state as a model file, whole or not at all.
-        identity: what the run cannot be gone on with another value of.
-        claimed_as: plain values that decide the files of the run, and the run in words: who else
-            may be at work in the folder, and who is told by whom it is in use.
+        identity: the values that must be the same for a run to go on from a checkpoint.
+        claimed_as: plain values that decide the run's files, and the run in words: processes with
+            equal values may share the folder, and another one is told the words.
         world: the ranks.
     """
 
@@ -52,7 +50,7 @@ class RunFolder(Generic[_State]):
         self,
         options: RunOptions,
         files: RunFiles,
-        write: Callable[[Path, _State], None],
+        write: Callable[[Path, Any], None],
         identity: Content,
         claimed_as: tuple[Any, str],
         world: World,
@@ -70,7 +68,7 @@ class RunFolder(Generic[_State]):
 
     @contextmanager
     def prepared(self) -> Iterator[Content | None]:
-        """Have the folder for the length of the block; gives the content to go on from, if any.
+        """Claim the folder for the length of the block; gives the content to go on from, if any.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it is another run's.
@@ -87,9 +85,13 @@ class RunFolder(Generic[_State]):
         claim = claims.enter_context(
             claim_run(folder, *self._claimed_as, overwrite=options.overwrite)
         )
-        refuse_folders(files.all_in(folder))
+        for path in files.all_in(folder):
+            if path.is_dir():
+                raise GmmpipeError(
+                    f"{path}: is a folder, where a file is to be written: move it away"
+                )
         claim.tidy()
-        replace_run(folder, files.all_in(folder), files.is_model, claim)
+        finish_replacement(folder, files, claim)
         earlier = files.models_in(folder)
         found = self._find()
         if found:
@@ -116,7 +118,7 @@ class RunFolder(Generic[_State]):
         return Path(resume), self._files.read(Path(resume))
 
     def _refuse_another(self, earlier: list[Path], found: Path) -> None:
-        """Refuse a folder of which some model is another run's, or none can be read."""
+        """Refuse a folder that holds a model of another run, or models but none to be read."""
         identities = {}
         for path in earlier:
             with suppress(CheckpointError):
@@ -128,7 +130,7 @@ class RunFolder(Generic[_State]):
                 f"than {found}; use another --output_dir, or --overwrite to replace it"
             )
 
-    def begin(self, state: _State) -> None:
+    def begin(self, state: RunState) -> None:
         """Write ``options.yaml`` and the metrics, unless there is a run to be replaced.
 
         Only when steps can begin: a run that comes to none leaves the folder as it was. One that
@@ -137,36 +139,36 @@ class RunFolder(Generic[_State]):
         if not self.replacing:
             self._world.on_first_rank(lambda: self._begin(state))
 
-    def _begin(self, state: _State) -> None:
+    def _begin(self, state: RunState) -> None:
         write_atomic(self.path / OPTIONS_FILE, self._options.to_yaml().encode())
         write_metrics(self.path, state.metrics_text())
 
-    def write_metrics(self, state: _State) -> None:
+    def write_metrics(self, state: RunState) -> None:
         """Write ``metrics.tsv``, unless there is a run to be replaced."""
         if not self.replacing:
             self._world.on_first_rank(lambda: write_metrics(self.path, state.metrics_text()))
 
-    def save(self, state: _State, *, finished: bool = False) -> None:
+    def save(self, state: RunState, *, finished: bool = False) -> None:
         """Write a checkpoint, or the finished run's file, which holds the same.
 
-        The first of a run that replaces another is what the other goes for. Of the checkpoints,
-        only those that are to be kept stay.
+        The first one of a run that replaces another deletes the other's files, too. Checkpoints
+        beyond those that are to be kept are deleted.
         """
         path = self.path / (self._files.model if finished else state.checkpoint_name())
         self._world.on_first_rank(lambda: self._save(state, path))
         self._replaced = []
         log.info("wrote %s", path)
 
-    def _save(self, state: _State, path: Path) -> None:
+    def _save(self, state: RunState, path: Path) -> None:
         self._write(next_path(path) if self.replacing else path, state)
         if self.replacing:
-            name_next(self.path, self._files.all_in(self.path), self._files.is_model)
+            replace_run(self.path, self._files)
             self._begin(state)
         self._whole.update(stamps_of([path]))
         self._delete_others(path)
 
     def _delete_others(self, written: Path | None = None) -> None:
-        """Delete checkpoints that are less far than as many whole ones as are to be kept.
+        """Delete the checkpoints that are less far than the furthest whole ones, `keep` of them.
 
         Damaged ones do not count. What was `written` just now stays, however far others are.
         """
@@ -180,19 +182,21 @@ class RunFolder(Generic[_State]):
                 path.unlink(missing_ok=True)
 
     def _is_whole(self, path: Path) -> bool:
-        """Whether a checkpoint is one that this run can go on from."""
-        stamps = stamps_of([path])
-        if stamps and self._whole.issuperset(stamps):
-            return True
-        try:
-            whole = identity_of_content(self._files.read(path)) == self._identity
-        except CheckpointError:
-            return False
-        if whole:
-            self._whole.update(stamps)
-        return whole
+        """Whether a checkpoint is one that this run can go on from; each is read once."""
+        stamps = set(stamps_of([path]))
+        if not stamps <= self._whole and self._read_own(path):
+            self._whole |= stamps
+        return bool(stamps & self._whole)
 
-    def mend(self, state: _State, target: Position) -> None:
+    def _read_own(self, path: Path) -> Content | None:
+        """The content of a checkpoint; None where it cannot be read, or is another run's."""
+        try:
+            content = self._files.read(path)
+        except CheckpointError:
+            return None
+        return content if identity_of_content(content) == self._identity else None
+
+    def mend(self, state: RunState, target: Position) -> None:
         """Make a finished run's files again where they are not whole; delete checkpoints as `save`.
 
         Args:
@@ -207,21 +211,16 @@ class RunFolder(Generic[_State]):
         self.begin(state)
         self.save(state, finished=True)
 
-    def _holds_result(self, state: _State, target: Position) -> bool:
-        if not holds_metrics(self.path, state.metrics_text()):
-            return False
-        try:
-            model = self._files.read(self.path / self._files.model)
-        except CheckpointError:
-            return False
-        of_this_run = identity_of_content(model) == self._identity
-        return of_this_run and self._files.position(model) >= target
+    def _holds_result(self, state: RunState, target: Position) -> bool:
+        model = self._read_own(self.path / self._files.model)
+        reached = model is not None and self._files.position(model) >= target
+        return reached and holds_metrics(self.path, state.metrics_text())
 
-    def keep_alone(self, state: _State) -> Path | None:
+    def keep_alone(self, state: RunState) -> Path | None:
         """Write a checkpoint by this rank alone, if that is still of use to anybody.
 
-        It is not where the folder holds one as far already, of a rank that was faster or of a run
-        that went on without this one; nor where it holds another run by now.
+        It is of no use where the folder holds one that is as far (a faster rank's, or that of a run
+        that went on without this rank), or another run.
 
         Returns:
             What to go on from; None where there is nothing.
@@ -233,12 +232,12 @@ class RunFolder(Generic[_State]):
             log.error("%s", error)
             return None
 
-    def _keep_alone(self, state: _State) -> Path | None:
+    def _keep_alone(self, state: RunState) -> Path | None:
         files, path = self._files, self.path / state.checkpoint_name()
         # A rank that was asleep may find that the earlier run has been replaced by now.
         if self.replacing and stamps_of(files.models_in(self.path)) == self._replaced:
             path = next_path(path)  # it is named by whoever is alone next
-            there = waiting_in(self.path, files.is_model)
+            there = waiting_in(self.path, files)
         else:
             found = files.furthest_in(self.path)
             there = [found[0]] if found else []

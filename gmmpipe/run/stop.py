@@ -53,6 +53,20 @@ def stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[N
             signal.signal(number, old)
 
 
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Hold `STOP_SIGNALS` back within the block, and deliver them at its end.
+
+    For imports of torch: where a handler raises in a part of them that C++ calls, the process
+    aborts.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopRequest:
     """Whether this process is to stop at the next place where it can keep what it has.
 

@@ -25,9 +25,10 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.likely_pairs import margin
 from gmmpipe.mixture.mixture import Mixture, block_frames
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
@@ -117,8 +118,9 @@ def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> C
     )
     update = schedule.update_at(0, 0)
     assert update is not None
-    adam = Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3)
-    state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
+    constants = StepConstants(stored.float().mean(0), frames_per_step, 1e-3, VAR_FLOOR)
+    adam = Adam(torch.ones_like(parameters.flat), constants)
+    state = FitState(parameters, adam, constants.center, VAR_FLOOR)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     stepper = Stepper(schedule, state, world, lambda: False)
     held = HeldFrames(stored, 0, len(stored))

@@ -27,8 +27,9 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.kernels import statistics_kernel
-from gmmpipe.mixture.optimizers import Adam
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.run.world import open_world
 
 RANKS = (1, 2)
@@ -93,10 +94,9 @@ def work(frames_per_step: int) -> None:
     with open_world("cpu") as world:
         start, stop = update.rank_slice(world.rank, world.size)
         held = HeldFrames(stored[start:stop].clone(), start, stop)
-        adam, other_adam = (
-            Adam(torch.ones_like(parameters.flat), VAR_FLOOR, lr=1e-3) for _ in range(2)
-        )
-        state = FitState(parameters, adam, stored.float().mean(0), VAR_FLOOR)
+        constants = StepConstants(stored.float().mean(0), frames_per_step, 1e-3, VAR_FLOOR)
+        adam, other_adam = (Adam(torch.ones_like(parameters.flat), constants) for _ in range(2))
+        state = FitState(parameters, adam, constants.center, VAR_FLOOR)
         stepper = Stepper(rules, state, world, lambda: False)
         kernel = statistics_kernel(len(parameters.means), state.center)
         other = parameters.clone()
@@ -104,7 +104,7 @@ def work(frames_per_step: int) -> None:
         def work_alone() -> None:
             frames = held.select(rules.step_frames(update, 0))
             sums = kernel(frames, other.mixture)
-            other_adam.step(sums, other, state.center, frames_per_step, 1e-3)
+            other_adam.step(sums, other, 1e-3)
 
         # One after the other: where they took turns, a step would wait for the other rank's work.
         medians = [

@@ -17,6 +17,7 @@ from pipelines.jepa.losses import RunningLosses
 from pipelines.jepa.model import JEPA, Encoder, Sizes
 
 BETAS, WEIGHT_DECAY = (0.9, 0.98), 0.01
+LOSSES = {"jepa_loss", "cluster_loss", "marginal_loss"}
 
 
 @dataclass
@@ -90,18 +91,26 @@ class TrainState:
             raise CheckpointError(f"{path}: damaged: not what this run writes: {', '.join(wrong)}")
 
     def _differences(self, content: dict[str, Any]) -> list[str]:
-        resume, groups = content["resume"], self.optimizer.param_groups
+        step, resume, groups = content["step"], content["resume"], self.optimizer.param_groups
+        max_steps, log_every = (resume["identity"][name] for name in ("max_steps", "log_every"))
+        if not 1 <= step <= max_steps:
+            return ["step"]
+        logged = [*range(log_every, step + 1, log_every)]
+        if step == max_steps and step % log_every:
+            logged.append(step)
         parameters = dict(enumerate(p for group in groups for p in group["params"]))
-        moments = resume["optimizer"]["state"]
+        optimizer, moments = resume["optimizer"], resume["optimizer"]["state"]
         trained = {number: parameters[number] for number in moments}
         columns = [row.keys() for row in resume["metrics"]]
         numbers = [value for row in resume["metrics"] for value in row.values()]
         right = {
-            "step": 1 <= content["step"] <= resume["identity"]["max_steps"],
+            "optimizer": _grouped(optimizer) == _grouped(self.optimizer.state_dict()),
             "jepa": _alike(self.jepa.state_dict(), content["jepa"]),
             "target_encoder": _alike(self.target.state_dict(), content["target_encoder"]),
             "running": _alike({0: self.running.values}, {0: resume["running"]}),
-            "metrics": columns == columns[:1] * len(columns)
+            "metrics": [row["step"] for row in resume["metrics"]] == logged
+            and columns == columns[:1] * len(columns)
+            and all(names >= LOSSES for names in columns)
             and all(type(value) in (int, float) for value in numbers),
         }
         for name in ("exp_avg", "exp_avg_sq"):
@@ -177,6 +186,11 @@ def _rename(content: dict[str, Any]) -> None:
     for values in (sizes, identity):
         if isinstance(values, dict) and values.get("input") == "log_mel":
             values["input"] = "features"
+
+
+def _grouped(optimizer: dict[str, Any]) -> list[list[int]]:
+    """The numbers of an optimizer's parameters, by its groups."""
+    return [group["params"] for group in optimizer["param_groups"]]
 
 
 def _alike(here: dict[Any, Tensor], there: Any) -> bool:

@@ -17,12 +17,12 @@ _CHECKPOINT = re.compile(r"jepa_ckpt_(\d+)\.pt")
 
 def jepa_folder(
     options: JEPAOptions, identity: dict[str, Any], state: TrainState, world: World
-) -> RunFolder[TrainState]:
+) -> RunFolder:
     """Where a run's files go.
 
     Args:
         options: what the run is asked to do.
-        identity: what it cannot be gone on with another value of.
+        identity: the values that must be the same for it to go on.
         state: of such a run, to compare checkpoints with.
         world: the ranks.
     """

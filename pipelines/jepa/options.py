@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from gmmpipe.errors import CheckpointError, OptionError
 from gmmpipe.features.spec import ComputedSpec, FrameSpec
 from gmmpipe.option_types import Folder, Paths
-from gmmpipe.options import Options, option
+from gmmpipe.options import option
+from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NOT_IDENTITY = (
 
 
 @dataclass(frozen=True)
-class JEPAOptions(Options):
+class JEPAOptions(RunOptions):
     """The options of train.py, under their names; its help explains each one.
 
     Raises:
@@ -92,12 +93,6 @@ class JEPAOptions(Options):
         super().__post_init__()
         if self.input == "log_mel":
             object.__setattr__(self, "input", "features")
-        if self.resume == "none":
-            object.__setattr__(self, "resume", None)
-        if self.resume == "auto" and self.overwrite:
-            raise OptionError(
-                "--resume auto goes on with a run and --overwrite replaces it: choose one"
-            )
         if self.dim % (2 * self.heads):
             raise OptionError(
                 f"--dim is {self.dim}, but must be a multiple of twice --heads {self.heads}: the "
@@ -120,7 +115,7 @@ class JEPAOptions(Options):
         return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: "FeatureStore") -> dict[str, Any]:
-        """The values that must be the same in a run that is resumed.
+        """The values that must be the same for a run to be resumed.
 
         Raises:
             CheckpointError: the mixture's file cannot be read.

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from gmmpipe.cli.common import ANY_DASHES, job_options
 from gmmpipe.cli.from_dataclass import command_from
+from gmmpipe.run.stop import stop_signals_held
 
 if TYPE_CHECKING:
     from pipelines.jepa.options import JEPAOptions
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 @job_options
 def main(options: "JEPAOptions") -> None:
     """Train a JEPA anchored by a frozen mixture; alone, or on all ranks of torchrun."""
-    from gmmpipe.run.world import open_world
-    from pipelines.jepa.trainer import Trainer
+    with stop_signals_held():
+        from gmmpipe.run.world import open_world
+        from pipelines.jepa.trainer import Trainer
 
     # Ranks do all alike, so it is the limit of each exchange, not only of those within a step.
     with open_world(options.device, meeting_timeout=options.exchange_timeout) as world:

@@ -17,8 +17,8 @@ from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, Stopped, 
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.update_reader import UpdateReader
+from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
-from gmmpipe.mixture.optimizers import Adam
 from helpers.damage import flip, flip_in_frames
 from helpers.making import SMALL_FIT, alone, fit_here
 from helpers.results import assert_same_fit, file_bytes, num_updates, read_metrics, same_bits

@@ -20,8 +20,9 @@ from gmmpipe.errors import CheckpointError, OptionError
 from gmmpipe.fitting.checkpoint import read_checkpoint
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.mixture.optimizers import m_step
-from gmmpipe.mixture.seeding import seed_mixture, variance_floor
+from gmmpipe.mixture.em import m_step
+from gmmpipe.mixture.floors import variance_floor
+from gmmpipe.mixture.seeding import seed_mixture
 from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.mixture.var_floor import MIN_VAR_FLOOR, parse_var_floor
 from helpers.making import alone, fit_arguments, fit_here
@@ -124,7 +125,7 @@ def test_em_on_features_of_very_different_scales_is_that_of_float64() -> None:
     here, center = seed_mixture(frames, 3, floor, seed=0, init="kmeans++"), frames.mean(0)
     there = GradientGMM.of(here.mixture).to_sklearn()
     for _ in range(10):
-        m_step(StatisticsKernel(3, center)(frames, here.mixture), here, center, floor)
+        m_step(StatisticsKernel(3, center)(frames, here.mixture), here, floor)
         there = clamped_em(frames.double().numpy(), there, floor.numpy())
     assert np.allclose(here.mixture.log_weights.exp().numpy(), there.weights_, atol=1e-4)
     scale = frames.std(0).numpy() + 1e-3

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from recipe import (
-    assert_same_run,
-    train_here,
-)
+from recipe import assert_same_run, train_here
 
 from gmmpipe.errors import CheckpointError
 from pipelines.jepa.checkpoint import load_jepa
@@ -54,6 +51,18 @@ def damage_metrics(content: dict[str, Any]) -> None:
     content["resume"]["metrics"][0]["jepa_loss"] = "much"
 
 
+def damage_last_row(content: dict[str, Any]) -> None:
+    content["resume"]["metrics"].pop()
+
+
+def damage_columns(content: dict[str, Any]) -> None:
+    content["resume"]["metrics"] = [{"step": row["step"]} for row in content["resume"]["metrics"]]
+
+
+def damage_groups(content: dict[str, Any]) -> None:
+    content["resume"]["optimizer"]["param_groups"].pop()
+
+
 def damage_identity(content: dict[str, Any]) -> None:
     content["resume"]["identity"] = [1]
 
@@ -70,6 +79,9 @@ def damage_resume(content: dict[str, Any]) -> None:
         damage_dtype,
         damage_moment,
         damage_metrics,
+        damage_last_row,
+        damage_columns,
+        damage_groups,
         damage_identity,
         damage_resume,
     ],

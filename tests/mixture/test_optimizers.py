@@ -1,6 +1,7 @@
 """Steps on sufficient statistics: the gradient, Adam, the M-step of EM, and stepwise EM."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,15 +10,18 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from gmmpipe.mixture.adam import Adam, nll_gradient
+from gmmpipe.mixture.em import StepwiseEM, m_step
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.mixture import Mixture
-from gmmpipe.mixture.optimizers import Adam, StepwiseEM, m_step, nll_gradient
+from gmmpipe.mixture.optimizer import StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
 
 K, D = 16, 80
 FLOOR = 0.1
 LR = 1e-2
+CONSTANTS = StepConstants(torch.zeros(D), 500, LR, FLOOR)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +82,9 @@ def test_the_formula_of_the_gradient_is_that_of_autograd(sample, parameters) -> 
     posteriors = torch.softmax(torch.cat(joints), 1)
     centred = sample.double() - center
     expanded = torch.cat([centred, centred.square(), torch.ones(len(centred), 1)], 1)
-    statistics = Statistics(torch.empty(0), posteriors.t() @ expanded, torch.empty(0))
+    statistics = Statistics(center, torch.empty(0), posteriors.t() @ expanded, torch.empty(0))
     gradient = Parameters.view(torch.zeros_like(wide.flat), K, D)
-    nll_gradient(statistics, wide, center, len(sample), out=gradient)
+    nll_gradient(statistics, wide, len(sample), out=gradient)
     expected = autograd_gradient(sample, parameters)
     torch.testing.assert_close(gradient.flat, expected.flat, rtol=1e-10, atol=1e-12)
 
@@ -96,7 +100,7 @@ def test_the_gradient_in_float32_is_that_of_autograd_in_float64(
     center = sample.mean(0)
     gradient = parameters.clone()
     statistics = statistics_of(sample, parameters, center)
-    nll_gradient(statistics, parameters, center, len(sample), out=gradient)
+    nll_gradient(statistics, parameters, len(sample), out=gradient)
     here, there = getattr(gradient, part), getattr(autograd_gradient(sample, parameters), part)
     assert (here - there).abs().max() < bound * there.abs().max()
 
@@ -106,7 +110,7 @@ def test_em_never_lowers_the_likelihood(sample, parameters) -> None:
     fitted.log_vars.clamp_(min=math.log(FLOOR))
     losses = [mean_nll(sample, fitted)]
     for _ in range(6):
-        m_step(statistics_of(sample, fitted, center), fitted, center, FLOOR)
+        m_step(statistics_of(sample, fitted, center), fitted, FLOOR)
         losses.append(mean_nll(sample, fitted))
     assert all(after < before + 1e-6 for before, after in pairwise(losses))
     assert losses[-1] < losses[0] - 1.0, "from a disturbed start there is much to gain"
@@ -115,7 +119,7 @@ def test_em_never_lowers_the_likelihood(sample, parameters) -> None:
 def test_an_m_step_is_that_of_scikit_learn(sample, parameters) -> None:
     here, center = parameters.clone(), sample.mean(0)
     model = GradientGMM.of(here.mixture).to_sklearn()
-    m_step(statistics_of(sample, here, center), here, center, var_floor=1e-6)
+    m_step(statistics_of(sample, here, center), here, var_floor=1e-6)
     model.reg_covar = 0.0
     _, log_posteriors = GaussianMixture._e_step(model, sample.double().numpy())
     model._m_step(sample.double().numpy(), log_posteriors)
@@ -126,7 +130,7 @@ def test_an_m_step_is_that_of_scikit_learn(sample, parameters) -> None:
 
 def test_an_m_step_keeps_variances_at_or_above_the_floor(sample, parameters) -> None:
     here, center = parameters.clone(), sample.mean(0)
-    m_step(statistics_of(sample, here, center), here, center, var_floor=2.0)
+    m_step(statistics_of(sample, here, center), here, var_floor=2.0)
     assert here.log_vars.min() == pytest.approx(math.log(2.0), abs=1e-6)
 
 
@@ -136,7 +140,7 @@ def test_a_component_without_responsibility_keeps_its_place(sample, parameters) 
     before = here.clone()
     statistics = statistics_of(sample, here, center)
     assert statistics.counts[3] == 0
-    m_step(statistics, here, center, FLOOR)
+    m_step(statistics, here, FLOOR)
     assert torch.equal(here.means[3], before.means[3])
     assert torch.equal(here.log_vars[3], before.log_vars[3])
     assert not torch.equal(here.means[2], before.means[2])
@@ -154,7 +158,7 @@ def gradients(count: int, size: int = 500) -> list[Tensor]:
 def test_adam_is_torch_optims_adam_over_200_steps() -> None:
     start = torch.randn(500, generator=torch.Generator().manual_seed(4))
     ours, theirs = start.clone(), start.clone().requires_grad_()
-    adam = Adam(torch.ones(500), FLOOR, LR)
+    adam = Adam(torch.ones(500), CONSTANTS)
     reference = torch.optim.Adam([theirs], lr=1.0)
     for step, gradient in enumerate(gradients(200)):
         lr = 1e-2 * (1 + math.cos(step / 50))
@@ -168,7 +172,7 @@ def test_adam_is_torch_optims_adam_over_200_steps() -> None:
 
 def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
     one, three = torch.zeros(500), torch.zeros(500)
-    adams = Adam(torch.ones(500), FLOOR, LR), Adam(torch.full((500,), 3.0), FLOOR, LR)
+    adams = Adam(torch.ones(500), CONSTANTS), Adam(torch.full((500,), 3.0), CONSTANTS)
     for gradient in gradients(5):
         for adam, values in zip(adams, (one, three), strict=True):
             adam.descend(values, gradient, 1e-2)
@@ -177,13 +181,13 @@ def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
 
 def test_adam_goes_on_exactly_from_its_state() -> None:
     whole, parts = torch.zeros(500), torch.zeros(500)
-    adam, first = (Adam(torch.linspace(1, 2, 500), FLOOR, LR) for _ in range(2))
+    adam, first = (Adam(torch.linspace(1, 2, 500), CONSTANTS) for _ in range(2))
     steps = gradients(20)
     for gradient in steps:
         adam.descend(whole, gradient, 1e-2)
     for gradient in steps[:10]:
         first.descend(parts, gradient, 1e-2)
-    second = Adam.from_state(first.state_dict(), LR, torch.device("cpu"))
+    second = Adam.from_state(first.state_dict(), CONSTANTS)
     for gradient in steps[10:]:
         second.descend(parts, gradient, 1e-2)
     assert torch.equal(whole, parts)
@@ -191,8 +195,8 @@ def test_adam_goes_on_exactly_from_its_state() -> None:
 
 @pytest.mark.parametrize("count", [2**24, 2**31 - 1, 2**31, 2**53])
 def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
-    adam = Adam(torch.ones(3), FLOOR, LR)
-    adam = Adam.from_state({**adam.state_dict(), "count": count}, LR, torch.device("cpu"))
+    adam = Adam(torch.ones(3), CONSTANTS)
+    adam = Adam.from_state({**adam.state_dict(), "count": count}, CONSTANTS)
     values = torch.zeros(3)
     adam.descend(values, torch.ones(3), 1.0)
     assert adam.state_dict()["count"] == count + 1
@@ -205,8 +209,10 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
     here, center = parameters.clone(), sample.mean(0)
     statistics = statistics_of(sample, here, center)
     gradient = here.clone()
-    nll_gradient(statistics, here, center, len(sample), out=gradient)
-    Adam(torch.ones_like(here.flat), FLOOR, LR).step(statistics, here, center, len(sample), 0.1)
+    nll_gradient(statistics, here, len(sample), out=gradient)
+    Adam(torch.ones_like(here.flat), replace(CONSTANTS, frames=len(sample))).step(
+        statistics, here, 0.1
+    )
     # Adam's first step is lr times the sign of the gradient.
     expected = parameters.flat - 0.1 * gradient.flat.sign()
     low = Parameters.view(expected, K, D)
@@ -219,7 +225,7 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
 
 @pytest.mark.parametrize("steps", [2, 3, 50, 2000])
 def test_adams_rate_falls_from_lr_to_a_hundredth_over_an_update(steps) -> None:
-    adam = Adam(torch.ones(3), FLOOR, LR)
+    adam = Adam(torch.ones(3), CONSTANTS)
     rates = [adam.rate_at(7, step / (steps - 1)) for step in range(steps)]
     assert rates[0] == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-4)
@@ -248,8 +254,8 @@ def test_stepwise_em_on_all_frames_at_a_rate_of_one_is_em(sample, parameters) ->
     ours, theirs, center = parameters.clone(), parameters.clone(), sample.mean(0)
     em = stepwise(sample[:500], parameters, center)
     for _ in range(3):
-        em.step(statistics_of(sample, ours, center), ours, center, len(sample), 1.0)
-        m_step(statistics_of(sample, theirs, center), theirs, center, FLOOR)
+        em.step(statistics_of(sample, ours, center), ours, 1.0)
+        m_step(statistics_of(sample, theirs, center), theirs, FLOOR)
     torch.testing.assert_close(ours.flat, theirs.flat, rtol=1e-4, atol=1e-4)
 
 
@@ -262,7 +268,7 @@ def test_stepwise_em_describes_all_frames_better_having_seen_a_part_at_a_time(
     before = mean_nll(sample, fitted)
     for first in range(8):
         part = sample[first::8]
-        em.step(statistics_of(part, fitted, center), fitted, center, len(part), 0.3)
+        em.step(statistics_of(part, fitted, center), fitted, 0.3)
     assert mean_nll(sample, fitted) < before - 1.0, "from a disturbed start there is much to gain"
 
 
@@ -276,8 +282,8 @@ def test_stepwise_em_takes_the_m_step_of_the_faded_sums(sample, parameters) -> N
     for part, rate in zip(parts, rates, strict=True):
         statistics = statistics_of(part, here, center)
         sums = (1 - rate) * sums + rate * statistics.sums.double()
-        em.step(statistics, here, center, len(part), rate)
-    m_step(Statistics(torch.empty(0), sums, torch.empty(0)), expected, center, FLOOR)
+        em.step(statistics, here, rate)
+    m_step(Statistics(center, torch.empty(0), sums, torch.empty(0)), expected, FLOOR)
     torch.testing.assert_close(here.flat, expected.flat, rtol=1e-6, atol=1e-6)
 
 
@@ -286,10 +292,10 @@ def test_stepwise_em_goes_on_exactly_from_its_state(sample, parameters) -> None:
     whole, parts = parameters.clone(), parameters.clone()
     em, first = (stepwise(sample, parameters, center) for _ in range(2))
     for number, part in enumerate(sample[:2000].split(200)):
-        em.step(statistics_of(part, whole, center), whole, center, len(part), 0.1)
+        em.step(statistics_of(part, whole, center), whole, 0.1)
         if number == 5:
-            first = StepwiseEM.from_state(first.state_dict(), LR, torch.device("cpu"))
-        first.step(statistics_of(part, parts, center), parts, center, len(part), 0.1)
+            first = StepwiseEM.from_state(first.state_dict(), CONSTANTS)
+        first.step(statistics_of(part, parts, center), parts, 0.1)
     assert torch.equal(whole.flat, parts.flat)
 
 
@@ -302,12 +308,12 @@ def test_a_component_that_loses_all_its_frames_keeps_its_place_in_stepwise_em(
     part = sample[:200]
     for _ in range(3):
         here.means[3] = 1e4  # out of reach of every frame
-        em.step(statistics_of(part, here, center), here, center, len(part), 0.5)
+        em.step(statistics_of(part, here, center), here, 0.5)
     place, spread = here.means[3].clone(), here.log_vars[3].clone()
     statistics = statistics_of(part, here, center)
     statistics.sums[3] = 0.0
     for _ in range(5000):
-        em.step(statistics, here, center, len(part), 0.5)
+        em.step(statistics, here, 0.5)
     assert torch.isfinite(here.flat).all()
     torch.testing.assert_close(here.means[3], place)
     torch.testing.assert_close(here.log_vars[3], spread)
@@ -326,7 +332,7 @@ def test_stepwise_em_is_exact_close_to_the_floor(sample) -> None:
     em = StepwiseEM(StatisticsKernel(3, center)(frames, here.mixture).sums, math.exp(floor))
     for _ in range(300):
         statistics = StatisticsKernel(3, center)(frames, here.mixture)
-        em.step(statistics, here, center, len(frames), 0.05)
+        em.step(statistics, here, 0.05)
     expected = torch.stack([group.double().var(0, correction=0) for group in groups])
     assert (here.log_vars.exp() / expected - 1).abs().max() < 0.1
     assert here.log_vars.min() >= floor

@@ -51,7 +51,7 @@ class Kind:
     model: str
     checkpoints: list[str]
     run: Callable[..., object]
-    awake: Callable[..., tuple[RunFolder[Any], Any]]
+    awake: Callable[..., tuple[RunFolder, Any]]
 
     def assert_same(self, first: Path, second: Path) -> None:
         """Two folders hold the same result, to the last bit."""
@@ -77,7 +77,7 @@ def fits(store: Path, gmm_path: Path) -> Kind:
     def options(folder: Path, **changes: Any) -> FitOptions:
         return FitOptions(str(store), folder, **{**sizes, **changes})
 
-    def awake(folder: Path, whole: Path, **changes: Any) -> tuple[RunFolder[Any], Any]:
+    def awake(folder: Path, whole: Path, **changes: Any) -> tuple[RunFolder, Any]:
         chosen, opened = options(folder, **changes), FeatureStore.open(store)
         place = fit_folder(chosen, opened, chosen.schedule(opened), ALONE)
         with place.prepared():
@@ -97,7 +97,7 @@ def jepas(store: Path, gmm_path: Path) -> Kind:
         options = {**sizes, **small, **changes}
         return Trainer(JEPAOptions(str(store), gmm_path, folder, **options), ALONE)
 
-    def awake(folder: Path, whole: Path, **changes: Any) -> tuple[RunFolder[Any], Any]:
+    def awake(folder: Path, whole: Path, **changes: Any) -> tuple[RunFolder, Any]:
         sleeper = trainer(folder, **changes)
         with sleeper.folder.prepared():
             pass
@@ -254,6 +254,13 @@ def test_auto_begins_afresh_where_there_is_nothing_valid(kind, new, again, tmp_p
         (again / name).write_text("damaged")
     kind.run(again, resume="auto")
     kind.assert_same(new, again)
+
+
+def test_to_resume_none_is_to_begin(kind, new, tmp_path) -> None:
+    kind.run(tmp_path / "out", resume="none")
+    kind.assert_same(new, tmp_path / "out")
+    with pytest.raises(GmmpipeError, match="already"):
+        kind.run(tmp_path / "out", resume="none")
 
 
 def test_overwrite_and_resume_auto_contradict_each_other(kind, tmp_path) -> None:

@@ -1,0 +1,90 @@
+"""`Optimizer`: what each way to fit a mixture by statistics does."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+from gmmpipe.mixture.floors import VarFloor
+from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class StepConstants:
+    """What is the same at every step of a fit.
+
+    Args:
+        center: [D], what statistics are centred by; fixes the device.
+        frames: frames of a step, over all ranks.
+        lr: the learning rate, for an optimizer that has one.
+        var_floor: lower bound of the variances.
+    """
+
+    center: Tensor
+    frames: int
+    lr: float
+    var_floor: VarFloor
+
+
+class Optimizer(Protocol):
+    """A way to step a mixture by the statistics of some frames.
+
+    It owns its start, its rate and the check of its state. A fit only says how far it is.
+    """
+
+    @classmethod
+    def start(cls, parameters: Parameters, sample: Tensor, constants: StepConstants) -> Self:
+        """The optimizer before the first step of a fit.
+
+        Args:
+            parameters: where the fit starts.
+            sample: [S, D], the frames that those were seeded from.
+            constants: of each step.
+        """
+
+    def rate_at(self, steps_before: int, progress: float) -> float:
+        """How far a step of a fit goes.
+
+        Args:
+            steps_before: steps of the whole fit before this one.
+            progress: how far the step's update is, from 0 at its first step to 1 at its last.
+        """
+
+    def step(self, statistics: Statistics, parameters: Parameters, rate: float) -> None:
+        """Move `parameters`, in place, to where the statistics that were taken at them point.
+
+        Args:
+            statistics: of the frames of a step, over all ranks.
+            parameters: at which they were taken; no variance is left below the floor.
+            rate: how far to go.
+        """
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors of its state, for all ranks to take from one at the start."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `from_state` needs to go on exactly: tensors on the CPU and plain numbers."""
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], constants: StepConstants) -> Self:
+        """An optimizer that goes on from `state_dict`'s state.
+
+        Args:
+            state: as of `state_dict`.
+            constants: as of `start`.
+        """
+
+    @classmethod
+    def check_state(cls, state: dict[str, Any], num_components: int, dim: int, steps: int) -> None:
+        """Make sure that a state is one that this optimizer can have come to.
+
+        Args:
+            state: as of `state_dict`, from a file.
+            num_components, dim: K and D of the mixture.
+            steps: of the whole fit so far.
+
+        Raises:
+            ValueError: it is not; the message says why.
+            KeyError: it lacks something.
+        """
