@@ -122,7 +122,7 @@ class FitOptions(RunOptions):
         )
 
     def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:
-        """The values that must be the same for a fit to be resumed."""
+        """The values that must be the same in a fit that is resumed."""
         return {
             "K": self.K,
             "dim": store.dim,
