@@ -61,7 +61,8 @@ def num_samples(file: AudioFile, recording: Recording) -> int:
         return int(file.frames)
     if isinstance(recording, bytes):
         return _count_samples(recording)
-    status = os.stat(recording)
+    assert isinstance(file, OneWayFile)  # no chain is of unknown length
+    status = os.fstat(file.name)
     return _count_samples_of_file(recording, status.st_size, status.st_mtime_ns)
 
 
@@ -75,7 +76,7 @@ def _count_samples(recording: Recording) -> int:
     """The samples of a recording, by decoding it."""
     try:
         with open_audio(recording) as file:
-            assert isinstance(file, OneWayFile)  # no chain is of unknown length
+            assert isinstance(file, OneWayFile)
             return file.skip(UNKNOWN_LENGTH)
     except soundfile.LibsndfileError as error:
         raise AudioError("undecodable", error_text(error)) from error

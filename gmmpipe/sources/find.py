@@ -80,7 +80,8 @@ def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
     known = "; ".join(f"{kind.name} ({kind.looks_like})" for kind in asked)
     if source_kind != registry.AUTO:
         raise ManifestError(f"{name}: no {source_kind} source: {known}")
-    what = "no *.jsonl manifest in this folder"
-    if not path.is_dir():
-        what = "neither a folder nor a .jsonl file"
-    raise ManifestError(f"{name}: {what}, nor another source: {known}")
+    if path.is_dir():
+        raise ManifestError(
+            f"{name}: no *.jsonl manifest in this folder, nor another source: {known}"
+        )
+    raise ManifestError(f"{name}: neither a folder nor a .jsonl file, nor another source: {known}")

@@ -12,10 +12,10 @@ import soundfile
 import torch
 
 from gmmpipe import FeatureStore
-from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.opener import header_seconds, num_samples, open_audio
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
-from helpers.making import make_store, read_speech
+from helpers.making import CORPUS, make_store, read_speech
 from helpers.processes import run
 from helpers.results import read_json_lines
 
@@ -169,3 +169,16 @@ def test_such_files_give_the_features_of_the_files_they_should_have_been(
     assert torch.equal(features["a"], features["more"])
     (reject,) = read_json_lines(store / "rejects.jsonl")
     assert (reject["line"], reject["reason"]) == (4, "truncated")
+
+
+def test_a_flac_of_unstated_length_is_counted_and_may_vanish_before(tmp_path: Path) -> None:
+    data = bytearray((CORPUS / "en-cards" / "001.flac").read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0]) + bytes(4)  # its header's number of samples
+    path = tmp_path / "a.flac"
+    path.write_bytes(data)
+    assert header_seconds(str(path)) == header_seconds(bytes(data)) == 1.095375
+    path = path.rename(tmp_path / "b.flac")  # which was not counted yet
+    with open_audio(str(path)) as file:
+        path.unlink()
+        with pytest.raises(AudioError, match="not_found"):
+            num_samples(file, str(path))
