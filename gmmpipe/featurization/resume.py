@@ -23,7 +23,7 @@ from gmmpipe.store.names import (
 )
 from gmmpipe.store.reopen import remove_shards, reopen
 from gmmpipe.store.replace import SWAP_FILE
-from gmmpipe.store.schema import FeatureIdentity, PlanOptions, WriterPlan
+from gmmpipe.store.schema import FeatureIdentity, PlanOptions
 from gmmpipe.store.sidecar import ShardRow, Sidecar
 
 log = logging.getLogger(__name__)
@@ -78,16 +78,6 @@ class FeatureFolder(StoreFolder[FeatureIdentity]):
     def splits(self) -> bool:
         """Whether the plan depends on how long the audio is."""
         return self.options.long_audio == "split"
-
-    def refuse_other(self) -> None:
-        """Raise StoreError where another store is here, of frames that were not computed too."""
-        for there in self.made_with():
-            if isinstance(there.plan, WriterPlan):
-                raise StoreError(
-                    f"{self.path}: holds frames of kind {there.features.kind}, which another "
-                    f"program wrote. {self.remedy}"
-                )
-        super().refuse_other()
 
     def write_plain_lines(self) -> None:
         """Write the lines of manifests that are not plain files here, until the store is finished.

@@ -191,13 +191,12 @@ class FeatureStoreWriter:
         path = self._folder.path
         sidecars = (found.with_suffix(self._suffix).name for found in path.glob("shard-*.json"))
         shards = [name for name in sorted(sidecars) if is_shard_name(name)]
-        there = (
-            (sidecar.row.name, sidecar.index.keys)
-            for sidecar in self._folder.without_damaged(shards)
-        )
-        keys_of = {name: keys for name, keys in there if (path / name).exists()}
-        self._shards = set(keys_of)
-        self._stored = {key for keys in keys_of.values() for key in keys}
+        self._shards: set[str] = set()
+        self._stored = set()
+        for sidecar in self._folder.without_damaged(shards):
+            if (path / sidecar.row.name).exists():
+                self._shards.add(sidecar.row.name)
+                self._stored.update(sidecar.index.keys)
         if self._stored:
             log.warning(
                 "%s: goes on with %d utterances that an earlier run has stored; remove the folder "

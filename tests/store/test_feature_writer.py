@@ -268,7 +268,9 @@ def test_a_folder_that_holds_another_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     LabelIdentity("0" * 64, "0" * 64, 4, None, 1.0).write(tmp_path / "labels" / "plan.json")
     refuses(tmp_path / "labels", "a store of labels, not of features")
-    with pytest.raises(StoreError, match=r"finished: holds frames of kind external.* --overwrite"):
+    with pytest.raises(
+        StoreError, match=r"kind is external there and log_mel here\. Use .* --overwrite"
+    ):
         make_store(CORPUS, tmp_path / "finished")
 
 
