@@ -107,7 +107,8 @@ def is_finished(wanted: FeaturizeOptions) -> bool:
     from gmmpipe.featurization.plan import digest_manifests
     from gmmpipe.sources.find import find_manifests
     from gmmpipe.store.names import STORE_FILE
-    from gmmpipe.store.schema import FeatureIdentity, StoreInfo
+    from gmmpipe.store.schema import FeatureIdentity
+    from gmmpipe.store.store_info import StoreInfo
 
     path = wanted.output_dir / STORE_FILE
     if not path.exists():

@@ -15,11 +15,11 @@ from gmmpipe.errors import StoreError
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.identity_folder import IdentityFolder
-from gmmpipe.store.label_schema import LabelIdentity, LabelInfo
+from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import StoreInfo
+from gmmpipe.store.schema import LabelIdentity
+from gmmpipe.store.store_info import LabelInfo, StoreInfo
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
     return info
 
 
-class _LabelFolder(IdentityFolder[LabelIdentity]):
+class _LabelFolder(StoreFolder[LabelIdentity]):
     """The output folder.
 
     Args:
@@ -96,7 +96,7 @@ class _LabelFolder(IdentityFolder[LabelIdentity]):
 
     def refuse_other(self) -> None:
         """Raise StoreError where another store is here, of features too."""
-        # Also where it may be overwritten: features take longer to make again than labels.
+        # With --overwrite too, since features take longer to make again than labels.
         if (kind := kind_of(self.path)) not in (None, "labels"):
             raise StoreError(f"{self.path}: holds a store of {kind}; use another --output_dir")
         super().refuse_other()
@@ -105,7 +105,8 @@ class _LabelFolder(IdentityFolder[LabelIdentity]):
         """The shards to be made here, under a claim; None where the store is finished."""
         if isinstance(self.obtain_plan(), StoreInfo):
             return None
-        self.remove_damaged(lambda sidecar: None, self.shard_names)
+        for _ in self.without_damaged(self.shard_names):
+            pass
         return self.missing(self.num_shards)
 
 
@@ -150,7 +151,7 @@ def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One torch thread, so that sums are the same bits however many a machine would take."""
+    """One torch thread, so that sums are the same bits on a machine of any number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,7 @@
 """One shard of features to one published shard of labels and its sidecar."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,15 @@ from torch import Tensor
 
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.mixture import temper
-from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.read_ranges import TORCH_DTYPES
-from gmmpipe.store.rejects import Tally
+from gmmpipe.store.schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.shard import Shard
 from gmmpipe.store.shard_index import ShardIndex
-from gmmpipe.store.shard_kinds import open_writer
-from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.shard_kinds import shard_file
 
 BLOCK_FRAMES = 16384
-"""Frames worked on at once, to the next whole utterance: 5 MB at D = 80."""
+"""Frames in a block, rounded up to a whole utterance: 5 MB at D = 80."""
 
 
 def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelIdentity) -> None:
@@ -28,7 +27,7 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
     index = shard.sidecar().index
     path = folder / f"{shard.path.stem}{SHARD_SUFFIXES[made.format]}"
     left_out = 0.0
-    with open_writer(path, made.columns, has_json=made.has_json) as writer:
+    with shard_file(path).open_writer(made.columns, has_json=made.has_json) as writer:
         for first, beyond in _blocks(index):
             start, stop = int(index.row_offset[first]), int(index.row_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
@@ -38,13 +37,10 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
             for at in range(first, beyond):
                 rows = slice(index.row_offset[at] - start, index.row_offset[at + 1] - start)
                 writer.add(index.keys[at], {name: array[rows] for name, array in arrays.items()})
-        written = writer.finish()
+        sidecar = writer.finish()
     # To nine digits: the last bits of a sum are those of the machine.
     mass = None if made.top_k is None else float(f"{left_out:.9g}")
-    row = written.row
-    counts = Tally(utterances=row.utterances, frames=row.frames, bytes=row.bytes)
-    sidecar = Sidecar("labels", row, written.index, written.further, counts, left_out=mass)
-    sidecar.write(path.with_suffix(".json"))
+    replace(sidecar, left_out=mass).write(path.with_suffix(".json"))
 
 
 def label_frames(
@@ -74,7 +70,7 @@ def label_frames(
 
 
 def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:
-    """A shard's utterances, [first, beyond), cut where some `BLOCK_FRAMES` frames have come up."""
+    """A shard's utterances in blocks [first, beyond) of `BLOCK_FRAMES` frames or a few more."""
     first = 0
     for at, end in enumerate(index.row_offset[1:].tolist(), start=1):
         if end - int(index.row_offset[first]) >= BLOCK_FRAMES or at == len(index.keys):

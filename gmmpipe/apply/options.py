@@ -11,7 +11,7 @@ from gmmpipe.options import Options, option
 if TYPE_CHECKING:
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
-    from gmmpipe.store.label_schema import LabelIdentity
+    from gmmpipe.store.schema import LabelIdentity
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LabelOptions(Options):
             CheckpointError: the model has more components than labels can number.
             OptionError: the model has fewer components than `top_k`.
         """
-        from gmmpipe.store.label_schema import MAX_COMPONENTS, LabelIdentity
+        from gmmpipe.store.schema import MAX_COMPONENTS, LabelIdentity
 
         if gmm.K > MAX_COMPONENTS:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Ogg by its page headers: files that are several in a row, of which libsndfile reads the first."""
+"""Ogg by its page headers: libsndfile reads only the first of several files in a row."""
 
 import os
 

@@ -1,8 +1,7 @@
-"""The way into a recording: a local file, or the bytes of one in memory."""
+"""Opens a recording: a local file, or the bytes of one in memory."""
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -97,11 +96,7 @@ def _open_regular(path: str) -> int:
 
 def _descriptor_of(content: bytes) -> int:
     """A descriptor of a nameless file of these bytes, which takes the same way as any file."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("audio", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+    descriptor = os.memfd_create("audio")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
     os.lseek(descriptor, 0, os.SEEK_SET)

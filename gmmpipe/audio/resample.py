@@ -17,7 +17,7 @@ _NEGLIGIBLE = 1e-12
 
 
 def resample(samples: Tensor, rate: int, new_rate: int) -> tuple[Tensor, str]:
-    """``torchaudio.functional.resample(samples, rate, new_rate)`` within 1e-6, and what did it.
+    """``torchaudio.functional.resample(samples, rate, new_rate)`` within 1e-6, and the method.
 
     soxr (high quality) does it where the reduced ratio of the rates has a term above 1,000, because
     torchaudio's kernel would take gigabytes then.

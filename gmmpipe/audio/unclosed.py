@@ -20,7 +20,7 @@ class _Chunks:
     Args:
         first: where the first chunk begins.
         size: the format of a size, for `struct`.
-        padding: contents are padded to a multiple of so many bytes.
+        padding: contents are padded to a multiple of this number of bytes.
         data: the name of the chunk that holds the audio.
         lead: how many bytes of that chunk come before the audio.
     """

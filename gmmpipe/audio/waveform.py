@@ -60,7 +60,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Waveform:
-    """What one utterance sounds like.
+    """The waveform of an utterance, or of a window of it.
 
     Args:
         samples: float32 [S], mono, at the store's rate.
@@ -172,7 +172,7 @@ def load_waveform(
 
 
 def _unstated_seconds(segment: Segment, seconds: float) -> float:
-    """By how much a whole recording of so many seconds is longer than is stated."""
+    """By how many seconds a whole recording of this length is longer than is stated."""
     stated = segment.duration_seconds
     if stated is None or segment.offset_seconds is not None:
         return 0.0

@@ -31,9 +31,9 @@ def _describe_store(folder: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gmmpipe.errors import StoreError
-    from gmmpipe.store.identities import find_identity, read_store_info
     from gmmpipe.store.names import IDENTITY_FILE, STORE_FILE, kind_of
-    from gmmpipe.store.sums import Sums
+    from gmmpipe.store.schema import find_identity
+    from gmmpipe.store.store_info import Sums, read_store_info
 
     kind, identity = kind_of(folder), find_identity(folder)
     if kind == "labels" and identity is None:
@@ -43,7 +43,7 @@ def _describe_store(folder: Path) -> dict[str, Any]:
     sidecars = sorted(folder.glob("shard-*.json"))
     if finished := (folder / STORE_FILE).exists():
         sums: Sums = read_store_info(folder / STORE_FILE)
-    elif kind == "labels" or sidecars:
+    elif identity is not None or sidecars:
         sums = Sums.over("labels" if kind == "labels" else "features", sidecars)
     else:
         raise StoreError(f"{folder}: holds no feature store")

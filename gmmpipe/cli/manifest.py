@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ from gmmpipe.cli.from_dataclass import command_from
 
 if TYPE_CHECKING:
     from gmmpipe.sources.options import ManifestOptions
-    from gmmpipe.sources.survey import Example, Survey
+    from gmmpipe.sources.survey import Survey
 
 
 @command_from("gmmpipe.sources.options:ManifestOptions", "manifest")
@@ -28,47 +27,56 @@ def command(options: "ManifestOptions", as_json: bool) -> None:
     from gmmpipe.sources.survey import survey
 
     sources = find_sources(options.sources, options.source_kind)
-    found = survey(sources, options.base_path, options.output)
+    surveys = survey(sources, options.base_path, options.output)
     if as_json:
-        click.echo(json.dumps({"sources": [_as_json(said) for said in found]}, sort_keys=True))
+        click.echo(
+            json.dumps({"sources": [_as_json(totals) for totals in surveys]}, sort_keys=True)
+        )
     else:
-        click.echo("\n\n".join("\n".join(_lines(said)) for said in found))
+        click.echo("\n\n".join("\n".join(map(_printable, _lines(totals))) for totals in surveys))
 
 
-def _as_json(said: "Survey") -> dict[str, Any]:
-    values = asdict(said)
+def _as_json(totals: "Survey") -> dict[str, Any]:
+    values = {**vars(totals), "hours": totals.hours}
     del values["seconds"]
-    return {**values, "hours": said.hours}
+    return values
 
 
-def _lines(said: "Survey") -> Iterator[str]:
-    yield f"source: {said.source}"
-    yield f"kind: {said.kind}"
-    yield f"manifests: {said.manifests}"
-    yield f"lines: {said.lines}"
-    yield f"utterances: {said.utterances}"
-    hours = "not stated" if said.hours is None else f"{said.hours:.4g}"
+def _lines(totals: "Survey") -> Iterator[str]:
+    yield f"source: {totals.source}"
+    yield f"kind: {totals.kind}"
+    yield f"manifests: {totals.manifests}"
+    yield f"lines: {totals.lines}"
+    yield f"utterances: {totals.utterances}"
+    hours = "not stated" if totals.hours is None else f"{totals.hours:.4g}"
     yield f"hours: {hours}" + (
-        f", stated by {said.stated} utterances" if 0 < said.stated < said.utterances else ""
+        f", stated by {totals.stated} utterances" if 0 < totals.stated < totals.utterances else ""
     )
-    for example in said.first:
+    for example in totals.first:
         yield f"first: {_words(example)}"
-    if said.passed_over_lines:
-        yield f"lines passed over: {_counts(said.passed_over_lines)}"
-    if said.passed_over_files:
-        yield f"files passed over: {_counts(said.passed_over_files)}"
+    if totals.passed_over_lines:
+        yield f"lines passed over: {_counts(totals.passed_over_lines)}"
+    if totals.passed_over_files:
+        yield f"files passed over: {_counts(totals.passed_over_files)}"
 
 
-def _words(example: "Example") -> str:
-    where = f"{example.manifest} line {example.line}: {example.key}: {example.path}"
-    if example.offset_seconds is not None:
-        where += f", from {example.offset_seconds:g} s"
-    if example.duration_seconds is not None:
-        where += f", {example.duration_seconds:g} s"
-    if example.channel is not None:
-        where += f", channel {example.channel}"
+def _words(example: dict[str, Any]) -> str:
+    where = "{manifest} line {line}: {key}: {path}".format(**example)
+    if example["offset_seconds"] is not None:
+        where += f", from {example['offset_seconds']:g} s"
+    if example["duration_seconds"] is not None:
+        where += f", {example['duration_seconds']:g} s"
+    if example["channel"] is not None:
+        where += f", channel {example['channel']}"
     return where
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _printable(text: str) -> str:
+    """A line of text with escapes for what a terminal would obey, or stdout refuse."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

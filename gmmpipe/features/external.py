@@ -4,18 +4,18 @@ import json
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from gmmpipe.errors import OptionError, StoreError
-from gmmpipe.features.spec import MAX_DIM, fingerprint_of
+from gmmpipe.errors import OptionError
+from gmmpipe.features.spec import MAX_DIM, FrameSpec
 from gmmpipe.files import canonical_json
 
 _SLOWEST, _FASTEST = 1e-3, 1e6
 
 
 @dataclass(frozen=True)
-class ExternalSpec:
+class ExternalSpec(FrameSpec):
     """What is known of a frame that gmmpipe has not computed.
 
     Args:
@@ -29,7 +29,6 @@ class ExternalSpec:
     """
 
     kind: ClassVar[str] = "external"
-    column: ClassVar[str] = "features"
 
     dim: int
     frame_rate: float
@@ -44,11 +43,6 @@ class ExternalSpec:
         for name, value in values.items():
             object.__setattr__(self, name, value)  # as plain Python values, whatever was given
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of `to_json`, hexadecimal."""
-        return fingerprint_of(self)
-
     def to_json(self) -> dict[str, Any]:
         """The kind and all parameters, as plain values."""
         return {
@@ -57,21 +51,6 @@ class ExternalSpec:
             "frame_rate": self.frame_rate,
             "description": _json_object(self.description),
         }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_json`.
-
-        Raises:
-            StoreError: the values describe no such frame.
-        """
-        try:
-            spec = cls(**{known.name: values[known.name] for known in fields(cls)})
-        except (KeyError, TypeError, OptionError) as error:
-            raise StoreError(f"unusable feature parameters: {error}") from error
-        if spec.to_json() != values:
-            raise StoreError("feature parameters of another version of gmmpipe")
-        return spec
 
 
 def _whole_number(dim: Any) -> int:

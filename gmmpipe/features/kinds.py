@@ -1,6 +1,6 @@
 """The kinds of frames there are.
 
-A kind is a class that follows `FrameSpec`; one that is computed from audio extends `ComputedSpec`,
+A kind is a class that extends `FrameSpec`; one that is computed from audio extends `ComputedSpec`,
 and `gmmpipe featurize --features` offers it. To add one, write its file and name it in `KINDS`.
 """
 
@@ -31,7 +31,7 @@ def spec_from_json(values: dict[str, Any]) -> FrameSpec:
 
 
 def computed_from_json(values: dict[str, Any]) -> ComputedSpec:
-    """The same of a kind that is computed from audio.
+    """The spec of a kind that is computed from audio.
 
     Raises:
         StoreError: it is of another kind, or as of `spec_from_json`.

@@ -1,4 +1,4 @@
-"""What a frame is, whatever kind it is of. Nothing here imports torch."""
+"""What a frame is: the base classes of all kinds. Nothing here imports torch."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -18,30 +18,36 @@ MAX_DIM = 2048
 """The largest feature dimension D."""
 
 
-class FrameSpec(Protocol):
+class FrameSpec(ABC):
     """What a frame is: its kind, its size, its rate, and every parameter that defines its values.
 
-    A spec is a frozen dataclass. Two specs with equal JSON have equal fingerprints, and their
-    frames may be mixed.
+    A spec is a frozen dataclass, whose fields are in its JSON. Two specs with equal JSON have equal
+    fingerprints, and their frames may be mixed.
     """
 
     kind: ClassVar[str]
     """The name of the kind in the JSON; `gmmpipe.features.kinds` finds the class by it."""
-    column: ClassVar[str]
+    column: ClassVar[str] = "features"
     """The name that a store gives to the array of frames."""
 
-    @property
-    def dim(self) -> int:
-        """Feature dimension D."""
+    if TYPE_CHECKING:  # a dataclass would take an inherited property for the default of its field
 
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second."""
+        @property
+        @abstractmethod
+        def dim(self) -> int:
+            """Feature dimension D."""
+
+        @property
+        @abstractmethod
+        def frame_rate(self) -> float:
+            """Frames a second."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of `to_json`, hexadecimal."""
+        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """The kind and all parameters, constants included, as plain values."""
 
@@ -52,11 +58,13 @@ class FrameSpec(Protocol):
         Raises:
             StoreError: the values describe a frame that this version does not know.
         """
-
-
-def fingerprint_of(spec: FrameSpec) -> str:
-    """SHA-256 of the canonical JSON of a spec, hexadecimal."""
-    return hashlib.sha256(canonical_json(spec.to_json()).encode()).hexdigest()
+        try:
+            spec = cls(**{known.name: values[known.name] for known in fields(cls)})  # type: ignore[arg-type]
+        except (KeyError, TypeError, OptionError) as error:
+            raise StoreError(f"unusable feature parameters: {error}") from error
+        if spec.to_json() != values:
+            raise StoreError("feature parameters of another version of gmmpipe")
+        return spec
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], place: str = "here") -> list[str]:
@@ -93,7 +101,7 @@ class FrameTransform(Protocol):
 
 
 @dataclass(frozen=True)
-class ComputedSpec(Options, ABC):
+class ComputedSpec(Options, FrameSpec):
     """What all kinds of frames share that are computed from windows of audio.
 
     A subclass is a frozen dataclass whose fields are the kind's parameters. The largest values are
@@ -109,8 +117,6 @@ class ComputedSpec(Options, ABC):
             two frames would never be seen).
     """
 
-    kind: ClassVar[str]
-    column: ClassVar[str] = "features"
     option_name: ClassVar[str]
     """The name of the kind in ``gmmpipe featurize --features``."""
     constants: ClassVar[dict[str, Any]]
@@ -156,29 +162,6 @@ class ComputedSpec(Options, ABC):
     def make_transform(self) -> FrameTransform:
         """The transform that computes the frames; torch is imported no earlier than here."""
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of `to_json`, hexadecimal."""
-        return fingerprint_of(self)
-
     def to_json(self) -> dict[str, Any]:
         """The kind and all parameters, constants included, as plain values."""
         return {"kind": self.kind, **self.constants, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_json`.
-
-        Raises:
-            StoreError: the values describe a frame that this version cannot make.
-        """
-        try:
-            options = {field.name: values[field.name] for field in fields(cls)}
-            if any(type(value) is not int for value in options.values()):
-                raise StoreError("unusable feature parameters: not whole numbers")
-            spec = cls(**options)
-        except (KeyError, TypeError, OptionError) as error:
-            raise StoreError(f"unusable feature parameters: {error}") from error
-        if spec.to_json() != values:
-            raise StoreError("feature parameters of another version of gmmpipe")
-        return spec

@@ -10,8 +10,8 @@ from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
+from gmmpipe.featurization.resume import manifests_beside
 from gmmpipe.randomness import permutation
-from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.lines import OpenManifests, with_plain_lines
 from gmmpipe.sources.manifest import ManifestLine
 from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path
@@ -40,8 +40,10 @@ def forecast(options: FeaturizeOptions) -> Forecast:
 
     Raises:
         ManifestError: there is no manifest, or one cannot be read.
+        StoreError: the store would overwrite one.
     """
-    found = find_manifests(options.data_dir, options.source_kind)
+    output = options.output_dir.absolute()
+    found = manifests_beside(output, options.data_dir, options.source_kind)
     wanted = options.plan_options(*digest_manifests(found))
     with TemporaryDirectory() as folder:
         manifests = with_plain_lines(found, Path(folder))

@@ -1,4 +1,4 @@
-"""`featurize`: manifests to a finished feature store, or as far as this run gets."""
+"""`featurize`: manifests to a finished feature store, or to this run's part of it."""
 
 import logging
 import os
@@ -17,8 +17,8 @@ from gmmpipe.store.names import LINES_FOLDER, STORE_FILE
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.reopen import remove_shards
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import FeatureIdentity, FeatureInfo, StoreInfo
-from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.schema import FeatureIdentity
+from gmmpipe.store.store_info import FeatureInfo, StoreInfo
 
 log = logging.getLogger(__name__)
 _RETRY = "--retry_rejected tries them again"
@@ -103,7 +103,8 @@ def _make(folder: FeatureFolder, *, again: bool) -> FeatureInfo | None:
         folder: where the store is made.
         again: whether shards are made again where nothing in any of them was usable.
     """
-    options, plan = folder.options, folder.obtain_plan()
+    options = folder.options
+    plan: Plan | FeatureInfo = folder.obtain_plan()
     if isinstance(plan, StoreInfo):
         return _say_finished(plan, options)
     made, old_rejects = _make_missing_shards(folder, plan, again)
@@ -143,7 +144,10 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
     index, count = options.task_index or 0, options.num_tasks or 1
     own = range(index, plan.num_shards, count)
     names = plan.shard_names
-    there = folder.remove_damaged(_name_and_counts, [names[number] for number in own])
+    there = [
+        (sidecar.row.name, sidecar.row.utterances, len(sidecar.rejects))
+        for sidecar in folder.without_damaged(names[number] for number in own)
+    ]
     usable = any(utterances for _, utterances, _ in there)
     if again and there and not usable and not folder.splits:
         log.info("nothing was usable in %d shards of an earlier run: once again", len(there))
@@ -169,13 +173,8 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
     return len(missing), sum(rejects for _, _, rejects in there)
 
 
-def _name_and_counts(sidecar: Sidecar) -> tuple[str, int, int]:
-    """A shard's name, utterances and rejects: whole sidecars would fill the memory."""
-    return sidecar.row.name, sidecar.row.utterances, len(sidecar.rejects)
-
-
 def _describe(folder: FeatureFolder, plan: Plan, tried_here: bool, reject: Reject) -> str:
-    """A reject in words, with the path that was tried, which no file of the store holds.
+    """A reject in words, with the path that was tried: no file of the store holds that.
 
     Another run may have tried another path, so only what this run tried is named.
     """

@@ -199,7 +199,7 @@ def _order(num_items: int, options: PlanOptions) -> NDArray[np.int64]:
 
 
 def _is_order(order: NDArray[np.int64], options: PlanOptions) -> bool:
-    """Whether `order` is the `_order` of so many items."""
+    """Whether `order` is what `_order` gives for as many items."""
     if options.shuffle:
         return is_permutation(order, "shuffle", options.seed)
     return np.array_equal(order, _order(len(order), options))

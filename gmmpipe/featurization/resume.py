@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Manifest]:
-    """The manifests of the sources, without the rejects that a store writes where they lie.
+    """The manifests of the sources, without the ``rejects.jsonl`` of a store in the same folder.
 
     Raises:
         ManifestError: there is none, or one cannot be read.
@@ -48,7 +48,7 @@ def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Mani
     return manifests
 
 
-class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
+class FeatureFolder(StoreFolder[FeatureIdentity]):
     """The output folder of `featurize`.
 
     Args:
@@ -60,6 +60,7 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
 
     command = "gmmpipe featurize"
     made_differently = "with other options or another manifest"
+    plan_files = (PLAN_FILE, LINES_FOLDER)
 
     def __init__(
         self,
@@ -140,9 +141,9 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
             )
 
     def fruitless_shards(self) -> list[str] | None:
-        """The finished shards of a planned store that holds no utterance; None of any other folder.
+        """The finished shards of a planned store without utterances; None for any other folder.
 
-        A damaged sidecar counts for none: its shard is made anew in any case.
+        Damaged sidecars are left out: their shards are made anew in any case.
         """
         if not (self.path / PLAN_FILE).exists():
             return None
@@ -152,20 +153,20 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
         return None if any(row.utterances for row in rows) else [row.name for row in rows]
 
     def finished_rows(self) -> Iterator[ShardRow]:
-        """What the sidecars say that are not damaged."""
+        """The rows of the sidecars that are not damaged."""
         for path in sorted(self.path.glob("shard-*.json")):
             with suppress(StoreError):
                 yield Sidecar.read(path, "features").row
 
     def renew_plan_alone(self) -> None:
-        """`renew_plan` under a claim that is shared with nobody, who might go by the old plan.
+        """`renew_plan` under an exclusive claim, so that no process works by the old plan.
 
         Raises:
             ClaimError: another process is at work by it.
         """
         shards = self.fruitless_shards() if self.splits else None
         if shards is None or (self.options.num_tasks and not shards):
-            return  # a plan alone is what the first of many slices leaves to the others
+            return  # a slice without shards yet: the plan is there for the other slices
         try:
             with claim_folder(self.path, "", self.command, alone=True):
                 self.write_plain_lines()
@@ -175,23 +176,25 @@ class FeatureFolder(StoreFolder[FeatureIdentity, Plan]):
                 raise
 
     def renew_plan(self) -> None:
-        """Where audio is split, and a planned store holds no utterance, plan it once again.
+        """Plan again where audio is split and the planned store holds no utterance.
 
-        What could not be read was planned as one window a line. Nobody else may be at work here.
+        Audio that could not be read was planned as one window a line. No other process may be at
+        work here.
         """
         if not self.splits or (shards := self.fruitless_shards()) is None:
             return
         self.refuse_other()
         log.info("nothing was usable in an earlier run: once again, from the plan on")
         doomed = {*shards, *Plan.load_shard_names(self.path / PLAN_FILE)}
-        # The plan first: whoever comes after a kill finds shards without use, and does this again.
+        # The plan first: after a kill, the next run finds shards without utterances, and does this
+        # again.
         self._plan().save(self.path / PLAN_FILE)
         remove_shards(self.path, sorted(doomed))
 
     def drop_rejected(self) -> None:
         """Turn the store into an unfinished one that lacks the shards which hold rejects."""
         self.refuse_other()
-        if self.splits:  # what was missing may be there now, and longer
+        if self.splits:  # a file that was missing may be there now, and longer
             self.refuse_other_windows(self._plan())
         paths = sorted(self.path.glob("shard-*.json"))
         sidecars = (Sidecar.read(path, "features") for path in paths)

@@ -4,7 +4,7 @@ import logging
 
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.store.names import REJECTS_FILE
-from gmmpipe.store.schema import FeatureInfo
+from gmmpipe.store.store_info import FeatureInfo
 
 log = logging.getLogger(__name__)
 CROP_WARNING_FRACTION = 0.05

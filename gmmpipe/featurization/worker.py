@@ -26,7 +26,7 @@ from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.schema import FeatureIdentity
-from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.sidecar import Sidecar
 
 BATCH_SAMPLES = 5 << 18
@@ -112,7 +112,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
     seconds_kept = seconds_cropped = seconds_unstated = 0.0
     cancelled = unstated = 0
     (column,) = FeatureIdentity(task.features, task.options).columns
-    with open_writer(shard_path, [column]) as writer:
+    with shard_file(shard_path).open_writer([column]) as writer:
         for batch in _in_batches(_load(task, rejected), task.features):
             for planned, waveform, frames in _compute(batch, task, rejected):
                 metadata = _metadata(planned, waveform, frames, task.features)
@@ -127,8 +127,8 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
                 if waveform.unstated_seconds and planned.item.window == 0:
                     unstated += 1
                     seconds_unstated += waveform.unstated_seconds
-        written = writer.finish()
-    row = written.row
+        sidecar = writer.finish()
+    row = sidecar.row
     rejects = rejected.in_order()
     sums = Tally(
         lines=sum(item.window == 0 for item in task.items),
@@ -145,7 +145,7 @@ def _publish(task: ShardTask, shard_path: Path, sidecar_path: Path) -> Tally:
         seconds_unstated=seconds_unstated,
     )
     tally = Tally.total([sums])  # which rounds its seconds
-    Sidecar("features", row, written.index, {}, tally, rejects).write(sidecar_path)
+    replace(sidecar, tally=tally, rejects=rejects).write(sidecar_path)
     return tally
 
 
@@ -189,8 +189,8 @@ def _utterances(task: ShardTask, rejected: _Rejects) -> Iterator[_Planned]:
                 continue
             path = audio_path(utterance.wav_path, line, task.base_path)
             if item.duplicate:
-                twin = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-                rejected.add(_Planned(utterance, item, path), twin)
+                repeat = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
+                rejected.add(_Planned(utterance, item, path), repeat)
                 continue
             if item.num_windows > 1:
                 utterance = replace(utterance, key=window_key(utterance.key, item.window))

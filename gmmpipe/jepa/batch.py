@@ -38,7 +38,7 @@ class JEPABatch:
         topk_probs: their posteriors, float32 [B, T, k]. Their sum is below 1 by the mass of the
             other components.
         wav: the waveform, float32 [B, S] with S = T * hop_length: frame t begins at sample
-            t * hop_length. Samples behind an utterance's last whole hop are cut.
+            t * hop_length. Samples after an utterance's last whole hop are cut.
     """
 
     step: int

@@ -60,7 +60,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         temperature: targets are softmax(log joint / temperature).
         wav: whether to add the waveforms, of a store made with ``--store_audio flac``.
         window: about how many utterances are sorted by length together (a pool). A larger number
-            means less padding; a loader process holds the index of so many utterances.
+            means less padding; a loader process holds the index of this many utterances.
 
     Raises:
         StoreError: the store is missing, unfinished or damaged, or lacks the audio asked for. While

@@ -1,16 +1,14 @@
 """What ``--data_dir`` names: sources, their kinds, and their manifests in order."""
 
-import logging
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from gmmpipe.errors import ManifestError
 from gmmpipe.sources import registry
-from gmmpipe.sources.kind import Found, SourceKind
+from gmmpipe.sources.kind import Found
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.sources.patterns import named_paths
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,15 +17,15 @@ class Source:
 
     Args:
         entry: the entry as it was given.
-        kinds: the kinds of what it names; one, unless a pattern names sources of several.
-        folders: those of the paths that it names which are folders.
-        found: what there is to read.
+        paths: the paths that it names, absolute; one, unless it is a pattern.
+        manifests: the files in them that have utterances, in order.
+        passed_over: the names of other files there, which are not read.
     """
 
     entry: str
-    kinds: list[str]
-    folders: list[Path]
-    found: Found
+    paths: list[Path]
+    manifests: list[Manifest]
+    passed_over: list[str]
 
 
 def find_sources(
@@ -37,7 +35,7 @@ def find_sources(
 
     Args:
         data_dir: the list.
-        source_kind: the kind that all of them are of, or ``auto``: whatever they look like.
+        source_kind: the kind of all of them, or ``auto``, which goes by what each looks like.
         ignored: a file that is no part of any of them.
 
     Raises:
@@ -45,15 +43,15 @@ def find_sources(
     """
     sources = []
     for entry, paths in named_paths(data_dir):
-        looks = [_look(path, source_kind, ignored) for path in paths]
-        found = Found(
-            manifests=[manifest for _, found in looks for manifest in found.manifests],
-            passed_over=[name for _, found in looks for name in found.passed_over],
-            doubtful=[name for _, found in looks for name in found.doubtful],
+        found = [_look(path, source_kind, ignored) for path in paths]
+        sources.append(
+            Source(
+                entry,
+                [path.absolute() for path in paths],
+                [manifest for each in found for manifest in each.manifests],
+                [name for each in found for name in each.passed_over],
+            )
         )
-        kinds = dict.fromkeys(kind.name for kind, _ in looks)
-        folders = [path.absolute() for path in paths if path.is_dir()]
-        sources.append(Source(entry, list(kinds), folders, found))
     if not sources:
         raise ManifestError("no manifest given")
     return sources
@@ -62,41 +60,27 @@ def find_sources(
 def find_manifests(
     data_dir: str, source_kind: str = registry.AUTO, ignored: Path | None = None
 ) -> list[Manifest]:
-    """The manifests of those sources, in order; a warning names files that may be meant too.
-
-    Arguments and errors are those of `find_sources`.
-    """
+    """The manifests of those sources, in order; arguments and errors as of `find_sources`."""
     sources = find_sources(data_dir, source_kind, ignored)
-    for source in sources:
-        if doubtful := source.found.doubtful:
-            log.warning(
-                "warning: %s: its .jsonl files alone are read, not %s; name files one by one, or "
-                "with a pattern, to have others read",
-                source.entry,
-                doubtful[0] + (f" and {len(doubtful) - 1} more" if doubtful[1:] else ""),
-            )
-    return [manifest for source in sources for manifest in source.found.manifests]
+    return [manifest for source in sources for manifest in source.manifests]
 
 
-def _look(name: Path, source_kind: str, ignored: Path | None) -> tuple[SourceKind, Found]:
-    """The kind of the path of this name, and what there is to read."""
+def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
+    """What there is to read at the path of this name."""
     path = name.absolute()  # workers may run in another folder
-    if source_kind != registry.AUTO:
-        kind = registry.kind_named(source_kind)
-        if found := kind.find(path, ignored):
-            return kind, found
-        raise ManifestError(f"{name}: no {kind.name} source, which is {kind.looks_like}")
-    for specificity in sorted({kind.specificity for kind in registry.KINDS}):
-        asked = [kind for kind in registry.KINDS if kind.specificity == specificity]
-        claims = [(kind, found) for kind in asked if (found := kind.find(path, ignored))]
+    asked = [kind for kind in registry.KINDS if source_kind in (registry.AUTO, kind.name)]
+    asked.sort(key=lambda kind: kind.specificity)
+    for _, alike in groupby(asked, lambda kind: kind.specificity):
+        claims = {kind.name: found for kind in alike if (found := kind.find(path, ignored))}
         if len(claims) > 1:
-            names = " or ".join(kind.name for kind, _ in claims)
+            names = " or ".join(claims)
             raise ManifestError(f"{name}: could be read as {names}; say which with --source_kind")
-        if claims:
-            return claims[0]
-    known = "; ".join(f"{kind.name} ({kind.looks_like})" for kind in registry.KINDS)
-    if path.is_dir():
-        raise ManifestError(
-            f"{name}: no *.jsonl manifest in this folder, and it is no other source: {known}"
-        )
-    raise ManifestError(f"{name}: neither a folder nor a .jsonl file, nor another source: {known}")
+        for found in claims.values():
+            return found
+    known = "; ".join(f"{kind.name} ({kind.looks_like})" for kind in asked)
+    if source_kind != registry.AUTO:
+        raise ManifestError(f"{name}: no {source_kind} source: {known}")
+    what = "no *.jsonl manifest in this folder"
+    if not path.is_dir():
+        what = "neither a folder nor a .jsonl file"
+    raise ManifestError(f"{name}: {what}, nor another source: {known}")

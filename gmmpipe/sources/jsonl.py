@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -14,16 +15,16 @@ from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import parse_json, path_field_of
 from gmmpipe.sources.manifest import Manifest, clean_line
 
+log = logging.getLogger(__name__)
 _LONGEST_FIRST_LINE_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 26
 """Of a compressed manifest: a small file may hold a line that no memory does."""
 _SURE = (".jsonl", ".ndjson")
-_DOUBTFUL = (".json",)
-"""Endings of other JSON files too, so that a look inside decides."""
+"""Endings that no other files have."""
 
 
 class JsonLines:
-    """See the module's docstring."""
+    """Files of one JSON object a line, and folders of those."""
 
     name = "jsonl"
     looks_like = (
@@ -43,18 +44,13 @@ class JsonLines:
         with os.scandir(path) as entries:
             there = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
         names = [name for name in there if not _is_same(path / name, ignored)]
-        plain = [name for name in names if name.endswith(".jsonl")]
-        others = [name for name in names if _ending(name) and not name.endswith(".jsonl")]
-        if plain:
-            doubtful = [name for name in others if _ending(name) in _SURE]
-            read = plain
+        if read := [name for name in names if name.endswith(".jsonl")]:
+            _warn_of([n for n in names if _ending(n) in _SURE and not n.endswith(".jsonl")], path)
         else:
-            doubtful = []
-            read = [name for name in others if _is_manifest(path / name)]
+            read = [name for name in names if _is_manifest(path / name)]
         if not read and names == there:
             return None
-        passed_over = sorted(set(names) - set(read))
-        return Found([_manifest(path / name) for name in read], passed_over, doubtful)
+        return Found([_manifest(path / n) for n in read], sorted({*names}.difference(read)))
 
     def translate(self, path: Path) -> Iterator[bytes]:
         """See `SourceKind`."""
@@ -63,6 +59,17 @@ class JsonLines:
                 if len(raw) == _LONGEST_LINE_BYTES:
                     raise ManifestError(f"{path}: a line of {_LONGEST_LINE_BYTES} bytes or more")
                 yield raw
+
+
+def _warn_of(names: list[str], folder: Path) -> None:
+    """Warn of files that would be read if they were named, or nothing else were there."""
+    if names:
+        log.warning(
+            "warning: %s: its .jsonl files alone are read, not %s; name files one by one, or with "
+            "a pattern, to have others read",
+            folder,
+            names[0] + (f" and {len(names) - 1} more" if names[1:] else ""),
+        )
 
 
 def _is_same(path: Path, ignored: Path | None) -> bool:
@@ -76,17 +83,15 @@ def _manifest(path: Path) -> Manifest:
     return Manifest(path, path.name, JsonLines.name, path if is_plain else None)
 
 
-def _ending(name: str) -> str | None:
-    """The ending that makes a file's name that of a manifest, without ``.gz``; None of others."""
-    ending = os.path.splitext(name.removesuffix(".gz"))[1]
-    return ending if ending in (*_SURE, *_DOUBTFUL) else None
+def _ending(name: str) -> str:
+    return os.path.splitext(name.removesuffix(".gz"))[1]
 
 
 def _is_manifest(path: Path) -> bool:
     """Whether a file is a manifest, by its name, or where that is not enough by its first line."""
     ending = _ending(path.name)
-    if ending not in _DOUBTFUL:
-        return ending is not None
+    if ending != ".json":  # which other JSON files have, too
+        return ending in _SURE
     with _opened(path) as file:
         for number in range(1_000):
             raw = file.readline(_LONGEST_FIRST_LINE_BYTES)

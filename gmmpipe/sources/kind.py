@@ -27,35 +27,28 @@ class Found:
     Args:
         manifests: the files that have utterances, in order.
         passed_over: the names of other files in a folder, which are not read.
-        doubtful: those of them that would be read if they were named themselves.
     """
 
     manifests: list[Manifest]
     passed_over: list[str] = field(default_factory=list)
-    doubtful: list[str] = field(default_factory=list)
 
 
 class SourceKind(Protocol):
     """A translator from what a user has to plain manifest lines."""
 
-    @property
-    def name(self) -> str:
-        """What ``--source_kind`` and samples' manifests call it."""
-
-    @property
-    def looks_like(self) -> str:
-        """What its sources look like, in a few words for an error message."""
-
-    @property
-    def specificity(self) -> Specificity:
-        """When it is asked."""
+    name: str
+    """What ``--source_kind`` calls it."""
+    looks_like: str
+    """What its sources look like, in a few words for an error message."""
+    specificity: Specificity
+    """When it is asked."""
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """What there is to read at `path`, an absolute one that exists; None: no such source.
 
         Args:
             path: a file or a folder.
-            ignored: a file that is no part of any source, however much it looks like one.
+            ignored: a file that is no part of any source, even if it looks like one.
 
         Raises:
             ManifestError: it is one, and cannot be read.

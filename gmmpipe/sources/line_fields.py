@@ -12,6 +12,9 @@ from gmmpipe.errors import AudioError
 LONGEST_SECONDS = 1e9
 """Some 30 years: beyond it, arithmetic in samples could overflow."""
 
+MOST_LEVELS = 500
+"""Python reads JSON of some 1,000 levels, less the calls around it; this much is read anywhere."""
+
 PATH_FIELDS = (
     *("wav_path", "audio_path", "audio_filepath", "path", "wav", "audio", "file_name", "file"),
 )
@@ -37,17 +40,32 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     """
     try:
         text = raw.decode("utf-8")
-        try:
-            values = _FINITE_JSON.decode(text)
-        except _NotFiniteError:
-            values, given = _NULLING_JSON.decode(text), json.loads(text)
-            if isinstance(values, dict):
-                values.update((name, given[name]) for name in _TIME_FIELDS if name in given)
+        values = _NULLING_JSON.decode(text)
+        if not isinstance(values, dict):
+            raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
+        if None in values.values():
+            times = [name for name in _TIME_FIELDS if values.get(name, 0) is None]
+            given = json.loads(text) if times else {}
+            values.update((name, given[name]) for name in times)
     except (ValueError, RecursionError) as error:
         raise AudioError("bad_json", str(error) or "nested too deeply") from error
-    if not isinstance(values, dict):
-        raise AudioError("bad_json", f"a JSON {type(values).__name__}, not an object")
+    if raw.count(b"[") + raw.count(b"{") > MOST_LEVELS and _is_deeper(values, MOST_LEVELS):
+        raise AudioError("bad_json", f"nested more than {MOST_LEVELS} levels deep")
     return values
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether arrays and objects are nested more than `levels` deep."""
+    level = [value]
+    while levels and level:
+        levels -= 1
+        holders = (each for each in level if isinstance(each, dict | list))
+        level = [
+            inner
+            for each in holders
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def path_field_of(values: dict[str, Any]) -> str | None:
@@ -168,26 +186,10 @@ def _seconds(value: object, name: str) -> float | None:
     return float(value)
 
 
-class _NotFiniteError(ValueError):
-    """A number that JSON cannot write."""
-
-
-def _refuse(constant: str) -> float:
-    raise _NotFiniteError(constant)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _NotFiniteError(text)
-    return value
-
-
 def _finite_or_none(text: str) -> float | None:
     value = float(text)
     return value if math.isfinite(value) else None
 
 
 _TIME_FIELDS = (*START_FIELDS, "duration", *END_FIELDS)
-_FINITE_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 _NULLING_JSON = json.JSONDecoder(parse_constant=lambda name: None, parse_float=_finite_or_none)

@@ -1,4 +1,4 @@
-"""A manifest: the file of the user's that lines are of, and where those lines lie as plain ones."""
+"""A manifest: a file of a source, where its plain lines are, and where one line stands in it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ class Manifest:
         path: the user's file. Relative audio paths start in the folder that holds it.
         name: its path relative to the ``--data_dir`` entry that led to it; what samples record.
         kind: the kind of source that it is of.
-        lines_path: where its plain lines lie; `path` itself where it is a plain file, None where it
-            has to be translated first.
+        lines_path: the file that holds its plain lines: `path` itself if it is a plain file, None
+            if it has to be translated first.
     """
 
     path: Path

@@ -7,7 +7,7 @@ KINDS: tuple[SourceKind, ...] = (JsonLines(),)
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
-"""What ``--source_kind`` says where a source's looks shall decide."""
+"""The ``--source_kind`` that leaves the choice to what a source looks like."""
 
 
 def kind_names() -> list[str]:

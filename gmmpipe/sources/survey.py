@@ -4,7 +4,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from gmmpipe.errors import AudioError, ManifestError, OptionError
 from gmmpipe.files import atomic_file, canonical_json
@@ -14,19 +16,6 @@ from gmmpipe.sources.manifest import ManifestLine, clean_line
 from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path
 
 _EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Example:
-    """An utterance as its line was understood; `path` is where its audio is looked for."""
-
-    key: str
-    manifest: str
-    line: int
-    path: str
-    offset_seconds: float | None
-    duration_seconds: float | None
-    channel: int | None
 
 
 @dataclass
@@ -41,7 +30,9 @@ class Survey:
         utterances: how many lines name an utterance.
         stated: how many utterances state how long they are.
         seconds: how long those are together.
-        first: the first utterances.
+        first: the first utterances as they were understood: ``key``, ``manifest``, ``line``,
+            ``path`` (where the audio is looked for), ``offset_seconds``, ``duration_seconds`` and
+            ``channel``.
         passed_over_files: files in a folder that are not read, by their ending.
         passed_over_lines: lines that are no utterance, by the reason that rejects have.
     """
@@ -49,18 +40,36 @@ class Survey:
     source: str
     kind: str
     manifests: int
+    passed_over_files: Counter[str]
     lines: int = 0
     utterances: int = 0
     stated: int = 0
     seconds: float = 0.0
-    first: list[Example] = field(default_factory=list)
-    passed_over_files: dict[str, int] = field(default_factory=dict)
-    passed_over_lines: dict[str, int] = field(default_factory=dict)
+    first: list[dict[str, Any]] = field(default_factory=list)
+    passed_over_lines: Counter[str] = field(default_factory=Counter)
 
     @property
     def hours(self) -> float | None:
         """How long the utterances are that state it, together; None where none does."""
         return round(self.seconds / 3600, 6) if self.stated else None
+
+    def add(self, utterance: Utterance, line: ManifestLine, path: str) -> None:
+        """Count an utterance; `path` is where its audio is looked for."""
+        self.utterances += 1
+        if utterance.duration_seconds is not None:
+            self.stated += 1
+            self.seconds += utterance.duration_seconds
+        if len(self.first) < _EXAMPLES:
+            example = {
+                "key": utterance.key,
+                "manifest": line.manifest.name,
+                "line": line.number,
+                "path": path,
+                "offset_seconds": utterance.offset_seconds,
+                "duration_seconds": utterance.duration_seconds,
+                "channel": utterance.channel,
+            }
+            self.first.append(example)
 
 
 def survey(
@@ -80,110 +89,82 @@ def survey(
             as it was.
         OptionError: `output` is, or would become, a part of the sources.
     """
+    base_path = base_path.absolute() if base_path else None
     if output is None:
-        return _survey(sources, _Reader(base_path, lambda line: None))
-    _refuse_own_output(sources, output.absolute())
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output.absolute()) as file:
-        return _survey(sources, _Reader(base_path, file.write))
+        return _survey(sources, base_path, lambda line: None)
+    output = output.absolute()
+    _refuse_own_output(sources, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(output) as file:
+        return _survey(sources, base_path, file.write)
 
 
-def _survey(sources: Sequence[Source], reader: "_Reader") -> list[Survey]:
-    surveys = [reader.read(source) for source in sources]
-    if not any(said.utterances for said in surveys):
-        reasons = sum((Counter(said.passed_over_lines) for said in surveys), Counter[str]())
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        names = ", ".join(said.source for said in surveys)
-        raise ManifestError(f"{names}: no line names an utterance" + (counts and f" ({counts})"))
+def _survey(
+    sources: Sequence[Source], base_path: Path | None, write: Callable[[bytes], object]
+) -> list[Survey]:
+    """`survey`; a plain line for each line of the sources goes to `write`."""
+    surveys = []
+    ordinals, key_hashes = count(1), set[int]()
+    for source in sources:
+        totals = Survey(
+            source.entry,
+            ", ".join(dict.fromkeys(manifest.kind for manifest in source.manifests)),
+            len(source.manifests),
+            Counter(os.path.splitext(name)[1] or "no ending" for name in source.passed_over),
+        )
+        surveys.append(totals)
+        for line, cleaned in _lines(source, ordinals):
+            plain = b""
+            try:
+                if cleaned:
+                    totals.lines += 1
+                    utterance = _utterance(cleaned, line, key_hashes)
+                    path = audio_path(utterance.wav_path, line, base_path)
+                    plain = canonical_json({**utterance.carried, "wav_path": path}).encode()
+                    totals.add(utterance, line, path)
+            except AudioError as error:
+                totals.passed_over_lines[error.reason] += 1
+            write(plain + b"\n")
+    _refuse_empty(surveys)
     return surveys
 
 
-class _Reader:
-    """Reads one source after the other, for keys and line numbers go over all of them.
-
-    Args:
-        base_path: where relative audio paths start; None for their manifest's folder.
-        on_line: gets a plain manifest line for each line of the sources.
-    """
-
-    def __init__(self, base_path: Path | None, on_line: Callable[[bytes], object]) -> None:
-        self._base_path, self._on_line = base_path, on_line
-        self._ordinal = 0
-        self._key_hashes: set[int] = set()
-
-    def read(self, source: Source) -> Survey:
-        """What one source holds."""
-        endings = (os.path.splitext(name)[1] or "no ending" for name in source.found.passed_over)
-        said = Survey(
-            source.entry,
-            ", ".join(source.kinds),
-            len(source.found.manifests),
-            passed_over_files=dict(sorted(Counter(endings).items())),
-        )
-        reasons: Counter[str] = Counter()
-        for line, cleaned in self._lines(source):
-            if not cleaned:
-                self._on_line(b"\n")
-                continue
-            said.lines += 1
-            try:
-                self._add(said, line, ParsedLine(cleaned))
-            except AudioError as error:
-                reasons[error.reason] += 1
-                self._on_line(b"\n")
-        said.passed_over_lines = dict(sorted(reasons.items()))
-        return said
-
-    def _lines(self, source: Source) -> Iterator[tuple[ManifestLine, bytes]]:
-        """The cleaned lines of a source, blank ones too."""
-        for manifest in source.found.manifests:
-            for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
-                self._ordinal += 1
-                line = ManifestLine(manifest, number, self._ordinal)
-                yield line, clean_line(raw, first=offset == 0)
-
-    def _add(self, said: Survey, line: ManifestLine, parsed: ParsedLine) -> None:
-        """Count an utterance; AudioError where the line is none."""
-        key = parsed.key(line.ordinal)
-        is_new = hash(key) not in self._key_hashes
-        if key is not None:
-            self._key_hashes.add(hash(key))
-        utterance = parsed.utterance(line.ordinal)
-        path = audio_path(utterance.wav_path, line, self._base_path)
-        plain = _plain_line(utterance, path)
-        if not is_new:
-            raise AudioError("duplicate_id", f"an earlier line has the key {key}")
-        self._on_line(plain)
-        said.utterances += 1
-        if utterance.duration_seconds is not None:
-            said.stated += 1
-            said.seconds += utterance.duration_seconds
-        if len(said.first) < _EXAMPLES:
-            example = Example(
-                utterance.key,
-                line.manifest.name,
-                line.number,
-                path,
-                utterance.offset_seconds,
-                utterance.duration_seconds,
-                utterance.channel,
-            )
-            said.first.append(example)
+def _lines(source: Source, ordinals: Iterator[int]) -> Iterator[tuple[ManifestLine, bytes]]:
+    """The cleaned lines of a source, blank ones too, numbered over all sources."""
+    for manifest in source.manifests:
+        for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
+            line = ManifestLine(manifest, number, next(ordinals))
+            yield line, clean_line(raw, first=offset == 0)
 
 
-def _plain_line(utterance: Utterance, path: str) -> bytes:
-    """A manifest line that means the same wherever it lies."""
-    try:
-        return canonical_json({**utterance.carried, "wav_path": path}).encode() + b"\n"
-    except (ValueError, RecursionError) as error:
-        raise AudioError("bad_json", str(error)) from error
+def _utterance(cleaned: bytes, line: ManifestLine, key_hashes: set[int]) -> Utterance:
+    """What a line says; AudioError where it says nothing, or repeats the key of an earlier one."""
+    parsed = ParsedLine(cleaned)
+    key = parsed.key(line.ordinal)
+    is_new = hash(key) not in key_hashes
+    if key is not None:
+        key_hashes.add(hash(key))
+    utterance = parsed.utterance(line.ordinal)
+    if not is_new:
+        raise AudioError("duplicate_id", f"an earlier line has the key {key}")
+    return utterance
+
+
+def _refuse_empty(surveys: Sequence[Survey]) -> None:
+    """Raise ManifestError where no line of any source names an utterance."""
+    if any(totals.utterances for totals in surveys):
+        return
+    reasons = sum((totals.passed_over_lines for totals in surveys), Counter[str]())
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    names = ", ".join(totals.source for totals in surveys)
+    raise ManifestError(f"{names}: no line names an utterance" + (counts and f" ({counts})"))
 
 
 def _refuse_own_output(sources: Sequence[Source], output: Path) -> None:
     """Refuse an output that would be read as a part of the sources, now or the next time."""
+    output = output.resolve()
     for source in sources:
-        manifests = source.found.manifests
-        if any(output == manifest.path for manifest in manifests):
+        if any(output == manifest.path.resolve() for manifest in source.manifests):
             raise OptionError(f"--output {output} is one of the manifests that are read")
-        if any(output.parent == folder for folder in source.folders):
+        if any(output.parent == path.resolve() for path in source.paths):
             raise OptionError(f"--output {output} lies in a folder that is read as a source")

@@ -1,4 +1,4 @@
-"""One manifest line to an `Utterance`: its JSON is parsed once, whatever is asked of it."""
+"""One manifest line to an `Utterance`; its JSON is parsed once."""
 
 import hashlib
 import os

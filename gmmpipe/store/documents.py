@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Hashable
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
@@ -39,7 +40,7 @@ _T = TypeVar("_T")
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
-    """Publish a document as `path`, with its checksum instead of one that `values` has already.
+    """Publish a document as `path`, with its checksum; a checksum in `values` is left out.
 
     Raises:
         StoreError: it would be too large to be read.
@@ -78,7 +79,7 @@ def read_document_bytes(path: Path) -> bytes:
 
 
 def parse_document(content: bytes, path: Path) -> dict[str, Any]:
-    """The document that a file's bytes are; `path` names it in errors.
+    """The document in the bytes of a file; `path` names it in errors.
 
     Raises:
         StoreError: it is damaged or of another version.
@@ -107,13 +108,18 @@ def pick(cls: type[_T], values: dict[str, Any]) -> _T:
     Raises:
         TypeError: a field is missing or of another type.
     """
-    names = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    hints = {name: hint for name, hint in _type_hints(cast(Hashable, cls)).items() if name in names}
-    picked = {name: values[name] for name in hints if name in values}
-    for name, value in picked.items():
-        if not _fits(value, hints[name]):
-            raise TypeError(f"{name} is {_shortened(value)}")
-    return cls(**picked)
+    hints = _type_hints(cast(Hashable, cls))
+    names = [known.name for known in fields(cls)]  # type: ignore[arg-type]
+    return cls(
+        **{name: checked(name, values[name], hints[name]) for name in names if name in values}
+    )
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """The value of a field, if it is of the type that `hint` says; else raises TypeError."""
+    if not _fits(value, hint):
+        raise TypeError(f"{name} is {_shortened(value)}")
+    return value
 
 
 def int_list(values: object) -> list[int]:

@@ -127,19 +127,17 @@ class FeatureStore:
         """
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"frames {start} to {stop} of a store of {self.num_frames}")
-        at = start
-        shard = int(np.searchsorted(self._first_frame, start, side="right")) - 1
-        for touched in self.shards[shard : int(np.searchsorted(self._first_frame, stop))]:
-            touched.check_files()  # before memory is taken for what a store only claims to hold
+        first_shard = int(np.searchsorted(self._first_frame, start, side="right")) - 1
+        touched = range(first_shard, int(np.searchsorted(self._first_frame, stop)))
+        for number in touched:  # before memory is taken for what a store only claims to hold
+            self.shards[number].check_files()
         frames = torch.empty(stop - start, self.dim, dtype=torch.float32)
-        while at < stop:
-            first, beyond = int(self._first_frame[shard]), int(self._first_frame[shard + 1])
-            end = min(stop, beyond)
-            if at < end:
-                out = frames[at - start : end - start]
-                self.shards[shard].read_rows(at - first, end - first, out)
-            at = end
-            shard += 1
+        for number in touched:
+            first, beyond = self._first_frame[number : number + 2].tolist()
+            low, high = max(start, first), min(stop, beyond)
+            if low < high:
+                out = frames[low - start : high - start]
+                self.shards[number].read_rows(low - first, high - first, out)
         return frames
 
     def utterances(self) -> Iterator[StoredUtterance]:

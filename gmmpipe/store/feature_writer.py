@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,45 +15,46 @@ from torch import Tensor
 
 from gmmpipe.errors import OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
+from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.given import as_stored, json_object
-from gmmpipe.store.identity_folder import IdentityFolder
 from gmmpipe.store.names import (
     IDENTITY_FILE,
     PLAN_FILE,
+    REJECTS_FILE,
     REOPENED_FILE,
     SHARD_SUFFIXES,
     STORE_FILE,
     Format,
     has_shards,
-    kind_of,
+    is_shard_name,
     shard_stem,
 )
-from gmmpipe.store.rejects import Tally
-from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, StoreInfo, WriterPlan
+from gmmpipe.store.replace import finish_swap
+from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, WriterPlan
 from gmmpipe.store.shard_index import is_key
-from gmmpipe.store.shard_kinds import open_writer
-from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.shard_kinds import shard_file
+from gmmpipe.store.store_info import StoreInfo
 
 log = logging.getLogger(__name__)
 
 
-class _Folder(IdentityFolder[FeatureIdentity]):
+class _Folder(StoreFolder[FeatureIdentity]):
     """The folder of the store."""
 
     command = "a FeatureStoreWriter"
     remedy = "Remove it, or write elsewhere"
 
     def refuse_other(self) -> None:
-        """Raise StoreError where a finished store is here, or one of another program."""
-        path = self.path
-        if (path / STORE_FILE).exists() and not (path / REOPENED_FILE).exists():
-            self.settle()
-            raise StoreError(f"{path}: holds a finished store; remove it, or write elsewhere")
-        is_planned = any((path / name).exists() for name in (IDENTITY_FILE, REOPENED_FILE))
-        is_begun = has_shards(path) or (path / PLAN_FILE).exists()
-        if kind_of(path) not in (None, "features") or (is_begun and not is_planned):
-            raise StoreError(f"{path}: holds another unfinished store; write elsewhere")
+        """Raise StoreError where another store is here, or files that this one would replace."""
         super().refuse_other()
+        documents = (STORE_FILE, REOPENED_FILE, IDENTITY_FILE)
+        is_own = any((self.path / name).exists() for name in documents)
+        if (self.path / PLAN_FILE).exists() or (has_shards(self.path) and not is_own):
+            raise StoreError(f"{self.path}: holds another unfinished store; write elsewhere")
+        if (self.path / REJECTS_FILE).exists() and not is_own:
+            raise StoreError(
+                f"{self.path / REJECTS_FILE}: the store's own would replace it; write elsewhere"
+            )
 
 
 class FeatureStoreWriter:
@@ -69,8 +72,9 @@ class FeatureStoreWriter:
     order makes the same bytes, however often it was stopped.
 
     Utterances go into shards in the order in which they are added, and are sorted by key within
-    each. Memory holds the frames of one shard and all keys. One writer has a folder at a time; to
-    write from several processes, give each a store of its own: ``fit`` takes several stores.
+    each. Memory holds the frames of one shard and all keys. Threads may add side by side. One
+    writer has a folder at a time; to write from several processes, give each a store of its own:
+    ``fit`` takes several stores.
 
     Args:
         path: the folder of the store. It is made; a finished store there is refused.
@@ -84,8 +88,9 @@ class FeatureStoreWriter:
 
     Raises:
         OptionError: one of these values is not possible.
-        StoreError: on entering the block, the folder holds a finished store or another one, or
-            what an earlier run left is damaged. At the end of the block, nothing was added.
+        StoreError: on entering the block, the folder holds a finished store, another one or a file
+            of the user's that would be replaced, or what an earlier run left is damaged. At the end
+            of the block, nothing was added.
         ClaimError: on entering the block, another process is writing there.
     """
 
@@ -114,18 +119,21 @@ class FeatureStoreWriter:
         self._folder = _Folder(Path(path).absolute(), identity)
         (self._column,) = identity.columns
         self._suffix = SHARD_SUFFIXES[format]
-        self._claim = ExitStack()
+        self._lock = Lock()
         self._is_open = False
-        self._buffer: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {}
-        self._added: set[str] = set()
         self._stored: set[str] = set()
-        self._shards: set[int] = set()
+        self._added: set[str] = set()
 
     def __enter__(self) -> Self:
         """Claim the folder, and look at what an earlier run left there."""
+        folder = self._folder
+        finish_swap(folder.path, folder.command)
         with ExitStack() as stack:
-            stack.enter_context(self._folder.claim(alone=True))
-            self._folder.obtain_plan()
+            stack.enter_context(folder.claim(alone=True))
+            if isinstance(folder.obtain_plan(), StoreInfo):
+                raise StoreError(f"{folder.path}: holds a finished store. {folder.remedy}")
+            self._buffer: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {}
+            self._added = set()
             self._take_over()
             self._claim = stack.pop_all()
         self._is_open = True
@@ -138,8 +146,8 @@ class FeatureStoreWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Publish the store, unless the block ended with an error."""
-        self._is_open = False
-        with self._claim:
+        with self._lock, self._claim:
+            self._is_open = False
             if error is None:
                 self._finish()
 
@@ -162,56 +170,56 @@ class FeatureStoreWriter:
                 least 1, are not finite, or overflow the stored dtype; the metadata is no JSON
                 object. Nothing of the utterance is stored then, and others can be added.
         """
-        if not self._is_open:
-            raise RuntimeError("a FeatureStoreWriter adds only within its with block")
         where = f"{self._folder.path}: utterance {key!r:.100}"
         if not is_key(key):
             raise StoreError(f"{where}: a key is 1 to 80 letters of A-Z a-z 0-9 _ -")
-        if key in self._added:
-            raise StoreError(f"{where}: added twice")
         stored = as_stored(frames, self._column, where)
         carried = json_object(metadata, where)
-        self._added.add(key)
-        if key in self._stored:
-            return
-        self._buffer[key] = stored, {**carried, "key": key, "num_frames": len(stored)}
-        if len(self._buffer) >= self._utterances_per_shard:
-            self._write_shard()
+        with self._lock:
+            if not self._is_open:
+                raise RuntimeError("a FeatureStoreWriter adds only within its with block")
+            if key in self._added:
+                raise StoreError(f"{where}: added twice")
+            if key not in self._stored:
+                self._buffer[key] = stored, {**carried, "key": key, "num_frames": len(stored)}
+            self._added.add(key)
+            if len(self._buffer) >= self._utterances_per_shard:
+                self._write_shard()
 
     def _take_over(self) -> None:
         """Learn which shards an earlier run has finished, and which utterances they hold."""
         path = self._folder.path
-        shards = [found.with_suffix(self._suffix).name for found in path.glob("shard-*.json")]
-        for name, keys in self._folder.remove_damaged(_name_and_keys, sorted(shards)):
-            if (path / name).exists():
-                self._stored.update(keys)
-                self._shards.add(_number(name))
+        sidecars = (found.with_suffix(self._suffix).name for found in path.glob("shard-*.json"))
+        shards = [name for name in sorted(sidecars) if is_shard_name(name)]
+        there = (
+            (sidecar.row.name, sidecar.index.keys)
+            for sidecar in self._folder.without_damaged(shards)
+        )
+        keys_of = {name: keys for name, keys in there if (path / name).exists()}
+        self._shards = set(keys_of)
+        self._stored = {key for keys in keys_of.values() for key in keys}
         if self._stored:
             log.warning(
-                "%s: goes on with %d utterances that an earlier run has stored",
+                "%s: goes on with %d utterances that an earlier run has stored; remove the folder "
+                "to begin anew",
                 path,
                 len(self._stored),
             )
 
     def _write_shard(self) -> None:
         """Write the utterances at hand as the first shard that is missing."""
-        number = next(number for number in count() if number not in self._shards)
-        sidecar = self._folder.path / f"{shard_stem(number)}.json"
-        with open_writer(sidecar.with_suffix(self._suffix), [self._column]) as writer:
+        names = (f"{shard_stem(number)}{self._suffix}" for number in count())
+        path = self._folder.path / next(name for name in names if name not in self._shards)
+        with shard_file(path).open_writer([self._column]) as writer:
             for key, (frames, metadata) in sorted(self._buffer.items()):
                 writer.add(key, {self._column.name: frames}, metadata)
-            written = writer.finish()
-        row = written.row
-        tally = Tally(
-            lines=row.utterances,
-            utterances=row.utterances,
-            frames=row.frames,
-            bytes=row.bytes,
-            seconds_kept=row.frames / self._frame_rate,
-        )
-        Sidecar("features", row, written.index, {}, Tally.total([tally])).write(sidecar)
-        self._shards.add(number)
-        self._buffer.clear()
+            sidecar = writer.finish()
+        counts = sidecar.tally
+        seconds = round(counts.frames / self._frame_rate, 6)
+        tally = replace(counts, lines=counts.utterances, seconds_kept=seconds)
+        replace(sidecar, tally=tally).write(path.with_suffix(".json"))
+        self._shards.add(path.name)
+        self._buffer = {}
 
     def _finish(self) -> None:
         """Write the last shard, and publish the store.
@@ -222,8 +230,7 @@ class FeatureStoreWriter:
         """
         if self._buffer:
             self._write_shard()
-        folder = self._folder
-        expected = max([0, *(number + 1 for number in self._shards)])
+        folder, expected = self._folder, len(self._shards)
         if (reopened := folder.path / REOPENED_FILE).exists():
             expected = max(expected, len(StoreInfo.read(reopened, FeatureIdentity).shards))
         if missing := folder.missing(expected):
@@ -233,16 +240,7 @@ class FeatureStoreWriter:
             )
         if not expected:
             raise StoreError(f"{folder.path}: no utterances were added")
-        folder.finish(expected, max_reject_fraction=0.0)
-
-
-def _name_and_keys(sidecar: Sidecar) -> tuple[str, list[str]]:
-    return sidecar.row.name, sidecar.index.keys
-
-
-def _number(shard: str) -> int:
-    """The number of a shard, by its file name."""
-    return int(Path(shard).stem.removeprefix("shard-"))
+        folder.finish(expected)
 
 
 def _check_choice(name: str, value: object, known: Collection[str]) -> None:

@@ -1,20 +1,15 @@
-"""The end of a store's making: all sidecars to ``rejects.jsonl`` and ``store.json``."""
+"""Publishing a store: all sidecars to ``rejects.jsonl`` and ``store.json``."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gmmpipe.errors import StoreError
-from gmmpipe.files import atomic_file, remove
-from gmmpipe.store.names import (
-    REJECTS_FILE,
-    REOPENED_FILE,
-    STORE_FILE,
-    shard_stem,
-)
+from gmmpipe.files import atomic_file
+from gmmpipe.store.names import REJECTS_FILE, STORE_FILE, shard_stem
 from gmmpipe.store.rejects import Reject, Tally
-from gmmpipe.store.schema import I, Identity, StoreInfo
-from gmmpipe.store.sums import Sums
+from gmmpipe.store.schema import I
+from gmmpipe.store.store_info import StoreInfo, Sums
 
 
 def finalize(
@@ -33,7 +28,7 @@ def finalize(
         identity: what decides its bytes.
         num_shards: how many shards it has.
         max_reject_fraction: how many of the lines may be rejects.
-        describe: what to say of the first reject, where nothing is usable.
+        describe: the words for the first reject, where nothing is usable.
 
     Raises:
         StoreError: a sidecar is missing or damaged; or of features, nothing was usable, or more
@@ -48,7 +43,6 @@ def finalize(
     else:
         info = StoreInfo(**vars(Sums.over(identity.kind, paths)), identity=identity)
     info.write(folder / STORE_FILE)
-    tidy(folder, identity)
     return info
 
 
@@ -84,9 +78,3 @@ def _check_rejects(folder: Path, tally: Tally, max_fraction: float, first: str) 
             f"allows; see {folder / REJECTS_FILE}. The shards stay: a rerun with a higher limit "
             "finishes at once"
         )
-
-
-def tidy(folder: Path, identity: Identity) -> None:
-    """Remove what only an unfinished store needs, from a finished one."""
-    for leftover in (*identity.plan_files, REOPENED_FILE):
-        remove(folder / leftover)

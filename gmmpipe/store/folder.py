@@ -1,8 +1,8 @@
-"""`StoreFolder`: a folder in which a store is made, whatever lies there and whoever works there.
+"""`StoreFolder`: a folder in which a store is made, beside other processes and after earlier runs.
 
-Features, labels and frames of others are made in the same way: the folder is claimed, a store made
-otherwise is refused, one of the same identity is gone on with, ``--overwrite`` works in a hidden
-folder, and whoever finds no shard missing publishes the store.
+All stores are made in the same way: a process claims the folder, refuses a store of another
+identity, continues one of the same, and publishes it when no shard is missing. ``--overwrite``
+makes the new store in a hidden folder.
 """
 
 import logging
@@ -17,8 +17,10 @@ from gmmpipe.claim import Claim, claim_folder, identity_of, tidy_finished
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.files import remove, temporaries
 from gmmpipe.store import replace
-from gmmpipe.store.finalize import finalize, tidy
+from gmmpipe.store.documents import read_document
+from gmmpipe.store.finalize import finalize
 from gmmpipe.store.names import (
+    IDENTITY_FILE,
     PLAN_FILE,
     REOPENED_FILE,
     STORE_FILE,
@@ -30,19 +32,19 @@ from gmmpipe.store.names import (
 )
 from gmmpipe.store.reopen import finish_reopening, remove_shards
 from gmmpipe.store.replace import NEXT_FOLDER
-from gmmpipe.store.schema import I, StoreInfo
+from gmmpipe.store.schema import I
 from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.store_info import StoreInfo
 
 log = logging.getLogger(__name__)
-P = TypeVar("P")
 R = TypeVar("R")
 
 
-class StoreFolder(Generic[I, P]):
+class StoreFolder(Generic[I]):
     """A folder that holds, or is to hold, a store.
 
-    A subclass says how the plan of an unfinished store is read and made; without one, an unfinished
-    store is refused instead of gone on with.
+    While the store is unfinished, a plan says what it is to become: its identity, as ``plan.json``,
+    unless a subclass reads and makes another.
 
     Args:
         path: the folder.
@@ -50,11 +52,13 @@ class StoreFolder(Generic[I, P]):
     """
 
     command: ClassVar[str]
-    """What is at work here, in words, for whoever is refused."""
+    """What is at work here: the words for a process that is refused."""
     made_differently: ClassVar[str] = "with other options"
     """How a store of another identity was made, in words."""
     remedy: ClassVar[str] = "Use another --output_dir, or --overwrite"
     """What to do then."""
+    plan_files: ClassVar[tuple[str, ...]] = (IDENTITY_FILE,)
+    """The names of what an unfinished store is made by."""
 
     def __init__(self, path: Path, wanted: I) -> None:
         self.path = path
@@ -67,23 +71,30 @@ class StoreFolder(Generic[I, P]):
         Raises:
             StoreError: it is damaged.
         """
+        path = self.path / IDENTITY_FILE
+        try:
+            return type(self.wanted).of(read_document(path), path)
+        except StoreError:
+            if path.exists():  # else there was none, or another process has finished the store
+                raise
         return None
 
     def planned_shards(self) -> list[str] | None:
         """The shards of the plan that lies here; None where there is none that can be read."""
         return None
 
-    def load_plan(self) -> P | None:
+    def load_plan(self) -> Any:
         """The plan that lies here, of the wanted store; None where there is none.
 
         Raises:
             StoreError: it is damaged.
         """
-        return None
+        return self.planned_identity()
 
-    def make_plan(self) -> P:
+    def make_plan(self) -> Any:
         """Make the plan, and publish it here."""
-        raise NotImplementedError
+        self.wanted.write(self.path / IDENTITY_FILE)
+        return self.wanted
 
     def claim(self, *, alone: bool = False) -> AbstractContextManager[Claim]:
         """Claim the folder; processes that make the same store share it, unless `alone`.
@@ -101,14 +112,13 @@ class StoreFolder(Generic[I, P]):
         Without a claim, because the folder may be read-only.
 
         Args:
-            lenient: whether a store that is damaged, or not the wanted one, is none.
+            lenient: whether to return None for a store that is damaged, or not the wanted one.
 
         Raises:
             StoreError: it is damaged, or not the wanted one.
         """
         finished = (self.path / STORE_FILE).exists()
-        leftovers = (*self.wanted.plan_files, REOPENED_FILE)
-        if not finished or any((self.path / name).exists() for name in leftovers):
+        if not finished or any(path.exists() for path in self._leftovers()):
             return None
         try:
             self.refuse_other()
@@ -127,10 +137,10 @@ class StoreFolder(Generic[I, P]):
         return info
 
     def made_with(self) -> Iterator[I]:
-        """What the store, finished or not, says that it was made with; each place of it.
+        """The identities that ``store.json``, ``reopened.json`` and the plan here state.
 
         Raises:
-            StoreError: a place is damaged, or of another kind of store.
+            StoreError: one is damaged, or of another kind of store.
         """
         for name in (STORE_FILE, REOPENED_FILE):
             if (self.path / name).exists():
@@ -147,14 +157,14 @@ class StoreFolder(Generic[I, P]):
                     f"{self.remedy}"
                 )
 
-    def obtain_plan(self) -> P | StoreInfo[I]:
-        """The plan that lies here, or a new one; or the store, if it is finished.
+    def obtain_plan(self) -> Any:
+        """The plan that lies here, or a new one; or the `StoreInfo` of a finished store.
 
         Raises:
             StoreError: another store is here, or shards of which nothing says what they are.
         """
-        # In this order, because another process may finish the store at any moment: then store.json
-        # appears before the plan goes.
+        # The plan is read before the look for store.json: a process that finishes the store in the
+        # meantime publishes store.json first, and removes the plan then.
         holds_shards = has_shards(self.path)
         self.refuse_other()
         plan = self.load_plan()
@@ -177,18 +187,16 @@ class StoreFolder(Generic[I, P]):
         names = shard_names(num_shards, self.wanted.format)
         return [n for n, name in enumerate(names) if not {name, sidecar_name(name)} <= present]
 
-    def remove_damaged(self, look: Callable[[Sidecar], R], shards: Iterable[str]) -> list[R]:
-        """Remove those of `shards` whose sidecars are damaged; what `look` says of the others."""
-        found = []
+    def without_damaged(self, shards: Iterable[str]) -> Iterator[Sidecar]:
+        """The sidecars of `shards` that are here; those that are damaged go, with their shards."""
         for name in shards:
-            sidecar = self.path / sidecar_name(name)
-            if os.path.lexists(sidecar):
+            path = self.path / sidecar_name(name)
+            if os.path.lexists(path):
                 try:
-                    found.append(look(Sidecar.read(sidecar, self.wanted.kind)))
+                    yield Sidecar.read(path, self.wanted.kind)
                 except StoreError as error:
                     log.warning("warning: %s; its shard is made anew", error)
                     remove_shards(self.path, [name])
-        return found
 
     def finish(self, num_shards: int, identity: I | None = None, **limits: Any) -> StoreInfo[I]:
         """Publish the store; see `gmmpipe.store.finalize.finalize` for what else may be given.
@@ -202,12 +210,13 @@ class StoreFolder(Generic[I, P]):
             StoreError: a shard is missing, or too many lines are rejects.
         """
         info = finalize(self.path, identity or self.wanted, num_shards, **limits)
-        self.drop_next()
+        self.settle()
         return info
 
     def settle(self) -> None:
         """Remove what only an unfinished store needs, from a finished one."""
-        tidy(self.path, self.wanted)
+        for leftover in self._leftovers():
+            remove(leftover)
         self.drop_next()
 
     def find_own_files(self) -> None:
@@ -228,12 +237,12 @@ class StoreFolder(Generic[I, P]):
     def begin_next(self, prepare: Callable[[Self], R]) -> R:
         """Prepare the hidden folder for a store that replaces this one.
 
-        What was begun there is gone on with; what was begun with other options, or is damaged,
-        goes.
+        A store that was begun there is continued, or removed if it was begun with other options or
+        is damaged.
 
         Args:
-            prepare: what to do in the hidden folder; raises StoreError where what lies there cannot
-                be gone on with.
+            prepare: what to do in the hidden folder; raises StoreError where the store there cannot
+                be continued.
 
         Raises:
             StoreError: something else is in its place; or as `prepare`.
@@ -253,7 +262,7 @@ class StoreFolder(Generic[I, P]):
             return prepare(made)
 
     def refuse_strangers(self, shards: Iterable[str]) -> None:
-        """Raise StoreError where a new store of `shards` would replace files that are nobody's."""
+        """Raise StoreError where a new store of `shards` would replace files of anybody else."""
         replace.refuse_strangers(self.path, self._own, shards, self.wanted.kind)
 
     def put_next_in_place(self) -> None:
@@ -261,12 +270,12 @@ class StoreFolder(Generic[I, P]):
         replace.put_in_place(self.path, self._own)
 
     def drop_next(self) -> None:
-        """Remove what an ``--overwrite`` began here and nobody goes on with."""
+        """Remove the store that an ``--overwrite`` began here and did not finish."""
         if self.next._is_begun():
             remove(self.next.path)
 
     def _is_begun(self) -> bool:
-        """Whether this folder is empty, or holds a store of ours, or part of one, and only that."""
+        """Whether this folder is empty, or holds nothing but a store or a part of one."""
         made = self.path
         if made.is_symlink() or not made.is_dir():
             return False
@@ -280,6 +289,10 @@ class StoreFolder(Generic[I, P]):
             return PLAN_FILE not in names and kind_of(made) is not None
         except StoreError:
             return False
+
+    def _leftovers(self) -> list[Path]:
+        """What only an unfinished store needs."""
+        return [self.path / name for name in (*self.plan_files, REOPENED_FILE)]
 
     def _read_info(self, name: str) -> StoreInfo[I]:
         return StoreInfo.read(self.path / name, type(self.wanted))

@@ -26,12 +26,12 @@ def as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDAr
         StoreError: they are of another shape, empty, not finite, or too large for the dtype.
     """
     if isinstance(frames, Tensor):
-        frames = frames.detach().cpu()
-        # NumPy has no bfloat16; float32 holds all of its values.
-        frames = (frames.float() if frames.dtype == torch.bfloat16 else frames).numpy()
+        frames = _as_array(frames.detach().cpu(), where)
     if not isinstance(frames, np.ndarray) or frames.dtype.kind not in "fiu":
-        kind = getattr(frames, "dtype", type(frames).__name__)
-        raise StoreError(f"{where}: frames are {kind}, but must be an array of real numbers")
+        kind = frames.dtype if isinstance(frames, np.ndarray) else f"of type {type(frames)}"
+        raise StoreError(
+            f"{where}: frames are {kind}, but must be a Tensor or a NumPy array of real numbers"
+        )
     if frames.ndim != 2 or frames.shape[1] != column.width or not len(frames):
         raise StoreError(
             f"{where}: frames of shape {list(frames.shape)}, but must be [T, {column.width}] with "
@@ -47,6 +47,18 @@ def as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDAr
             raise StoreError(f"{where}: frame {at} holds {largest:g}, too large for {column.dtype}")
         raise StoreError(f"{where}: frame {at} holds values that are not finite")
     return stored
+
+
+def _as_array(frames: Tensor, where: str) -> NDArray[Any]:
+    """A Tensor on the CPU as an array; StoreError where it is sparse or quantized."""
+    # NumPy has no bfloat16 and no float8; float32 holds all of their values.
+    is_known = frames.dtype in (torch.float16, torch.float32, torch.float64)
+    try:
+        frames = frames if is_known or not frames.is_floating_point() else frames.float()
+        array: NDArray[Any] = frames.numpy(force=True)
+    except (TypeError, RuntimeError) as error:
+        raise StoreError(f"{where}: frames must be a dense Tensor: {error}") from error
+    return array
 
 
 def json_object(metadata: Mapping[str, Any] | None, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.label_schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
+from gmmpipe.store.schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.shard import Shard, read_finished, shards_of
 from gmmpipe.store.shard_reader import ShardReader
 
@@ -28,23 +28,12 @@ class FrameLabels:
     topk_probs: Tensor | None = None
 
 
-class LabelReader:
-    """A label shard with its index at hand.
-
-    Args:
-        shard: a shard of a `LabelStore`.
-
-    Raises:
-        StoreError: its sidecar is missing or damaged.
-    """
-
-    def __init__(self, shard: Shard) -> None:
-        self._reader = ShardReader(shard)
-        self.index = self._reader.index
+class LabelReader(ShardReader):
+    """A label shard with its indices at hand."""
 
     def read(self, start: int, stop: int) -> FrameLabels:
         """The labels of frames [start, stop) of the shard; StoreError where it is damaged."""
-        arrays = self._reader.read_arrays(start, stop)
+        arrays = self.read_arrays(start, stop)
         labels = arrays[LABELS][:, 0].long()
         if TOPK_IDS not in arrays:
             return FrameLabels(labels)
@@ -105,7 +94,7 @@ class LabelStore:
             )
 
     def open_shard(self, shard: int) -> LabelReader:
-        """A shard with its index at hand, for who reads many utterances of it."""
+        """A shard with its indices at hand, to read many utterances of it."""
         return LabelReader(self.shards[shard])
 
     def read(self, shard: int, start: int, stop: int) -> FrameLabels:

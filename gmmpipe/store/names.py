@@ -1,4 +1,4 @@
-"""The names of the files of a store, and what they alone tell of a folder."""
+"""The names of the files of a store, and what a folder holds by its files' names."""
 
 import re
 from pathlib import Path
@@ -17,9 +17,9 @@ REJECTS_FILE = "rejects.jsonl"
 PLAN_FILE = "plan.npz"
 """The plan of an unfinished store that `featurize` makes."""
 LINES_FOLDER = "plan.lines"
-"""The plain lines of manifests that are not plain files, beside that plan."""
+"""Beside that plan: the plain lines of manifests that are not plain files."""
 IDENTITY_FILE = "plan.json"
-"""What an unfinished store of labels, or of a `FeatureStoreWriter`, is made by."""
+"""The plan of an unfinished store of labels, or of a `FeatureStoreWriter`."""
 REOPENED_FILE = "reopened.json"
 """What ``store.json`` is renamed to while some shards of a finished store are made anew."""
 

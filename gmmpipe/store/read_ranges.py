@@ -17,12 +17,12 @@ from gmmpipe.store.columns import Check, Column
 from gmmpipe.store.shard_index import ShardIndex
 
 _CHECKED_BYTES = 1 << 17
-"""The values of neighbouring utterances are checked together, about so many bytes at once. One by
-one, the check of an utterance of 3 s takes as long as reading it."""
+"""The values of neighbouring utterances are checked together, about this many bytes at once. The
+check of a single utterance of 3 s takes as long as reading it."""
 MAX_SAMPLE_BYTES = 1 << 30
-"""The JSON or audio of an utterance has no more."""
+"""The JSON or audio of an utterance has no more bytes."""
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint16": torch.uint16}
-"""Those of columns, by name."""
+"""The dtypes of columns, by name."""
 
 
 def crc32c(data: NDArray[Any] | bytes) -> int:

@@ -1,4 +1,4 @@
-"""Rejects with their reasons, and the tally of lines and hours: what came in and where it went."""
+"""Rejects with their reasons, and the tally of lines and hours: kept, cropped and rejected."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from gmmpipe.files import canonical_json
 
 REJECT_REASONS = (
-    "bad_json",  # the line is no JSON object, or an id or a channel is none
+    "bad_json",  # the line is no JSON object, or its id or channel cannot be used
     "missing_path",  # none of the path fields holds a path
     "unsafe_path",  # a command, a URL or standard input
     "not_found",
@@ -53,7 +53,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Tally:
-    """Lines and hours: what came in and where it went.
+    """What lines came to, in counts and seconds.
 
     lines = lines that gave features + rejects. seconds_in = kept + cropped + rejected, where a
     reject counts as many seconds as its header or its manifest states, or 0.

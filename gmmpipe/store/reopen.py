@@ -1,4 +1,4 @@
-"""A finished store back to an unfinished one, so that some of its shards are made anew."""
+"""Turning a finished store back into an unfinished one, so that some shards are made anew."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +35,7 @@ def reopen(folder: Path, shards: Iterable[str]) -> None:
 
 
 def finish_reopening(folder: Path) -> bool:
-    """Remove what `reopen` meant to, had it not been killed: whether the store is reopened."""
+    """Finish a `reopen` that was killed; whether the store is reopened."""
     reopened = folder / REOPENED_FILE
     if not reopened.exists():
         return False

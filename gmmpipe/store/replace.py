@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 NEXT_FOLDER = ".next"
 """The hidden folder in which a store is made that is to replace the one around it."""
 SWAP_FILE = ".swap.json"
-"""Names the files that go and those that come, as soon as the new store is whole."""
+"""Names the files to remove and those to move in; it is written once the new store is whole."""
 _DOCUMENTS = {
     "features": (STORE_FILE, REOPENED_FILE, PLAN_FILE, REJECTS_FILE),
     "labels": (STORE_FILE, REOPENED_FILE, IDENTITY_FILE),
@@ -130,7 +130,7 @@ def finish_swap(folder: Path, what: str) -> bool:
 
 
 def _swap(folder: Path) -> None:
-    """Do what is left of the swap that is written down.
+    """Do what remains of the swap that is written down.
 
     A file that has come already is no longer in the hidden folder, and stays.
     """

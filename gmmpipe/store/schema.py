@@ -1,45 +1,53 @@
-"""``store.json``: what a store holds, and what decides its bytes.
+"""What decides the bytes of a store: the fields of ``store.json`` and ``plan.json`` that say so.
 
 Version 1, frozen: later versions of gmmpipe may add fields, which a reader ignores, but do not
 change these. All JSON is canonical (sorted keys, no spaces, ASCII), so the same store is always
 the same bytes.
 """
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from gmmpipe.errors import StoreError
 from gmmpipe.features.kinds import spec_from_json
 from gmmpipe.features.spec import ComputedSpec, FrameSpec, differences
 from gmmpipe.store.columns import Column
 from gmmpipe.store.documents import FORMAT_VERSION, pick, read_document, write_document
-from gmmpipe.store.names import IDENTITY_FILE, LINES_FOLDER, PLAN_FILE, SHARD_SUFFIXES, Format, Kind
-from gmmpipe.store.rejects import Tally
-from gmmpipe.store.sidecar import ShardRow, check_rows, check_sha256
-from gmmpipe.store.sums import Sums
+from gmmpipe.store.names import (
+    IDENTITY_FILE,
+    REOPENED_FILE,
+    SHARD_SUFFIXES,
+    STORE_FILE,
+    Format,
+    Kind,
+)
+from gmmpipe.store.sidecar import check_sha256
 
 I = TypeVar("I", bound="Identity")  # noqa: E741
 DTYPES = ("float16", "float32")
 Dtype = Literal["float16", "float32"]
 LongAudio = Literal["crop", "split", "skip"]
 StoreAudio = Literal["none", "flac"]
+LABELS, TOPK_IDS, TOPK_PROBS = "labels", "topk_ids", "topk_probs"
+"""The columns."""
+MAX_COMPONENTS = 1 << 16
+"""More cannot be numbered in uint16."""
+_ONE = 0x3C00
+"""The bits of 1 in float16."""
 
 
+@dataclass(frozen=True)
 class Identity(ABC):
-    """What decides a store's bytes, as ``store.json`` says it."""
+    """What decides a store's bytes: the fields of a dataclass, as ``store.json`` has them."""
 
     kind: ClassVar[Kind]
     name: ClassVar[str]
     """The kind in words."""
     command: ClassVar[str]
     """What makes such stores."""
-
-    @property
-    @abstractmethod
-    def plan_files(self) -> tuple[str, ...]:
-        """What an unfinished store is made by."""
 
     @property
     @abstractmethod
@@ -61,22 +69,22 @@ class Identity(ABC):
         """Whether utterances have metadata, and the store has rejects."""
         return self.kind == "features"
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Its fields of ``store.json``."""
+        """Its fields of ``store.json`` and ``plan.json``."""
+        return {"kind": self.kind, **asdict(self)}
 
     @classmethod
-    @abstractmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """The inverse of `to_json`.
 
         Raises:
             StoreError, KeyError, TypeError, ValueError: the document cannot be one.
         """
+        return pick(cls, document)
 
-    @abstractmethod
     def differences(self, here: Self) -> list[str]:
-        """What of this one, which is there, differs from `here`, one phrase a field."""
+        """How this identity, found in a folder, differs from `here`: a phrase a field."""
+        return differing(self, here)
 
     def write(self, path: Path) -> None:
         """Publish it as the ``plan.json`` of an unfinished store."""
@@ -103,8 +111,8 @@ class Identity(ABC):
 class PlanOptions:
     """The options, and the input, that decide a store's bytes beyond the features themselves.
 
-    `windows_sha256` is of the number of windows of each line, where long audio is split: those may
-    come from the files' headers, and then a plan made again must find the same.
+    `windows_sha256` is of the number of windows of each line, where long audio is split. The
+    numbers may come from the files' headers, and a plan that is made again must find the same ones.
     """
 
     manifest_sha256: str
@@ -139,12 +147,6 @@ class FeatureIdentity(Identity):
 
     features: FrameSpec
     plan: PlanOptions | WriterPlan
-
-    @property
-    def plan_files(self) -> tuple[str, ...]:
-        """What an unfinished store is made by."""
-        is_planned = isinstance(self.plan, PlanOptions)
-        return (PLAN_FILE, LINES_FOLDER) if is_planned else (IDENTITY_FILE,)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -185,12 +187,88 @@ class FeatureIdentity(Identity):
         return cls(features, pick(WriterPlan, plan))
 
     def differences(self, here: Self) -> list[str]:
-        """What differs, but for the windows, which are found out while a plan is made."""
+        """What differs; the windows are left out, since they become known only in a plan."""
         ours = differences(self.features.to_json(), here.features.to_json())
         there = self.plan
         if isinstance(there, PlanOptions) and isinstance(here.plan, PlanOptions):
             there = replace(there, windows_sha256=here.plan.windows_sha256)
         return ours + (differing(there, here.plan) if type(there) is type(here.plan) else [])
+
+
+@dataclass(frozen=True)
+class LabelIdentity(Identity):
+    """What decides a label store's bytes.
+
+    Args:
+        source_sha256: of the feature store's ``store.json``.
+        gmm_sha256: of the model file.
+        K: components of the model.
+        top_k: how many posteriors of a frame are kept; None where none are.
+        temperature: of those posteriors.
+
+    Raises:
+        ValueError: no labels can be so.
+    """
+
+    kind = "labels"
+    name = "label store"
+    command = "gmmpipe label"
+    format = "tar"
+
+    source_sha256: str
+    gmm_sha256: str
+    K: int
+    top_k: int | None
+    temperature: float
+
+    def __post_init__(self) -> None:
+        check_sha256(self.source_sha256, self.gmm_sha256)
+        if not 1 <= self.K <= MAX_COMPONENTS:
+            raise ValueError(f"K is {self.K}")
+        if self.top_k is not None and not 1 <= self.top_k <= self.K:
+            raise ValueError(f"top_k is {self.top_k} of K = {self.K}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The most likely component of a frame, and the k most likely ones with posteriors."""
+        labels = Column(LABELS, "uint16", 1, flat=True, max_bits=self.K - 1)
+        if self.top_k is None:
+            return (labels,)
+        return (
+            labels,
+            Column(TOPK_IDS, "uint16", self.top_k, max_bits=self.K - 1),
+            # Probabilities within 0 and 1 are in the order of their bits.
+            Column(TOPK_PROBS, "float16", self.top_k, max_bits=_ONE),
+        )
+
+
+_BY_KIND: dict[str, type[Identity]] = {"features": FeatureIdentity, "labels": LabelIdentity}
+
+
+def kind_of_identity(document: dict[str, Any], path: Path) -> type[Identity]:
+    """What the identity in a document is of; StoreError where its kind is not known here."""
+    kind = str(document.get("kind"))
+    if kind not in _BY_KIND:
+        raise StoreError(f"{path}: a store of {kind:.80}, which is not known here")
+    return _BY_KIND[kind]
+
+
+def find_identity(folder: Path) -> Identity | None:
+    """What the store in `folder`, finished or not, was made with; None where no document says so.
+
+    That of an unfinished feature store is in its plan, which is not read here.
+
+    Raises:
+        StoreError: a document that says so is damaged, or of no kind that is known.
+    """
+    for name in (STORE_FILE, REOPENED_FILE, IDENTITY_FILE):
+        path = folder / name
+        if path.exists():
+            document = read_document(path)
+            return kind_of_identity(document, path).of(document, path)
+    return None
 
 
 def differing(there: Any, here: Any) -> list[str]:
@@ -200,84 +278,3 @@ def differing(there: Any, here: Any) -> list[str]:
         for f in fields(there)
         if getattr(there, f.name) != getattr(here, f.name)
     ]
-
-
-@dataclass(frozen=True)
-class _LeftOutMass:
-    """The field of the totals of labels, by its type."""
-
-    left_out_mass: float | None
-
-
-@dataclass(frozen=True)
-class StoreInfo(Sums, Generic[I]):
-    """``store.json``: written last; a folder without it is unfinished.
-
-    Args:
-        identity: what decides the store's bytes.
-        rejects_sha256: of ``rejects.jsonl``; None in stores of earlier versions, and of labels.
-    """
-
-    identity: I = field(kw_only=True)
-    rejects_sha256: str | None = field(kw_only=True, default=None)
-
-    @property
-    def shard_names(self) -> list[str]:
-        """The shards' file names."""
-        return [row.name for row in self.shards]
-
-    def write(self, path: Path) -> None:
-        """Publish the document as `path`."""
-        document = {
-            "format_version": FORMAT_VERSION,
-            **self.identity.to_json(),
-            "totals": self._totals(),
-            "shards": [row.to_json() for row in self.shards],
-        }
-        if self.identity.has_json:
-            document["rejects_sha256"] = self.rejects_sha256
-        write_document(path, document)
-
-    def _totals(self) -> dict[str, Any]:
-        tally = self.tally
-        if self.identity.kind == "features":
-            return {**asdict(tally), "seconds_in": round(tally.seconds_in, 6)}
-        counts = {name: getattr(tally, name) for name in ("utterances", "frames", "bytes")}
-        return {**counts, "left_out_mass": self.left_out_mass}
-
-    @classmethod
-    def read(cls, path: Path, identity: type[I]) -> "StoreInfo[I]":
-        """Read and check ``store.json``.
-
-        Args:
-            path: the document.
-            identity: what it must be of: `FeatureIdentity` or `LabelIdentity`.
-
-        Raises:
-            StoreError: it is missing, damaged, of another version or kind, its fingerprint is not
-                that of its features, or its totals are not those of its shards.
-        """
-        document = read_document(path)
-        whose = identity.of(document, path)
-        try:
-            totals, mass = document["totals"], None
-            if whose.kind == "labels":
-                mass = pick(_LeftOutMass, totals).left_out_mass
-            rows = [pick(ShardRow, row) for row in document["shards"]]
-            digest = document.get("rejects_sha256")
-            info = cls(rows, pick(Tally, totals), mass, identity=whose, rejects_sha256=digest)
-            info._check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path}: not a {whose.name}: {error!r}") from error
-        return info
-
-    def _check(self) -> None:
-        check_sha256(self.rejects_sha256)
-        frame_bytes = sum(column.frame_bytes for column in self.identity.columns)
-        check_rows(self.shards, self.tally, frame_bytes)
-        if sum(self.tally.rejects_by_reason.values()) != self.tally.rejects:
-            raise ValueError("its rejects are not the sum of those by reason")
-
-
-FeatureInfo = StoreInfo[FeatureIdentity]
-"""``store.json`` of a feature store."""

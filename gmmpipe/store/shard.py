@@ -13,13 +13,13 @@ from torch import Tensor
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
-from gmmpipe.store.identities import find_identity
-from gmmpipe.store.names import STORE_FILE, Kind, kind_of
+from gmmpipe.store.names import STORE_FILE, kind_of
 from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_rows
-from gmmpipe.store.schema import FeatureIdentity, I, StoreInfo, WriterPlan
+from gmmpipe.store.schema import FeatureIdentity, I, Identity, WriterPlan, find_identity
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.sidecar import ShardRow, Sidecar
+from gmmpipe.store.store_info import StoreInfo
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,22 @@ class Shard:
     Args:
         path: the shard; its sidecar lies beside it.
         row: what ``store.json`` says of it.
-        kind: of the store.
-        columns: the arrays of each utterance.
-        has_audio: whether utterances have their waveforms too.
+        identity: what decides the bytes of its store.
     """
 
     path: Path
     row: ShardRow
-    kind: Kind
-    columns: tuple[Column, ...]
-    has_audio: bool = False
+    identity: Identity
 
     @property
     def column(self) -> Column:
         """The first column: the frames of a feature store."""
-        return self.columns[0]
+        return self.identity.columns[0]
 
     @property
-    def has_json(self) -> bool:
-        """Whether utterances have metadata."""
-        return self.kind == "features"
+    def has_audio(self) -> bool:
+        """Whether utterances have their waveforms too."""
+        return self.identity.has_audio
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,13 +107,14 @@ class Shard:
 
 @lru_cache(maxsize=16)
 def _read_sidecar(shard: Shard) -> Sidecar:
-    """A shard's sidecar; by its row too, since a store may be made anew at the same place."""
-    sidecar = Sidecar.read(shard.path.with_suffix(".json"), shard.kind)
+    """A shard's sidecar, kept by its row too: a store may be made anew at the same place."""
+    sidecar = Sidecar.read(shard.path.with_suffix(".json"), shard.identity.kind)
     if not sidecar.row.is_of(shard.row):
         raise StoreError(f"{shard.path}: its sidecar does not belong to this store")
-    if list(sidecar.further) != [column.name for column in shard.columns[1:]]:
+    columns = shard.identity.columns
+    if list(sidecar.further) != [column.name for column in columns[1:]]:
         raise StoreError(f"{shard.path}: its sidecar lists other arrays than its store has")
-    for column, index in zip(shard.columns, sidecar.indices, strict=True):
+    for column, index in zip(columns, sidecar.indices, strict=True):
         check_extent(shard.file.raw_file(column), index, column)
     return sidecar
 
@@ -154,8 +151,4 @@ def read_finished(folder: Path, identity: type[I]) -> StoreInfo[I]:
 
 def shards_of(folder: Path, info: StoreInfo[I]) -> list[Shard]:
     """The shards of a finished store."""
-    made = info.identity
-    return [
-        Shard(folder / row.name, row, made.kind, made.columns, made.has_audio)
-        for row in info.shards
-    ]
+    return [Shard(folder / row.name, row, info.identity) for row in info.shards]

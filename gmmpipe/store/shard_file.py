@@ -7,7 +7,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,24 +16,10 @@ from numpy.typing import NDArray
 from gmmpipe.errors import StoreError
 from gmmpipe.files import canonical_json
 from gmmpipe.store.columns import Column
+from gmmpipe.store.names import Kind
 from gmmpipe.store.read_ranges import crc32c
 from gmmpipe.store.shard_index import ShardIndex
-from gmmpipe.store.sidecar import ShardRow
-
-
-@dataclass(frozen=True)
-class WrittenShard:
-    """What a finished writer says of its shard: what every sidecar holds.
-
-    Args:
-        row: what ``store.json`` says of it.
-        index: where the first column's arrays lie.
-        further: where those of the other columns lie, by the columns' names.
-    """
-
-    row: ShardRow
-    index: ShardIndex
-    further: dict[str, ShardIndex]
+from gmmpipe.store.sidecar import ShardRow, Sidecar
 
 
 class ShardWriter(ABC):
@@ -95,8 +80,12 @@ class ShardWriter(ABC):
         self._shared["keys"].append(key)
         self._shared["num_frames"].append(num_frames)
 
-    def finish(self) -> WrittenShard:
+    def finish(self) -> Sidecar:
         """Write what is left of the shard; nothing can be added then.
+
+        Returns:
+            Its sidecar, to be published once the shard is: with the counts of its row, no rejects
+            and nothing left out.
 
         Raises:
             ValueError: a key is none, or they were not sorted.
@@ -106,13 +95,14 @@ class ShardWriter(ABC):
         index = indices.pop(self.columns[0].name)
         num_frames = int(index.row_offset[-1])
         row = ShardRow(self._name, len(index.keys), num_frames, num_bytes, sha256)
-        return WrittenShard(row, index, indices)
+        kind: Kind = "features" if self.has_json else "labels"
+        return Sidecar(kind, row, index, indices, row.counts)
 
     @abstractmethod
     def _append(
         self, key: str, arrays: dict[str, NDArray[Any]], text: bytes | None, audio: bytes | None
     ) -> dict[str, int]:
-        """Take an utterance over; where in its raw file each column's array begins."""
+        """Store an utterance; where each column's array begins in its raw file, by the column."""
 
     @abstractmethod
     def _end(self) -> tuple[int, str]:
@@ -134,8 +124,9 @@ def _as_stored(
 class ShardFile(ABC):
     """A shard on the disk: a file or a folder.
 
-    Nothing that it says is believed beyond its size, and nothing is read into memory at once. All
-    methods raise a `StoreError` where the shard is missing or damaged, unless they say otherwise.
+    What it says of its parts is compared with its size before it is used, and it is never read into
+    memory whole. All methods raise a `StoreError` where the shard is missing or damaged, unless
+    they say otherwise.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,13 +134,18 @@ class ShardFile(ABC):
 
     @abstractmethod
     def open_writer(
-        self, columns: Sequence[Column], has_json: bool
+        self, columns: Sequence[Column], *, has_json: bool = True
     ) -> AbstractContextManager[ShardWriter]:
-        """A writer; the shard appears once the block has ended without an error."""
+        """A writer; the shard appears once the block has ended without an error.
+
+        Args:
+            columns: the arrays that each utterance has.
+            has_json: whether each has metadata too, as those of a feature store have.
+        """
 
     @abstractmethod
     def raw_file(self, column: Column) -> Path:
-        """The file that the byte offsets of a column's index are of."""
+        """The file that the byte offsets of a column count in."""
 
     @abstractmethod
     def size(self) -> int:
@@ -179,7 +175,7 @@ class ShardFile(ABC):
     def check_layout(
         self, columns: Sequence[Column], indices: Sequence[ShardIndex], has_json: bool
     ) -> None:
-        """Make sure that a stranger who opens the shard gets what the indices of `columns` say."""
+        """Make sure that other libraries find in the shard what the indices of `columns` say."""
 
     def read_metadata(self, index: ShardIndex) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and JSON of each utterance, in order, each checked by its CRC."""

@@ -31,6 +31,7 @@ class ShardReader:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._columns = shard.identity.columns
         self._indices = shard.sidecar().indices
         self.index = self._indices[0]
 
@@ -41,7 +42,7 @@ class ShardReader:
             StoreError: the shard is missing or damaged.
         """
         arrays = {}
-        for column, index in zip(self._shard.columns, self._indices, strict=True):
+        for column, index in zip(self._columns, self._indices, strict=True):
             out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
             read_rows(self._shard.file.raw_file(column), index, column, start, stop, out)
             arrays[column.name] = out

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from gmmpipe.errors import StoreError
 from gmmpipe.store.documents import (
     FORMAT_VERSION,
     MAX_INT,
+    checked,
     parse_document,
     pick,
     read_document_bytes,
     write_document,
 )
-from gmmpipe.store.names import Kind, is_shard_name, shard_stem
+from gmmpipe.store.names import Kind, is_shard_name
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.shard_index import ShardIndex
 
@@ -55,6 +55,11 @@ class ShardRow:
             )
         check_sha256(self.sha256, self.sidecar_sha256)
 
+    @property
+    def counts(self) -> Tally:
+        """What it adds to the totals of its store, beyond lines and seconds."""
+        return Tally(utterances=self.utterances, frames=self.frames, bytes=self.bytes)
+
     def of_itself(self) -> dict[str, Any]:
         """The fields that the sidecar repeats."""
         fields_there = asdict(self)
@@ -66,31 +71,16 @@ class ShardRow:
         return self.of_itself() if self.sidecar_sha256 is None else asdict(self)
 
     def is_of(self, recorded: "ShardRow") -> bool:
-        """Whether this row, which a sidecar gives, is the one that ``store.json`` records."""
+        """Whether this row, read from a sidecar, is the one that ``store.json`` records."""
         same = self if recorded.sidecar_sha256 else replace(self, sidecar_sha256=None)
         return same == recorded
 
 
 def check_sha256(*digests: str | None) -> None:
-    """Raise ValueError if one, where it is given, is no SHA-256 in hexadecimal digits."""
+    """Raise ValueError for a digest that is not a SHA-256 in hexadecimal digits; None may pass."""
     for digest in digests:
         if digest is not None and not _SHA256.fullmatch(digest):
             raise ValueError(f"{digest[:80]!r} is no SHA-256")
-
-
-def check_rows(rows: Sequence[ShardRow], totals: Tally, frame_bytes: int) -> None:
-    """Raise ValueError if rows are not those of consecutive shards that come to the totals.
-
-    Nor may a shard have less than `frame_bytes` for each of its frames.
-    """
-    if any(row.frames * frame_bytes > row.bytes for row in rows):
-        raise ValueError("a shard of fewer bytes than its frames take")
-    if any(row.name.partition(".")[0] != shard_stem(number) for number, row in enumerate(rows)):
-        raise ValueError("a shard's row is missing, or out of order")
-    sums = [sum(getattr(row, name) for row in rows) for name in ("utterances", "frames", "bytes")]
-    if sums != [totals.utterances, totals.frames, totals.bytes] or totals.bytes > MAX_INT:
-        said = f"{totals.utterances} utterances, {totals.frames} frames and {totals.bytes} bytes"
-        raise ValueError(f"its totals of {said} are not the sums of its shards")
 
 
 @dataclass(frozen=True)
@@ -196,13 +186,6 @@ def _read_lines(document: dict[str, Any]) -> dict[str, Any]:
     return {"tally": pick(Tally, document["tally"]), "rejects": rejects}
 
 
-@dataclass(frozen=True)
-class _LeftOut:
-    """The field of a sidecar of labels, by its type."""
-
-    left_out: float | None
-
-
 def _read_labels(document: dict[str, Any], row: ShardRow) -> dict[str, Any]:
-    tally = Tally(utterances=row.utterances, frames=row.frames, bytes=row.bytes)
-    return {"tally": tally, "left_out": pick(_LeftOut, document).left_out}
+    left_out = checked("left_out", document["left_out"], float | None)
+    return {"tally": row.counts, "left_out": left_out}

@@ -1,4 +1,4 @@
-"""The members of a plain tar, one header at a time: nothing is believed beyond the file's size."""
+"""The members of a plain tar, one header at a time, each checked against the file's size."""
 
 import os
 import tarfile

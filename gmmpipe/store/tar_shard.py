@@ -49,7 +49,9 @@ class TarShard(ShardFile):
     """A shard that is one file."""
 
     @contextmanager
-    def open_writer(self, columns: Sequence[Column], has_json: bool) -> Iterator[ShardWriter]:
+    def open_writer(
+        self, columns: Sequence[Column], *, has_json: bool = True
+    ) -> Iterator[ShardWriter]:
         """A writer; the file appears once the block has ended without an error."""
         with atomic_file(self.path) as file:
             yield TarShardWriter(file, self.path.name, columns, has_json)

@@ -1,4 +1,4 @@
-"""Reading every byte of a store: are the files still what was recorded, and none missing or new?"""
+"""Reading every byte of a store, to compare its files with what is recorded of them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,13 +7,12 @@ from pathlib import Path
 from gmmpipe.errors import StoreError
 from gmmpipe.files import sha256_of_file
 from gmmpipe.store.feature_store import FeatureStore
-from gmmpipe.store.identities import read_store_info
 from gmmpipe.store.label_store import LabelStore
 from gmmpipe.store.names import REJECTS_FILE, STORE_FILE, kind_of, sidecar_name
 from gmmpipe.store.rejects import Reject
 from gmmpipe.store.shard import Shard, forget_sidecars
 from gmmpipe.store.shard_reader import ShardReader
-from gmmpipe.store.sums import Sums
+from gmmpipe.store.store_info import Sums, read_store_info
 
 BLOCK_FRAMES = 1 << 14
 """Frames decoded at once."""
@@ -51,7 +50,7 @@ def verify(store: FeatureStore | LabelStore) -> Iterator[tuple[Path, str]]:
 def strangers(store: FeatureStore | LabelStore) -> list[Path]:
     """What lies in the folder of a store under a shard's or a sidecar's name, but is not its own.
 
-    ``--repair`` leaves it alone: whose it is, nobody says.
+    ``--repair`` leaves it alone, because no document says whose it is.
     """
     if not store.shards:
         return []
@@ -61,7 +60,7 @@ def strangers(store: FeatureStore | LabelStore) -> list[Path]:
 
 
 def _fault(shard: Shard) -> str:
-    """What is wrong with a shard or its sidecar, or nothing."""
+    """What is wrong with a shard or its sidecar; empty if nothing is."""
     try:
         size = shard.file.size()  # first: a file of another size may be a very long one
         if size != shard.row.bytes:
@@ -83,10 +82,11 @@ def _decode(shard: Shard) -> None:
     reader = ShardReader(shard)
     for start in range(0, shard.row.frames, BLOCK_FRAMES):
         reader.read_arrays(start, min(start + BLOCK_FRAMES, shard.row.frames))
-    if shard.has_json:
+    made = shard.identity
+    if made.has_json:
         for _ in shard.read_metadata():
             pass
-    shard.file.check_layout(shard.columns, shard.sidecar().indices, shard.has_json)
+    shard.file.check_layout(made.columns, shard.sidecar().indices, made.has_json)
 
 
 def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -97,10 +97,12 @@ def _write_column(
 
 
 class ZarrShard(ShardFile):
-    """A shard that is a folder. Plain reads: a group that claims a monstrous shape is no danger."""
+    """A shard that is a folder, read without zarr, since a group may claim any shape."""
 
     @contextmanager
-    def open_writer(self, columns: Sequence[Column], has_json: bool) -> Iterator[ShardWriter]:
+    def open_writer(
+        self, columns: Sequence[Column], *, has_json: bool = True
+    ) -> Iterator[ShardWriter]:
         """A writer; the folder appears once the block has ended without an error."""
         with atomic_folder(self.path) as folder:
             yield ZarrShardWriter(folder, self.path.name, columns, has_json)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gmmpipe.store.names import SHARD_SUFFIXES, STORE_FILE, shard_stem
-from gmmpipe.store.schema import FeatureIdentity, StoreInfo
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.sidecar import Sidecar
-from gmmpipe.store.sums import Sums
+from gmmpipe.store.store_info import StoreInfo, Sums
 
 
 def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:

@@ -25,12 +25,10 @@ from gmmpipe import FeatureStore
 from gmmpipe.fitting.update_reader import read_pipeline
 from gmmpipe.store.frame_order import FrameOrder
 from gmmpipe.store.names import STORE_FILE, shard_stem
-from gmmpipe.store.rejects import Tally
-from gmmpipe.store.schema import FeatureIdentity, StoreInfo
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.shard import forget_sidecars
-from gmmpipe.store.shard_kinds import open_writer
-from gmmpipe.store.sidecar import Sidecar
-from gmmpipe.store.sums import Sums
+from gmmpipe.store.shard_kinds import shard_file
+from gmmpipe.store.store_info import StoreInfo, Sums
 
 SHARDS = 13_700
 REAL_SHARDS = 7
@@ -64,16 +62,15 @@ def make_shards(source: Path, folder: Path) -> Path:
         path = folder / f"{shard_stem(number)}.tar"
         path.parent.mkdir(exist_ok=True)
         column = store.shards[0].column
-        with open_writer(path, [column]) as writer:
+        with shard_file(path).open_writer([column]) as writer:
             for utterance in range(UTTERANCES):
                 first = (number * UTTERANCES + utterance) * UTTERANCE_FRAMES
                 numbers = torch.arange(first, first + UTTERANCE_FRAMES) % len(frames)
                 key = f"{number * UTTERANCES + utterance:010d}"
                 writer.add(key, {column.name: frames[numbers].numpy()}, {"key": key})
-            written = writer.finish()
-        row = written.row
-        tally = Tally(UTTERANCES, UTTERANCES, 0, row.frames, row.bytes)
-        Sidecar("features", row, written.index, {}, tally).write(path.with_suffix(".json"))
+            sidecar = writer.finish()
+        tally = dataclasses.replace(sidecar.tally, lines=UTTERANCES)
+        dataclasses.replace(sidecar, tally=tally).write(path.with_suffix(".json"))
     sums = Sums.over("features", sorted(folder.glob("shard-*.json")))
     dataclasses.replace(info, **vars(sums)).write(folder / STORE_FILE)
     return folder

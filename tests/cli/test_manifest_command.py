@@ -92,6 +92,25 @@ def test_sources_as_lines(mixed: Path, invoke: Invoke) -> None:
     ]
 
 
+def test_what_it_writes_has_absolute_paths_whatever_is_given(
+    tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.jsonl").write_text('{"path": "a.wav"}\n{"path": "/b.wav"}\n')
+    for options, folder in (((), tmp_path), (("--base_path", "audio"), tmp_path / "audio")):
+        invoke("manifest", "m.jsonl", "--output", "o/o.jsonl", *options)
+        paths = [line["wav_path"] for line in read_json_lines(Path("o/o.jsonl"))]
+        assert paths == [str(folder / "a.wav"), "/b.wav"]
+
+
+def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path, invoke: Invoke) -> None:
+    names = [r"\u001b[31m\n", "\\ud800", "é"]
+    (tmp_path / "m.jsonl").write_text("\n".join(f'{{"path": "/{name}.wav"}}' for name in names))
+    lines = invoke("manifest", tmp_path / "m.jsonl").stdout.splitlines()
+    paths = [line.rpartition(": ")[2] for line in lines if line.startswith("first: ")]
+    assert paths == [r"/\x1b[31m\n.wav", r"/\ud800.wav", "/é.wav"]
+
+
 def stored(store: Path) -> dict[str, tuple[bytes, float]]:
     """Each utterance's frames, and where in its file they begin, by key."""
     return {
@@ -129,6 +148,13 @@ def test_what_it_writes_gives_the_same_frames(mixed: Path, tmp_path: Path, invok
         ("torn.jsonl.gz", ("--output", "o.jsonl"), 1, "torn.jsonl.gz: damaged: "),
         ("good.jsonl", ("--output", "good.jsonl"), 2, "is one of the manifests that are read"),
         (".", ("--output", "o.jsonl"), 2, "lies in a folder that is read as a source"),
+        (
+            "good.jsonl",
+            ("--output", "mixed/../good.jsonl"),
+            2,
+            "one of the manifests that are read",
+        ),
+        ("mixed", ("--output", "link/o.jsonl"), 2, "lies in a folder that is read as a source"),
         ("good.jsonl", ("--output", "o.json"), 2, "o.json does not end in .jsonl"),
         ("good.jsonl", ("--source_kind", "tape"), 2, "'tape' is not one of 'auto', 'jsonl'"),
         (" , ", (), 2, "no path is given"),
@@ -147,6 +173,7 @@ def test_what_cannot_be_done_is_one_line(
     Path("good.jsonl").write_text('{"path": "a.wav"}\n')
     Path("bad.jsonl").write_text("\n".join(BAD[:2]))
     Path("empty.jsonl").touch()
+    Path("link").symlink_to("mixed")
     Path("torn.jsonl.gz").write_bytes(gzip.compress(b'{"path": "a.wav"}\n' * 99)[:-8])
     there = {path.name for path in Path().iterdir()}
     result = invoke("manifest", sources, *options, status=status)

@@ -55,7 +55,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command_offers_the_kind_and_its_parameters() -> None:
     (kinds,) = (p for p in parameters(FeaturizeOptions) if p.name == "features")
-    assert list(kinds.type.choices) == ["logmel", "loudness"]
+    assert {"logmel", "loudness"} <= set(kinds.type.choices)
     names = [parameter.name for parameter in parameters(FeaturizeOptions)]
     assert names.count("sample_rate") == names.count("parts") == 1
     variant = options_and_variants(FeaturizeOptions)["features"]

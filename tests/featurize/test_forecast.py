@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from helpers.making import CORPUS, make_store
 from helpers.processes import run_gmmpipe
+from helpers.results import read_json_lines
 
 NAMES = ["en-cards/001.flac", "en-cards/002.flac", "en-cards/003.flac"]
 
@@ -26,6 +28,16 @@ def test_the_forecast_is_near_what_comes(tmp_path: Path, store: Path) -> None:
     assert forecast["frames"] == pytest.approx(real["frames"], rel=0.01)
     assert forecast["bytes"] == pytest.approx(real["bytes"], rel=0.1)
     assert forecast["hours"] == pytest.approx(real["seconds_kept"] / 3600, rel=0.01)
+
+
+def test_the_rejects_of_a_store_beside_its_manifests_are_none_of_its_lines(
+    tmp_path: Path, write_manifest: Callable[..., Path], invoke: Callable[..., Result]
+) -> None:
+    write_manifest(*({"path": str(CORPUS / name)} for name in NAMES), {"path": "none.wav"})
+    folder = make_store(tmp_path, tmp_path)
+    assert read_json_lines(folder / "rejects.jsonl")
+    result = invoke("featurize", "--data_dir", folder, "--output_dir", folder, "--dry_run")
+    assert printed(result.stdout)["utterances"] == 4
 
 
 def test_headers_stand_in_for_missing_durations(

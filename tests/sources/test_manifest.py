@@ -16,6 +16,7 @@ from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.line_fields import ID_FIELDS, PATH_FIELDS
 from gmmpipe.sources.utterance import ParsedLine, Utterance
+from gmmpipe.store.verify import verify
 from helpers.making import make_store, read_speech
 from helpers.results import read_json_lines
 
@@ -234,15 +235,22 @@ def test_what_is_only_carried_may_be_no_number_and_is_then_null(
     assert (reject["line"], reject["reason"]) == (2, "bad_offset")
 
 
-def test_nesting_of_any_depth_is_features_or_bad_json_but_never_a_crash(
+def test_deep_nesting_is_bad_json_wherever_a_reader_could_no_longer_read_it(
     speech: Path, write_manifest: WriteManifest, tmp_path: Path
 ) -> None:
-    # Near Python's own limit, a value may be read at one place and no longer written at another.
-    depths = [1, 50, *range(850, 1050)]
-    path = write_manifest(*(NESTED % ("[" * depth + "]" * depth) for depth in depths))
-    rejects = read_json_lines(make_store(path, tmp_path / "out") / "rejects.jsonl")
+    depths = [1, 50, 499, 500, *range(850, 1050)]
+    lines = [
+        *(NESTED % ("[" * depth + "]" * depth) for depth in depths),
+        *(NESTED % ('{"a":' * depth + "1" + "}" * depth) for depth in depths),
+        NESTED % f"[{', '.join(['[{}]'] * 1000)}]",
+    ]
+    store = make_store(write_manifest(*lines), tmp_path / "out")
+    rejects = read_json_lines(store / "rejects.jsonl")
     assert {reject["reason"] for reject in rejects} == {"bad_json"}
-    assert len(FeatureStore.open(tmp_path / "out")) + len(rejects) == len(depths)
+    found = FeatureStore.open(store)
+    lines_kept = sorted(utt.metadata["line"] for utt in found.utterances())
+    assert lines_kept == [1, 2, 3, 205, 206, 207, 409]
+    assert [fault for _, fault in verify(found)] == [""]
 
 
 def test_the_other_fields_are_carried_and_the_path_kept_as_given(

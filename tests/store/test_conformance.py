@@ -10,9 +10,10 @@ import torch
 from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
 from gmmpipe.store.read_ranges import TORCH_DTYPES, read_rows
-from gmmpipe.store.shard_file import ShardFile, WrittenShard
+from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_index import ShardIndex
-from gmmpipe.store.shard_kinds import SHARD_KINDS, open_writer, shard_file
+from gmmpipe.store.shard_kinds import SHARD_KINDS, shard_file
+from gmmpipe.store.sidecar import Sidecar
 from helpers.damage import flip
 
 FEATURES = {
@@ -56,8 +57,8 @@ def metadata_of(key: str) -> dict[str, Any]:
 
 def write(
     path: Path, columns: list[Column], *, has_json: bool = True, audio: bool = False
-) -> WrittenShard:
-    with open_writer(path, columns, has_json=has_json) as writer:
+) -> Sidecar:
+    with shard_file(path).open_writer(columns, has_json=has_json) as writer:
         for key, num_frames in LENGTHS.items():
             metadata = metadata_of(key) if has_json else None
             flac = f"fLaC of {key}".encode() if audio else None
@@ -66,18 +67,14 @@ def write(
         return writer.finish()
 
 
-def indices_of(written: WrittenShard) -> list[ShardIndex]:
-    return [written.index, *written.further.values()]
-
-
 def read(file: ShardFile, index: ShardIndex, column: Column, start: int, stop: int) -> torch.Tensor:
     out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
     read_rows(file.raw_file(column), index, column, start, stop, out)
     return out
 
 
-def check(path: Path, columns: list[Column], written: WrittenShard, has_json: bool = True) -> None:
-    shard_file(path).check_layout(columns, indices_of(written), has_json)
+def check(path: Path, columns: list[Column], written: Sidecar, has_json: bool = True) -> None:
+    shard_file(path).check_layout(columns, written.indices, has_json)
 
 
 @pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
@@ -91,7 +88,7 @@ def test_every_range_of_every_column_comes_back(columns: list[Column], path: Pat
     assert list(written.further) == [column.name for column in columns[1:]]
     check(path, columns, written, has_json)
     whole = [arrays_of(columns, num_frames) for num_frames in LENGTHS.values()]
-    for column, places in zip(columns, indices_of(written), strict=True):
+    for column, places in zip(columns, written.indices, strict=True):
         expected = torch.from_numpy(np.concatenate([arrays[column.name] for arrays in whole]))
         for start, stop in [(0, row.frames), (0, 0), (2, 4), (3, 9004), (9003, row.frames)]:
             assert torch.equal(read(file, places, column, start, stop), expected[start:stop])
@@ -130,7 +127,7 @@ def test_a_shard_without_audio_says_so(path: Path) -> None:
 def test_a_shard_may_hold_nothing(path: Path, has_json: bool) -> None:
     """As one does whose lines are all rejects."""
     columns = COLUMNS["half"]
-    with open_writer(path, columns, has_json=has_json) as writer:
+    with shard_file(path).open_writer(columns, has_json=has_json) as writer:
         written = writer.finish()
     assert (written.row.utterances, written.row.frames) == (0, 0)
     assert ("json_crc32c" in written.index.to_json()) == has_json
@@ -142,7 +139,7 @@ def test_a_shard_may_hold_nothing(path: Path, has_json: bool) -> None:
 @pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
 def test_a_flipped_byte_in_any_column_is_found_and_named(columns: list[Column], path: Path) -> None:
     written, file = write(path, columns), shard_file(path)
-    for column, index in zip(columns, indices_of(written), strict=True):
+    for column, index in zip(columns, written.indices, strict=True):
         raw = file.raw_file(column)
         flip(raw, int(index.byte_offset[1]))
         assert len(read(file, index, column, 0, 3)) == 3
@@ -185,7 +182,7 @@ def test_what_is_not_of_the_columns_is_refused(name: str, array: Any, path: Path
     arrays = {} if array is None else {"logmel": array}
     with (
         pytest.raises(ValueError, match="logmel of utterance k"),
-        open_writer(path, COLUMNS["half"]) as writer,
+        shard_file(path).open_writer(COLUMNS["half"]) as writer,
     ):
         writer.add("k", arrays, {"key": "k"})
     assert not path.exists()
@@ -193,7 +190,7 @@ def test_what_is_not_of_the_columns_is_refused(name: str, array: Any, path: Path
 
 def add_all(path: Path, *keys: str) -> None:
     columns = COLUMNS["half"]
-    with open_writer(path, columns) as writer:
+    with shard_file(path).open_writer(columns) as writer:
         for key in keys:
             writer.add(key, arrays_of(columns, 2), {"key": key})
         writer.finish()
@@ -210,7 +207,7 @@ def test_metadata_for_some_utterances_only_is_refused(path: Path) -> None:
     columns = COLUMNS["half"]
     with (
         pytest.raises(ValueError, match="utterance k: metadata for some"),
-        open_writer(path, columns) as writer,
+        shard_file(path).open_writer(columns) as writer,
     ):
         writer.add("k", arrays_of(columns, 2))
     assert list(path.parent.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.jepa import JEPABatches
 from gmmpipe.store.finalize import finalize
-from gmmpipe.store.identities import read_store_info
 from gmmpipe.store.shard import Shard, shards_of
-from gmmpipe.store.shard_kinds import open_writer
+from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.shard_reader import ShardReader
-from gmmpipe.store.sidecar import Sidecar
+from gmmpipe.store.store_info import read_store_info
 from gmmpipe.store.verify import open_store, strangers, verify
 from helpers.making import CORPUS, alone, fit_here
 from helpers.results import file_bytes
@@ -73,8 +73,10 @@ def test_a_store_made_now_has_the_documents_that_it_always_had(tmp_path: Path) -
 def write_again(shard: Shard, folder: Path) -> None:
     """Make a shard and its sidecar from what a reader gets of them."""
     sidecar, reader = shard.sidecar(), ShardReader(shard)
-    metadata = dict(shard.read_metadata()) if shard.has_json else {}
-    with open_writer(folder / shard.path.name, shard.columns, has_json=shard.has_json) as writer:
+    made = shard.identity
+    metadata = dict(shard.read_metadata()) if made.has_json else {}
+    file = shard_file(folder / shard.path.name)
+    with file.open_writer(made.columns, has_json=made.has_json) as writer:
         for position, key in enumerate(sidecar.index.keys):
             begin, end = sidecar.index.row_offset[position : position + 2].tolist()
             arrays = {name: a.numpy() for name, a in reader.read_arrays(begin, end).items()}
@@ -82,12 +84,9 @@ def write_again(shard: Shard, folder: Path) -> None:
             if shard.has_audio:
                 _, audio = shard.file.read_audio(sidecar.index, position, shard.column)
             writer.add(key, arrays, metadata.get(key), audio)
-        written = writer.finish()
-    tally, rejects, left_out = sidecar.tally, sidecar.rejects, sidecar.left_out
-    again = Sidecar(
-        shard.kind, written.row, written.index, written.further, tally, rejects, left_out
-    )
-    again.write((folder / shard.path.name).with_suffix(".json"))
+        again = writer.finish()
+    found = {name: getattr(sidecar, name) for name in ("tally", "rejects", "left_out")}
+    replace(again, **found).write(file.path.with_suffix(".json"))
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr", "labels"])

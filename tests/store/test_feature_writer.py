@@ -5,6 +5,8 @@ import json
 import math
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from gmmpipe import FeatureStore, FeatureStoreWriter
 from gmmpipe.cli import cli
 from gmmpipe.errors import ClaimError, OptionError, StoreError
 from gmmpipe.features.external import ExternalSpec
+from gmmpipe.store.documents import write_document
+from gmmpipe.store.schema import LabelIdentity
 from helpers.damage import edit_document, flip
 from helpers.external import LAYER, utterances, write
 from helpers.making import CORPUS, make_store
@@ -82,8 +86,10 @@ def tensors() -> dict[str, torch.Tensor | np.ndarray]:
         "float32": exact,
         "float64": exact.double(),
         "bfloat16": exact.bfloat16(),
+        "float8": exact.to(torch.float8_e4m3fn),
         "int64": exact.long(),
         "with-gradient": exact.clone().requires_grad_(),
+        "negated-view": torch.complex(exact, -exact).conj().imag,
         "strided": wide[:, ::2],
         "transposed": exact.t().contiguous().t(),
         "numpy": exact.numpy(),
@@ -125,7 +131,8 @@ BAD = {
     "a batch": ("b", ROWS[None], None, r"shape \[1, 4, 3\]"),
     "complex": ("b", ROWS * 1j, None, "frames are complex128"),
     "truth values": ("b", ROWS > 0, None, "frames are bool"),
-    "a list": ("b", ROWS.tolist(), None, "frames are list"),
+    "a sparse tensor": ("b", torch.ones(4, 3).to_sparse(), None, "must be a dense Tensor"),
+    "a list": ("b", ROWS.tolist(), None, "frames are of type <class 'list'>"),
     "a key twice": ("a", ROWS, None, "'a': added twice"),
     "an empty key": ("", ROWS, None, "a key is 1 to 80 letters"),
     "a long key": ("k" * 81, ROWS, None, "a key is"),
@@ -192,6 +199,9 @@ def test_an_error_leaves_an_unfinished_store_that_says_so(tmp_path: Path) -> Non
         program()
     with pytest.raises(StoreError, match=r"not a finished .*; run the program that writes it"):
         FeatureStore.open(folder)
+    done = CliRunner().invoke(cli, ["inspect", str(folder), "--json"])
+    found = json.loads(done.output)
+    assert (found["finished"], found["shards"], found["features"]["dim"]) == (False, 0, 3)
     with pytest.raises(RuntimeError, match="within its with block"):
         writers[0].add("b", ROWS)
     for other in ({"dim": 4}, {"dim": 3, "description": LAYER}, {"dim": 3, "dtype": "float32"}):
@@ -200,6 +210,34 @@ def test_an_error_leaves_an_unfinished_store_that_says_so(tmp_path: Path) -> Non
             FeatureStoreWriter(folder, frame_rate=50, **other),
         ):
             pass
+
+
+def test_a_writer_may_be_entered_again_after_an_error(tmp_path: Path) -> None:
+    writer = FeatureStoreWriter(tmp_path / "store", dim=3, frame_rate=50)
+    with suppress(KeyboardInterrupt), writer:
+        writer.add("a", ROWS)
+        raise KeyboardInterrupt
+    with writer:
+        assert "a" not in writer
+        writer.add("a", ROWS)
+    assert len(FeatureStore.open(tmp_path / "store")) == 1
+    with pytest.raises(StoreError, match="holds a finished store"), writer:
+        pass
+
+
+def test_threads_may_add_side_by_side(tmp_path: Path) -> None:
+    keys = {f"utterance-{number}" for number in range(200)}
+    with (
+        FeatureStoreWriter(
+            tmp_path / "store", dim=3, frame_rate=50, utterances_per_shard=3
+        ) as writer,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        list(pool.map(lambda key: writer.add(key, ROWS), keys))
+    store = FeatureStore.open(tmp_path / "store")
+    assert {utt.key for utt in store.utterances()} == keys
+    assert len(store) == len(keys)
+    assert {shard.row.utterances for shard in store.shards} == {3, 2}
 
 
 def test_a_store_without_utterances_is_not_finished(tmp_path: Path) -> None:
@@ -219,16 +257,44 @@ def refuses(folder: Path, message: str, **options: str) -> None:
 
 
 def test_a_folder_that_holds_another_store_is_refused(tmp_path: Path) -> None:
-    refuses(write(tmp_path / "finished", 3), "finished: holds a finished store; remove it")
+    refuses(write(tmp_path / "finished", 3), "finished: holds a finished store. Remove it")
     log_mels = make_store(CORPUS, tmp_path / "log_mels", utterances_per_shard=40)
-    refuses(log_mels, "holds a finished store")
+    refuses(log_mels, "kind is log_mel there and external here. Remove it, or write elsewhere")
     (log_mels / "store.json").unlink()
     refuses(log_mels, "holds another unfinished store")
     (tmp_path / "planned").mkdir()
     (tmp_path / "planned" / "plan.npz").touch()
     refuses(tmp_path / "planned", "holds another unfinished store")
+    (tmp_path / "labels").mkdir()
+    LabelIdentity("0" * 64, "0" * 64, 4, None, 1.0).write(tmp_path / "labels" / "plan.json")
+    refuses(tmp_path / "labels", "a store of labels, not of features")
     with pytest.raises(StoreError, match=r"finished: holds frames of kind external.* --overwrite"):
         make_store(CORPUS, tmp_path / "finished")
+
+
+@pytest.mark.parametrize("name", ["rejects.jsonl", "store.json", "plan.json", "shard-000000.tar"])
+def test_files_of_the_user_stay(name: str, tmp_path: Path) -> None:
+    for theirs in {name, "plan.json"} if name == "store.json" else {name}:
+        (tmp_path / theirs).write_text("{}")
+    before = file_bytes(tmp_path)
+    with pytest.raises(StoreError, match=re.escape(str(tmp_path))):
+        write(tmp_path, 3)
+    assert file_bytes(tmp_path) == before
+
+
+def test_a_replacement_that_was_killed_is_finished_first(tmp_path: Path) -> None:
+    folder = write(tmp_path / "store", 3)
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / ".next").mkdir()
+    for name in names:
+        (folder / name).rename(folder / ".next" / name)
+    coming = sorted(names, key="store.json".__eq__)
+    write_document(
+        folder / ".swap.json", {"format_version": 1, "going": ["store.json"], "coming": coming}
+    )
+    with pytest.raises(StoreError, match="holds a finished store"):
+        write(folder, 3)
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_two_writers_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -347,4 +413,4 @@ def test_a_damaged_note_of_what_is_being_written_is_an_error(tmp_path: Path) -> 
     (whole / "plan.json").write_bytes(b'{"format_version":1,"kind":"features"}\n')
     refuses(whole, r"plan\.json: not a feature store: KeyError")
     edit_document(whole / "plan.json", lambda document: document.update(kind="labels"))
-    refuses(whole, "holds another unfinished store")
+    refuses(whole, "a store of labels, not of features")

@@ -14,8 +14,8 @@ from sealing import EARLIER, make_tiny_stores, shard_path
 from gmmpipe import FeatureStore, LabelStore
 from gmmpipe.errors import StoreError
 from gmmpipe.jepa import JEPABatches
-from gmmpipe.store.identities import find_identity
 from gmmpipe.store.names import IDENTITY_FILE, REOPENED_FILE
+from gmmpipe.store.schema import find_identity
 from gmmpipe.store.shard import forget_sidecars
 from gmmpipe.store.verify import open_store, verify
 from helpers.damage import flipped

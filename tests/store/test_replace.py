@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from external import write
 
 from gmmpipe import FeatureStoreWriter
 from gmmpipe.apply.label import LabelOptions, label
@@ -24,6 +23,7 @@ from gmmpipe.featurization.worker import make_shard
 from gmmpipe.store.documents import read_document, write_document
 from gmmpipe.store.replace import NEXT_FOLDER, SWAP_FILE, finish_swap
 from helpers.damage import flip
+from helpers.external import write
 from helpers.making import CORPUS, alone, corpus_part, make_store, save_plan
 from helpers.processes import killed_after
 from helpers.results import file_bytes
