@@ -122,7 +122,7 @@ class FitOptions(RunOptions):
         )
 
     def identity(self, store: "FeatureStore", schedule: Schedule) -> dict[str, Any]:
-        """The values that must be the same in a fit that is resumed."""
+        """The values that must be the same for a fit to be resumed."""
         return {
             "K": self.K,
             "dim": store.dim,

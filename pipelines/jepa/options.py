@@ -115,7 +115,7 @@ class JEPAOptions(RunOptions):
         return Sizes(input_dim=store.dim, num_components=num_components, **chosen)
 
     def identity(self, store: "FeatureStore") -> dict[str, Any]:
-        """The values that must be the same in a run that is resumed.
+        """The values that must be the same for a run to be resumed.
 
         Raises:
             CheckpointError: the mixture's file cannot be read.
