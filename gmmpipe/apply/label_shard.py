@@ -29,14 +29,14 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
     left_out = 0.0
     with shard_file(path).open_writer(made.columns, has_json=made.has_json) as writer:
         for first, beyond in _blocks(index):
-            start, stop = int(index.row_offset[first]), int(index.row_offset[beyond])
+            start, stop = int(index.frame_offset[first]), int(index.frame_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
-            shard.read_rows(start, stop, frames)
+            shard.read_frames(start, stop, frames)
             arrays, beyond_k = label_frames(gmm, frames.to(gmm.means.device), made)
             left_out += beyond_k
             for at in range(first, beyond):
-                rows = slice(index.row_offset[at] - start, index.row_offset[at + 1] - start)
-                writer.add(index.keys[at], {name: array[rows] for name, array in arrays.items()})
+                part = slice(index.frame_offset[at] - start, index.frame_offset[at + 1] - start)
+                writer.add(index.keys[at], {name: array[part] for name, array in arrays.items()})
         sidecar = writer.finish()
     # To nine digits: the last bits of a sum are those of the machine.
     mass = None if made.top_k is None else float(f"{left_out:.9g}")
@@ -56,14 +56,14 @@ def label_frames(
         for column in made.columns
     }
     left_out = 0.0
-    for rows, _, joints in gmm.mixture.log_joints(frames):
-        arrays[LABELS][rows, 0] = joints.argmax(1).cpu()
+    for part, _, joints in gmm.mixture.log_joints(frames):
+        arrays[LABELS][part, 0] = joints.argmax(1).cpu()
         if made.top_k is not None:
             # Of the joints, which stay apart where posteriors underflow to 0.
             ids = joints.topk(made.top_k, dim=1).indices
             posteriors = temper(joints, made.temperature)
-            arrays[TOPK_IDS][rows] = ids.cpu()
-            arrays[TOPK_PROBS][rows] = posteriors.gather(1, ids).cpu()
+            arrays[TOPK_IDS][part] = ids.cpu()
+            arrays[TOPK_PROBS][part] = posteriors.gather(1, ids).cpu()
             # Summed themselves, not as what is missing to 1: then a small rest keeps its digits.
             left_out += float(posteriors.scatter_(1, ids, 0.0).sum())
     return {name: array.numpy() for name, array in arrays.items()}, left_out
@@ -72,7 +72,7 @@ def label_frames(
 def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:
     """A shard's utterances in blocks [first, beyond) of `BLOCK_FRAMES` frames or a few more."""
     first = 0
-    for at, end in enumerate(index.row_offset[1:].tolist(), start=1):
-        if end - int(index.row_offset[first]) >= BLOCK_FRAMES or at == len(index.keys):
+    for at, end in enumerate(index.frame_offset[1:].tolist(), start=1):
+        if end - int(index.frame_offset[first]) >= BLOCK_FRAMES or at == len(index.keys):
             yield first, at
             first = at

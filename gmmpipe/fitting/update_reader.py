@@ -45,7 +45,7 @@ def _read_ranges(
         shard = store.shards[part.shard]
         utterances = order.utterance_order(part.epoch, part.shard, shard.row.utterances)
         place = out[part.at : part.at + part.stop - part.start]
-        shard.read_rows(part.start, part.stop, place, utterances)
+        shard.read_frames(part.start, part.stop, place, utterances)
         yield len(place)
 
 

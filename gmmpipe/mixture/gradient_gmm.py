@@ -144,8 +144,8 @@ class GradientGMM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             num_frames = self._count_frames(x)
             out = torch.empty(num_frames, *shape, dtype=dtype, device=x.device)
-            for rows, _, joints in self.mixture.log_joints(x):
-                out[rows] = result(joints)
+            for part, _, joints in self.mixture.log_joints(x):
+                out[part] = result(joints)
         return out
 
     def _count_frames(self, x: Tensor) -> int:

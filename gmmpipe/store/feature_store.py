@@ -137,7 +137,7 @@ class FeatureStore:
             low, high = max(start, first), min(stop, beyond)
             if low < high:
                 out = frames[low - start : high - start]
-                self.shards[number].read_rows(low - first, high - first, out)
+                self.shards[number].read_frames(low - first, high - first, out)
         return frames
 
     def utterances(self) -> Iterator[StoredUtterance]:
@@ -147,8 +147,8 @@ class FeatureStore:
             StoreError: a shard is missing or damaged.
         """
         for shard in self.shards:
-            ends = pairwise(shard.sidecar().index.row_offset.tolist())
+            ends = pairwise(shard.sidecar().index.frame_offset.tolist())
             for (key, values), (begin, end) in zip(shard.read_metadata(), ends, strict=True):
                 features = torch.empty(end - begin, self.dim, dtype=torch.float32)
-                shard.read_rows(begin, end, features)
+                shard.read_frames(begin, end, features)
                 yield StoredUtterance(key, features, values)

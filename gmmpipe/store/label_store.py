@@ -41,7 +41,7 @@ class LabelReader(ShardReader):
 
     def read_utterance(self, position: int) -> FrameLabels:
         """The labels of the utterance at `position`; StoreError where the shard is damaged."""
-        begin, end = self.index.row_offset[position : position + 2].tolist()
+        begin, end = self.index.frame_offset[position : position + 2].tolist()
         return self.read(begin, end)
 
 

@@ -47,7 +47,7 @@ def check_extent(path: Path, index: ShardIndex, column: Column) -> None:
         raise StoreError(f"{path}: truncated at utterance {index.keys[int(beyond[0])]}")
 
 
-def read_rows(
+def read_frames(
     path: Path,
     index: ShardIndex,
     column: Column,
@@ -73,10 +73,10 @@ def read_rows(
             its values are not possible in this column.
     """
     dtype, check = TORCH_DTYPES[column.dtype], column.check
-    first = int(np.searchsorted(index.row_offset, start, side="right")) - 1
-    last = int(np.searchsorted(index.row_offset, stop, side="left"))
-    bounds = index.row_offset[first : last + 1].tolist()
-    rows = out.numpy()  # slices of an array take a tenth of the time of a tensor's
+    first = int(np.searchsorted(index.frame_offset, start, side="right")) - 1
+    last = int(np.searchsorted(index.frame_offset, stop, side="left"))
+    bounds = index.frame_offset[first : last + 1].tolist()
+    frames = out.numpy()  # slices of an array take a tenth of the time of a tensor's
     try:
         descriptor = open_regular(path)
     except OSError as error:
@@ -85,12 +85,12 @@ def read_rows(
     try:
         for utterance, (begin, end) in enumerate(pairwise(bounds), first):
             low, high = max(begin, start), min(end, stop)
-            target = rows[low - start : high - start]
+            target = frames[low - start : high - start]
             if (low, high) == (begin, end) and out.dtype == dtype:
                 _read_utterance(descriptor, target, path, index, utterance)
                 unchecked.append((utterance, target))
                 read_from = bounds[unchecked[0][0] - first]
-                together = rows[read_from - start : high - start]
+                together = frames[read_from - start : high - start]
                 if together.nbytes >= _CHECKED_BYTES:
                     _check(together, unchecked, path, index, check)
                     unchecked = []

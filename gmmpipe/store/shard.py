@@ -14,7 +14,7 @@ from torch import Tensor
 from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
 from gmmpipe.store.names import STORE_FILE, kind_of
-from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_rows
+from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_frames
 from gmmpipe.store.schema import FeatureIdentity, I, Identity, WriterPlan, find_identity
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_kinds import shard_file
@@ -83,10 +83,10 @@ class Shard:
         if wrong:
             raise StoreError(f"{self.path}: {size} bytes where {recorded} are recorded")
 
-    def read_rows(
+    def read_frames(
         self, start: int, stop: int, out: Tensor, order: NDArray[np.int64] | None = None
     ) -> None:
-        """Copy frames [start, stop) of the first column into `out`; see `read_ranges.read_rows`.
+        """Copy frames [start, stop) of the first column into `out`; see `read_ranges.read_frames`.
 
         With `order`, int64 [utterances], the frames are numbered through the utterances in that
         order instead of the stored one.
@@ -94,7 +94,7 @@ class Shard:
         index = self.sidecar().index
         if order is not None:
             index = index.take(order)
-        read_rows(self.file.raw_file(self.column), index, self.column, start, stop, out)
+        read_frames(self.file.raw_file(self.column), index, self.column, start, stop, out)
 
     def read_metadata(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and JSON of each utterance of a feature store, in order.

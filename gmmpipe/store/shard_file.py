@@ -93,7 +93,7 @@ class ShardWriter(ABC):
         num_bytes, sha256 = self._end()
         indices = {n: ShardIndex.from_json({**self._shared, **own}) for n, own in self._own.items()}
         index = indices.pop(self.columns[0].name)
-        num_frames = int(index.row_offset[-1])
+        num_frames = int(index.frame_offset[-1])
         row = ShardRow(self._name, len(index.keys), num_frames, num_bytes, sha256)
         kind: Kind = "features" if self.has_json else "labels"
         return Sidecar(kind, row, index, indices, row.counts)

@@ -40,7 +40,7 @@ class ShardIndex:
     json_crc32c: NDArray[np.int64] | None = None
 
     @cached_property
-    def row_offset(self) -> NDArray[np.int64]:
+    def frame_offset(self) -> NDArray[np.int64]:
         """First frame of each utterance within the shard, and the total, int64 [utterances + 1]."""
         return np.concatenate([[0], np.cumsum(self.num_frames)]).astype(np.int64)
 

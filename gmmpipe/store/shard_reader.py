@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.errors import StoreError
-from gmmpipe.store.read_ranges import TORCH_DTYPES, read_rows
+from gmmpipe.store.read_ranges import TORCH_DTYPES, read_frames
 from gmmpipe.store.shard import Shard
 
 _MD5_OF_SAMPLES = slice(26, 42)
@@ -44,7 +44,7 @@ class ShardReader:
         arrays = {}
         for column, index in zip(self._columns, self._indices, strict=True):
             out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
-            read_rows(self._shard.file.raw_file(column), index, column, start, stop, out)
+            read_frames(self._shard.file.raw_file(column), index, column, start, stop, out)
             arrays[column.name] = out
         return arrays
 
@@ -57,10 +57,10 @@ class ShardReader:
         Raises:
             StoreError: the shard is missing, or damaged there; it and the utterance are named.
         """
-        begin, end = self.index.row_offset[position : position + 2].tolist()
+        begin, end = self.index.frame_offset[position : position + 2].tolist()
         column = self._shard.column
         frames = torch.empty(end - begin, column.width, dtype=torch.float32)
-        read_rows(self._shard.file.raw_file(column), self.index, column, begin, end, frames)
+        read_frames(self._shard.file.raw_file(column), self.index, column, begin, end, frames)
         return frames
 
     def read_waveform(self, position: int) -> Tensor:

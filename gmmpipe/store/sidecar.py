@@ -159,7 +159,7 @@ class Sidecar:
 
     def _check(self) -> None:
         tally, row = self.tally, self.row
-        counts = len(self.index.keys), int(self.index.row_offset[-1])
+        counts = len(self.index.keys), int(self.index.frame_offset[-1])
         if counts != (row.utterances, row.frames):
             raise ValueError("an index of {} utterances and {} frames".format(*counts))
         reasons = Counter(reject.reason for reject in self.rejects)

@@ -138,13 +138,13 @@ class ZarrShard(ShardFile):
     ) -> None:
         """Make sure of the arrays' shapes and dtypes, and of the utterances' offsets in them."""
         index = indices[0]
-        count, frames = len(index.keys), int(index.row_offset[-1])
+        count, frames = len(index.keys), int(index.frame_offset[-1])
         expected = {column.name: (list(column.shape(frames)), column.dtype) for column in columns}
         for name in ("offsets", "json_offsets") if has_json else ("offsets",):
             expected[name] = ([count + 1], "int64")
         for name, said in expected.items():
             self._check_description(self.path / name / "zarr.json", *said)
-        if count and self._read_offsets("offsets", 0, count) != index.row_offset.tolist():
+        if count and self._read_offsets("offsets", 0, count) != index.frame_offset.tolist():
             raise StoreError(f"{self.path}: its offsets are not those of its index")
 
     @staticmethod

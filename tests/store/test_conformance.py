@@ -9,7 +9,7 @@ import torch
 
 from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
-from gmmpipe.store.read_ranges import TORCH_DTYPES, read_rows
+from gmmpipe.store.read_ranges import TORCH_DTYPES, read_frames
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.shard_kinds import SHARD_KINDS, shard_file
@@ -69,7 +69,7 @@ def write(
 
 def read(file: ShardFile, index: ShardIndex, column: Column, start: int, stop: int) -> torch.Tensor:
     out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
-    read_rows(file.raw_file(column), index, column, start, stop, out)
+    read_frames(file.raw_file(column), index, column, start, stop, out)
     return out
 
 

@@ -78,7 +78,7 @@ def write_again(shard: Shard, folder: Path) -> None:
     file = shard_file(folder / shard.path.name)
     with file.open_writer(made.columns, has_json=made.has_json) as writer:
         for position, key in enumerate(sidecar.index.keys):
-            begin, end = sidecar.index.row_offset[position : position + 2].tolist()
+            begin, end = sidecar.index.frame_offset[position : position + 2].tolist()
             arrays = {name: a.numpy() for name, a in reader.read_arrays(begin, end).items()}
             audio = None
             if shard.has_audio:

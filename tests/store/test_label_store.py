@@ -50,7 +50,7 @@ def test_any_utterance_of_any_shard_has_its_labels(store, fitted, labelled) -> N
 def test_any_range_of_frames_has_its_labels(store, fitted, labelled) -> None:
     labels, shard = LabelStore.open(labelled), FeatureStore.open(store).shards[1]
     frames = torch.empty(900, 80)
-    shard.read_rows(123, 1023, frames)
+    shard.read_frames(123, 1023, frames)
     found = labels.read(1, 123, 1023)
     assert torch.equal(found.labels, GradientGMM.load(fitted).assign(frames))
     assert found.topk_ids.shape == found.topk_probs.shape == (900, 4)
