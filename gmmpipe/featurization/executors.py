@@ -91,7 +91,7 @@ def run_dask(
                 )
             )
             client = Client(address)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError: the address cannot be read
             where = scheduler or "a local cluster"
             raise GmmpipeError(f"{where}: no Dask scheduler answers: {error}") from error
         stack.callback(_close, client)

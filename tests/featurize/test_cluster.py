@@ -159,3 +159,11 @@ def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: tcp://127.0.0.1:1")
+
+
+def test_an_address_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+    options = FeaturizeOptions(
+        data_dir=str(CORPUS), output_dir=tmp_path / "s", executor="dask", dask_scheduler="nope"
+    )
+    with pytest.raises(GmmpipeError, match="^nope: no Dask scheduler answers: missing port"):
+        featurize(options)
