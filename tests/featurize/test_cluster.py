@@ -161,9 +161,8 @@ def test_no_scheduler_is_one_line_of_error(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("error: tcp://127.0.0.1:1")
 
 
-def test_an_address_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
-    options = FeaturizeOptions(
-        data_dir=str(CORPUS), output_dir=tmp_path / "s", executor="dask", dask_scheduler="nope"
-    )
-    with pytest.raises(GmmpipeError, match="^nope: no Dask scheduler answers: missing port"):
-        featurize(options)
+def test_an_address_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, invoke) -> None:
+    dask = ("--executor", "dask", "--dask_scheduler", "nope")
+    done = invoke("featurize", *OPTIONS, "--output_dir", tmp_path / "store", *dask, status=1)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: nope: no Dask scheduler answers: missing port")
