@@ -20,7 +20,7 @@ from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
-from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
+from gmmpipe.store.names import shard_names
 from gmmpipe.store.schema import PlanOptions
 
 
@@ -82,7 +82,7 @@ class Plan:
     @property
     def shard_names(self) -> list[str]:
         """Their file names."""
-        return _shard_names(len(self.order), self.options)
+        return shard_names(self.num_shards, self.options.format)
 
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
         """The task that makes shard number `shard`."""
@@ -148,16 +148,12 @@ class Plan:
         """The file names of a published plan's shards; errors as of `load_identity`."""
         with open_plan(path) as archive:
             num_items = len(read_array(archive, "order", np.int64))
-            return _shard_names(num_items, read_identity(archive)[1])
+            options = read_identity(archive)[1]
+            return shard_names(_num_shards(num_items, options), options.format)
 
 
 def _num_shards(num_items: int, options: PlanOptions) -> int:
     return -(-num_items // options.utterances_per_shard)
-
-
-def _shard_names(num_items: int, options: PlanOptions) -> list[str]:
-    suffix = SHARD_SUFFIXES[options.format]
-    return [f"{shard_stem(number)}{suffix}" for number in range(_num_shards(num_items, options))]
 
 
 def digest_manifests(manifests: Sequence[Manifest]) -> tuple[str, int]:

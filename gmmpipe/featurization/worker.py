@@ -22,7 +22,7 @@ from gmmpipe.features.spec import ComputedSpec, FrameTransform
 from gmmpipe.featurization.plan import PlanItem, ShardTask
 from gmmpipe.sources.lines import OpenManifests
 from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, window_key
-from gmmpipe.store.names import SHARD_SUFFIXES, shard_stem
+from gmmpipe.store.names import shard_name
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
 from gmmpipe.store.schema import FeatureIdentity
@@ -90,8 +90,8 @@ def make_shard(task: ShardTask) -> Tally:
     Returns:
         What the shard's lines came to.
     """
-    sidecar_path = task.output_dir / f"{shard_stem(task.number)}.json"
-    shard_path = sidecar_path.with_suffix(SHARD_SUFFIXES[task.options.format])
+    shard_path = task.output_dir / shard_name(task.number, task.options.format)
+    sidecar_path = shard_path.with_suffix(".json")
 
     def is_published() -> bool:
         return sidecar_path.exists() and shard_path.exists()

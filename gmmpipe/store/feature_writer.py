@@ -27,7 +27,7 @@ from gmmpipe.store.names import (
     Format,
     has_shards,
     is_shard_name,
-    shard_stem,
+    shard_name,
 )
 from gmmpipe.store.replace import finish_swap
 from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, WriterPlan
@@ -118,7 +118,6 @@ class FeatureStoreWriter:
         identity = FeatureIdentity(features, WriterPlan(utterances_per_shard, dtype, format))
         self._folder = _Folder(Path(path).absolute(), identity)
         (self._column,) = identity.columns
-        self._suffix = SHARD_SUFFIXES[format]
         self._lock = Lock()
         self._is_open = False
         self._stored: set[str] = set()
@@ -188,8 +187,8 @@ class FeatureStoreWriter:
 
     def _take_over(self) -> None:
         """Learn which shards an earlier run has finished, and which utterances they hold."""
-        path = self._folder.path
-        sidecars = (found.with_suffix(self._suffix).name for found in path.glob("shard-*.json"))
+        path, suffix = self._folder.path, SHARD_SUFFIXES[self._folder.wanted.format]
+        sidecars = (found.with_suffix(suffix).name for found in path.glob("shard-*.json"))
         shards = [name for name in sorted(sidecars) if is_shard_name(name)]
         self._shards: set[str] = set()
         self._stored = set()
@@ -207,7 +206,7 @@ class FeatureStoreWriter:
 
     def _write_shard(self) -> None:
         """Write the utterances at hand as the first shard that is missing."""
-        names = (f"{shard_stem(number)}{self._suffix}" for number in count())
+        names = (shard_name(number, self._folder.wanted.format) for number in count())
         path = self._folder.path / next(name for name in names if name not in self._shards)
         with shard_file(path).open_writer([self._column]) as writer:
             for key, (frames, metadata) in sorted(self._buffer.items()):
@@ -234,8 +233,8 @@ class FeatureStoreWriter:
             expected = max(expected, len(StoreInfo.read(reopened, FeatureIdentity).shards))
         if missing := folder.missing(expected):
             raise StoreError(
-                f"{folder.path}: {shard_stem(missing[0])}{self._suffix} is missing still: the "
-                "utterances that it held were not added again"
+                f"{folder.path}: {shard_name(missing[0], folder.wanted.format)} is missing still: "
+                "the utterances that it held were not added again"
             )
         if not expected:
             raise StoreError(f"{folder.path}: no utterances were added")

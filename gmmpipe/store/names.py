@@ -31,9 +31,14 @@ def shard_stem(number: int) -> str:
     return f"shard-{number:06d}"
 
 
+def shard_name(number: int, shard_format: Format) -> str:
+    """File name of shard `number`."""
+    return f"{shard_stem(number)}{SHARD_SUFFIXES[shard_format]}"
+
+
 def shard_names(num_shards: int, shard_format: Format) -> list[str]:
     """File names of so many shards."""
-    return [f"{shard_stem(number)}{SHARD_SUFFIXES[shard_format]}" for number in range(num_shards)]
+    return [shard_name(number, shard_format) for number in range(num_shards)]
 
 
 def is_shard_name(name: str) -> bool:
