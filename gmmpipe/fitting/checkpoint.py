@@ -18,9 +18,7 @@ from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import EVAL_COLUMN, METRIC_COLUMNS, without_eval
 from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_content, on_device
 from gmmpipe.mixture.gradient_gmm import GradientGMM
-from gmmpipe.mixture.model_file import (
-    read_model,
-)
+from gmmpipe.mixture.model_file import read_model
 from gmmpipe.mixture.optimizer import Optimizer, StepConstants
 from gmmpipe.mixture.optimizers import OPTIMIZERS
 from gmmpipe.mixture.parameters import Parameters

@@ -12,11 +12,7 @@ from torch import Tensor, nn
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.floors import floor_from_content
 from gmmpipe.mixture.mixture import Mixture, temper
-from gmmpipe.mixture.model_file import (
-    FORMAT_VERSION,
-    read_model,
-    write_model,
-)
+from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture

@@ -103,7 +103,7 @@ def find_likely_groups(joints: Tensor, first_frame: int) -> LikelyGroups | None:
     Args:
         joints: log joints [n, K], contiguous; K is a multiple of `GROUP_SIZE`. Group g holds every
             (K / GROUP_SIZE)-th component from g on.
-        first_frame: the number of the first row.
+        first_frame: the number of the first frame.
     """
     num_frames, num_components = joints.shape
     grouped = joints.view(num_frames, GROUP_SIZE, -1)
@@ -158,8 +158,8 @@ def _sum_by_component(
     silence are all alike, and in one long sum each addition would have the same rounding error.
     """
     every = torch.arange(num_components)
-    rank = torch.arange(len(components)) - torch.searchsorted(components, components)
-    first = (rank % _MAX_TERMS == 0).nonzero()[:, 0]
+    place = torch.arange(len(components)) - torch.searchsorted(components, components)
+    first = (place % _MAX_TERMS == 0).nonzero()[:, 0]
     parts = embedding_bag(frames, expanded, first, mode="sum", per_sample_weights=posteriors)
     first = torch.searchsorted(components[first], every)
     return embedding_bag(torch.arange(len(parts)), parts, first, mode="sum")

@@ -51,9 +51,9 @@ class FrameOrder:
             epoch, within = divmod(position, self.epoch_frames)
             order, first = self._epoch(epoch)
             place = int(np.searchsorted(first, within, side="right")) - 1
-            row = within - int(first[place])
+            begin = within - int(first[place])
             count = min(stop - position, int(first[place + 1]) - within)
-            yield FrameRange(epoch, int(order[place]), row, row + count, position - start)
+            yield FrameRange(epoch, int(order[place]), begin, begin + count, position - start)
             position += count
 
     def utterance_order(self, epoch: int, shard: int, num_utterances: int) -> NDArray[np.int64]:
