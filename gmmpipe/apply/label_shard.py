@@ -38,7 +38,7 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
                 part = slice(index.frame_offset[at] - start, index.frame_offset[at + 1] - start)
                 writer.add(index.keys[at], {name: array[part] for name, array in arrays.items()})
         sidecar = writer.finish()
-    # To nine digits: the last bits of a sum are those of the machine.
+    # Nine digits are kept, because the last bits of a sum depend on the machine.
     mass = None if made.top_k is None else float(f"{left_out:.9g}")
     replace(sidecar, left_out=mass).write(path.with_suffix(".json"))
 
@@ -59,12 +59,13 @@ def label_frames(
     for part, _, joints in gmm.mixture.log_joints(frames):
         arrays[LABELS][part, 0] = joints.argmax(1).cpu()
         if made.top_k is not None:
-            # Of the joints, which stay apart where posteriors underflow to 0.
+            # The top k are those of the joints, which differ even where posteriors underflow to 0.
             ids = joints.topk(made.top_k, dim=1).indices
             posteriors = temper(joints, made.temperature)
             arrays[TOPK_IDS][part] = ids.cpu()
             arrays[TOPK_PROBS][part] = posteriors.gather(1, ids).cpu()
-            # Summed themselves, not as what is missing to 1: then a small rest keeps its digits.
+            # The others are summed, not taken as 1 minus the top k, so that a small sum keeps its
+            # digits.
             left_out += float(posteriors.scatter_(1, ids, 0.0).sum())
     return {name: array.numpy() for name, array in arrays.items()}, left_out
 

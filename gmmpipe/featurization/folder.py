@@ -176,8 +176,8 @@ class FeatureFolder(StoreFolder[FeatureIdentity]):
         self.refuse_other()
         log.info("nothing was usable in an earlier run: once again, from the plan on")
         doomed = {*shards, *Plan.load_shard_names(self.path / PLAN_FILE)}
-        # The plan first: after a kill, the next run finds shards without utterances, and does this
-        # again.
+        # The plan is saved first: after a kill, the next run finds shards without utterances and
+        # does this again.
         self._plan().save(self.path / PLAN_FILE)
         remove_shards(self.path, sorted(doomed))
 

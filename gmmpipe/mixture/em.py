@@ -25,7 +25,7 @@ class StepwiseEM:
     """Stepwise EM (Cappé and Moulines 2009; Liang and Klein 2009), on statistics that fade.
 
     A step takes s ← (1 - rate) s + rate ŝ, where ŝ are the statistics of its frames, and then the
-    M-step from s. In float64, for Q / n - mean² cancels and the rounding of many steps adds up.
+    M-step from s. s is in float64, because Q / n - mean² cancels and rounding adds up over steps.
 
     Args:
         sums: s at the start, [K, 2D + 1] as `Statistics.sums`, of as many frames as a step has.

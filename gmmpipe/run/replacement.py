@@ -1,8 +1,9 @@
 """How a new run replaces an old one in its folder.
 
-Nothing of the old run goes before the new one can stand for it: the new run's first checkpoint is
-written whole under a hidden name, then the old run's files are deleted, then it gets its name.
-Where that is cut short, the next process that finds the hidden file finishes it.
+Nothing of the old run is deleted before the new one can take its place. The new run's first
+checkpoint is written whole under a hidden name, then the old run's files are deleted, then the
+checkpoint gets its name. If that is interrupted, the next process that finds the hidden file
+finishes it.
 """
 
 import logging

@@ -133,8 +133,8 @@ class RunFolder:
     def begin(self, state: RunState) -> None:
         """Write ``options.yaml`` and the metrics, unless there is a run to be replaced.
 
-        Only when steps can begin: a run that comes to none leaves the folder as it was. One that
-        replaces another leaves that until it has a checkpoint.
+        It is called when steps can begin, so a run that comes to none leaves the folder as it was.
+        A run that replaces another one changes nothing of it before it has a checkpoint.
         """
         if not self.replacing:
             self._world.on_first_rank(lambda: self._begin(state))

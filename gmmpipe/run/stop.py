@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
-# Its process number, looked up at the start, when it is certainly there.
 _TORCHRUN = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+"""torchrun's process number, asked for at the start, when torchrun is certainly there."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

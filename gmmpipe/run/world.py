@@ -44,8 +44,8 @@ class World:
         size: W.
         device: where this rank computes.
         roll: says which rank is gone, where there are others.
-        short: of the exchanges that no rank comes to much later than others, with a time limit of
-            its own, because a group has one, and closes when that has passed.
+        short: the group for exchanges to which all ranks come at about the same time. It is one of
+            its own because a group has one time limit, and is closed when that has passed.
         stopping: whether this rank is to stop; waiting for others ends then.
     """
 
@@ -182,7 +182,7 @@ def open_world(
             with stop_signals(lambda signum, frame: None):  # torchrun's, for the same reason
                 raise RankGoneError(f"{roll.who_is_gone()}: {error}") from error
         except Exception:
-            dist.destroy_process_group()  # else this process could not join others again
+            dist.destroy_process_group()  # otherwise this process could not join others again
             raise
         dist.destroy_process_group()
     except Exception as error:
@@ -211,8 +211,8 @@ def _join(
     exchange_timeout: float,
 ) -> tuple[RollCall, dist.ProcessGroup]:
     """Meet the other ranks and connect to them. No signal handler runs in a thread that does."""
-    # Else a failed collective of NCCL ends the process, before a checkpoint could be written. By
-    # torch's documentation: it has not been run on several GPUs.
+    # Otherwise a failed collective of NCCL ends the process before a checkpoint can be written. So
+    # torch's documentation says; it has not been run on several GPUs.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
@@ -229,8 +229,8 @@ def _join(
         )
     except RuntimeError as error:
         raise RankError(f"{host} does not answer ({_reason(error)})") from error
-    # torchrun may keep one store over its restarts, with the words of those who are dead; and over
-    # the times that this process joins.
+    # torchrun may keep one store over its restarts, with the words of ranks that are dead, and this
+    # process may join several times.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     words = dist.PrefixStore(f"gmmpipe-{attempt}-{next(_meetings)}", store)  # type: ignore[attr-defined]
     roll = RollCall(words, rank, size, host)

@@ -58,5 +58,6 @@ def remove_shards(folder: Path, shards: Iterable[str]) -> None:
     """Remove shards by their file names, with their sidecars; other files without."""
     for name in shards:
         if is_shard_name(name):
-            (folder / sidecar_name(name)).unlink(missing_ok=True)  # it says "complete", so it first
+            # The sidecar goes first, because it says that the shard is complete.
+            (folder / sidecar_name(name)).unlink(missing_ok=True)
         remove(folder / name)

@@ -62,7 +62,7 @@ def strangers(store: FeatureStore | LabelStore) -> list[Path]:
 def _fault(shard: Shard) -> str:
     """What is wrong with a shard or its sidecar; empty if nothing is."""
     try:
-        size = shard.file.size()  # first: a file of another size may be a very long one
+        size = shard.file.size()  # before the digest: the file may be a very long one
         if size != shard.row.bytes:
             return f"{size} bytes where {shard.row.bytes} are recorded"
         if shard.file.sha256() != shard.row.sha256:
