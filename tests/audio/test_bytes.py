@@ -13,7 +13,7 @@ import torch
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
-from helpers.making import read_speech
+from helpers.making import read_speech, without_xing
 
 FORMATS: dict[str, dict[str, Any]] = {
     "wav": {"format": "WAV", "subtype": "PCM_16"},
@@ -25,10 +25,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "aiff": {"format": "AIFF"},
     "w64": {"format": "W64"},
 }
-
-
-def without_xing(data: bytes) -> bytes:
-    return data[data.find(data[:2], max(data.find(b"Xing"), data.find(b"Info"))) :]
 
 
 def without_length(flac: bytes) -> bytes:

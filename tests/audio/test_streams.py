@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from gmmpipe import FeatureStore
-from gmmpipe.audio.mpeg import Kind
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
-from helpers.making import make_store, read_speech
+from helpers.making import make_store, read_speech, without_xing
 from helpers.results import read_json_lines
 
 WHOLE = Limit(1e6)
@@ -34,15 +33,6 @@ def speech(path: Path, first: float, seconds: float, rate: int = 16000, **option
 def load(path: Path, start: float | None = None, seconds: float | None = None) -> Tensor:
     rate = soundfile.info(path).samplerate
     return load_waveform(str(path), rate, WHOLE, Segment(start, seconds)).samples
-
-
-def without_xing(data: bytes) -> bytes:
-    """An MP3 as encoders leave it that write to a pipe: the first frame is a Xing header's."""
-    at = max(data.find(b"Xing"), data.find(b"Info"))
-    second = data.find(data[:2], at)
-    assert 0 < at < 60
-    assert Kind.of(data[second : second + 4]) == Kind.of(data[:4])
-    return data[second:]
 
 
 def with_frames(data: bytes, change: Callable[[int], int]) -> bytes:

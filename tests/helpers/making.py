@@ -53,6 +53,13 @@ def read_speech(seconds: float | None = None) -> tuple[np.ndarray, int]:
     return samples[: int(seconds * 16000)] if seconds else samples, 16000
 
 
+def without_xing(data: bytes) -> bytes:
+    """An MP3 as encoders leave it that write to a pipe: the first frame is a Xing header's."""
+    at = max(data.find(b"Xing"), data.find(b"Info"))
+    assert 0 < at < 60
+    return data[data.index(data[:2], at) :]
+
+
 def make_store(data_dir: object, output_dir: Path, **options: Any) -> Path:
     """Do what ``gmmpipe featurize`` does, within this process: no workers to wait for.
 

@@ -22,6 +22,7 @@ from gmmpipe.fitting.trainer import fit
 from gmmpipe.run.replacement import claim_run
 from gmmpipe.run.run_folder import RunFolder
 from gmmpipe.store.feature_store import FeatureStore
+from helpers.damage import flip
 from helpers.making import SMALL_FIT, alone
 from helpers.processes import killed_after
 from helpers.results import file_bytes, same_bits
@@ -234,9 +235,7 @@ def test_auto_reads_checkpoints_from_the_furthest_on_and_passes_over_damaged_one
     assert "passed over" not in caplog.text, "it was not read"
     (again / kind.model).unlink()
     (again / third).write_text("damaged")
-    content = bytearray((again / fourth).read_bytes())
-    content[len(content) // 2] ^= 1
-    (again / fourth).write_bytes(content)
+    flip(again / fourth)
     with caplog.at_level(logging.INFO):
         kind.run(again, resume="auto")
     passed_over = [line for line in caplog.messages if "passed over" in line]
