@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.soak.child import Child, Ended, Job, command, file_bytes, process, run
 from pipelines.soak.operations import killed_after_number, operations_of
 from pipelines.soak.readers import fit_result
-from pipelines.soak.stage import Stage
+from pipelines.soak.stage import Arguments, Stage, featurizing, labelling
 from pipelines.soak.verdict import Outcome, held
 
 
@@ -32,12 +32,12 @@ class Work:
         without: the arguments without ``--overwrite``, where that is among them.
     """
 
-    arguments: Callable[[Stage, Path], list[object]]
+    arguments: Arguments
     before: str = ""
     ranks: int = 1
     launch: Callable[..., Job] = command
     is_fit: bool = False
-    without: Callable[[Stage, Path], list[object]] | None = None
+    without: Arguments | None = None
 
     def job(self, stage: Stage, out: Path) -> Job:
         """The command as a job."""
@@ -50,16 +50,8 @@ class Work:
         return file_bytes(out)
 
 
-def _featurize(**changes: Any) -> Callable[[Stage, Path], list[object]]:
-    return lambda stage, out: stage.featurize(out, **changes)
-
-
-def _fit(**changes: Any) -> Callable[[Stage, Path], list[object]]:
+def _fit(**changes: Any) -> Arguments:
     return lambda stage, out: stage.fit(out, **{"resume": "auto", **changes})
-
-
-def _label(**changes: Any) -> Callable[[Stage, Path], list[object]]:
-    return lambda stage, out: stage.label(out, **changes)
 
 
 def _overwriting(make: Callable[..., Any], before: str, **changes: Any) -> Work:
@@ -74,26 +66,28 @@ def _torchrun(*arguments: object) -> Job:
 
 
 WORKS = {
-    "featurize tar": Work(_featurize()),
-    "featurize zarr": Work(_featurize(format="zarr")),
-    "featurize split": Work(_featurize(max_seconds=0.5, long_audio="split", store_audio="none")),
-    "featurize slices": Work(_featurize(), before="tar begun"),
-    "label": Work(_label()),
+    "featurize tar": Work(featurizing()),
+    "featurize zarr": Work(featurizing(format="zarr")),
+    "featurize split": Work(featurizing(max_seconds=0.5, long_audio="split", store_audio="none")),
+    "featurize slices": Work(featurizing(), before="tar begun"),
+    "label": Work(labelling()),
     "fit": Work(_fit(), is_fit=True),
     "fit em": Work(_fit(optimizer="em"), is_fit=True),
     "fit of 2 ranks": Work(_fit(), ranks=2, is_fit=True),
-    "featurize --overwrite": _overwriting(_featurize, "tar", seed=5),
-    "featurize --overwrite zarr": _overwriting(_featurize, "tar", seed=5, format="zarr"),
-    "label --overwrite": _overwriting(_label, "labels", top_k=1),
+    "featurize --overwrite": _overwriting(featurizing, "tar", seed=5),
+    "featurize --overwrite zarr": _overwriting(featurizing, "tar", seed=5, format="zarr"),
+    "label --overwrite": _overwriting(labelling, "labels", top_k=1),
     "fit --overwrite": _overwriting(_fit, "fit", seed=5),
-    "featurize --retry_rejected": Work(_featurize(retry_rejected=True), before="tar"),
+    "featurize --retry_rejected": Work(featurizing(retry_rejected=True), before="tar"),
 }
 """Works that take tenths of a second; see `SLOW` for fresh processes."""
 SLOW = {
-    "featurize, 2 workers": Work(_featurize(num_workers=2, utterances_per_shard=2), launch=process),
-    "featurize zarr, 2 workers": Work(_featurize(num_workers=2, format="zarr"), launch=process),
-    "featurize, dask": Work(_featurize(executor="dask", num_workers=2), launch=process),
-    "label, a process": Work(_label(), launch=process),
+    "featurize, 2 workers": Work(
+        featurizing(num_workers=2, utterances_per_shard=2), launch=process
+    ),
+    "featurize zarr, 2 workers": Work(featurizing(num_workers=2, format="zarr"), launch=process),
+    "featurize, dask": Work(featurizing(executor="dask", num_workers=2), launch=process),
+    "label, a process": Work(labelling(), launch=process),
     "fit under torchrun": Work(_fit(n_sgd_steps=400), launch=_torchrun, is_fit=True),
 }
 ALL = {**WORKS, **SLOW}

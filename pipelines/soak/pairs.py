@@ -2,14 +2,13 @@
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.soak.child import Child, Job, command, file_bytes, run
 from pipelines.soak.readers import fit_result
-from pipelines.soak.stage import Stage
+from pipelines.soak.stage import Arguments, Stage, featurizing, labelling
 from pipelines.soak.verdict import Outcome, held, refused
 
 
@@ -23,8 +22,8 @@ class Pair:
         is_fit: they leave a model rather than a store.
     """
 
-    first: Callable[[Stage, Path], list[object]]
-    second: Callable[[Stage, Path], list[object]]
+    first: Arguments
+    second: Arguments
     same: bool = False
     is_fit: bool = False
 
@@ -36,39 +35,31 @@ class Pair:
             return None
 
 
-def _featurize(**changes: Any) -> Callable[[Stage, Path], list[object]]:
-    return lambda stage, out: stage.featurize(out, **changes)
-
-
-def _label(**changes: Any) -> Callable[[Stage, Path], list[object]]:
-    return lambda stage, out: stage.label(out, **changes)
-
-
-def _fit(**changes: Any) -> Callable[[Stage, Path], list[object]]:
+def _fit(**changes: Any) -> Arguments:
     return lambda stage, out: stage.fit(out, **changes)
 
 
 PAIRS = {
-    "the same featurize tar": Pair(_featurize(), _featurize(), same=True),
+    "the same featurize tar": Pair(featurizing(), featurizing(), same=True),
     "the same featurize zarr": Pair(
-        _featurize(format="zarr"), _featurize(format="zarr"), same=True
+        featurizing(format="zarr"), featurizing(format="zarr"), same=True
     ),
     "slices of featurize": Pair(
-        _featurize(task_index=0, num_tasks=2), _featurize(task_index=1, num_tasks=2), same=True
+        featurizing(task_index=0, num_tasks=2), featurizing(task_index=1, num_tasks=2), same=True
     ),
-    "the same label": Pair(_label(), _label(), same=True),
+    "the same label": Pair(labelling(), labelling(), same=True),
     "the same fit": Pair(_fit(), _fit(), same=True, is_fit=True),
     "the same fit --resume auto": Pair(
         _fit(resume="auto"), _fit(resume="auto"), same=True, is_fit=True
     ),
-    "featurize of another seed": Pair(_featurize(), _featurize(seed=3)),
-    "featurize of other n_mels": Pair(_featurize(), _featurize(n_mels=40)),
-    "featurize zarr and tar": Pair(_featurize(), _featurize(format="zarr")),
+    "featurize of another seed": Pair(featurizing(), featurizing(seed=3)),
+    "featurize of other n_mels": Pair(featurizing(), featurizing(n_mels=40)),
+    "featurize zarr and tar": Pair(featurizing(), featurizing(format="zarr")),
     "featurize zarr of another seed": Pair(
-        _featurize(format="zarr"), _featurize(format="zarr", seed=3)
+        featurizing(format="zarr"), featurizing(format="zarr", seed=3)
     ),
-    "featurize and label": Pair(_featurize(), _label()),
-    "label of another top_k": Pair(_label(), _label(top_k=1)),
+    "featurize and label": Pair(featurizing(), labelling()),
+    "label of another top_k": Pair(labelling(), labelling(top_k=1)),
     "fit of another K": Pair(_fit(), _fit(K=3), is_fit=True),
     "fit of another seed": Pair(_fit(resume="auto"), _fit(resume="auto", seed=2), is_fit=True),
 }

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -123,6 +123,20 @@ class Stage:
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():  # pragma: no cover
                 raise RuntimeError(f"{folder} cannot be removed")
+
+
+Arguments = Callable[[Stage, Path], list[object]]
+"""The arguments of a command, from the stage and the output folder."""
+
+
+def featurizing(**changes: Any) -> Arguments:
+    """The arguments that make the store, with some options changed or added."""
+    return lambda stage, out: stage.featurize(out, **changes)
+
+
+def labelling(**changes: Any) -> Arguments:
+    """The same for the label store."""
+    return lambda stage, out: stage.label(out, **changes)
 
 
 def _flags(options: dict[str, Any]) -> list[object]:
