@@ -42,7 +42,7 @@ class AudioError(GmmpipeError):
 
 
 class StoreError(GmmpipeError):
-    """A feature store is missing, unfinished, corrupt, or made with other options."""
+    """A store is missing, unfinished, corrupt, or made with other options."""
 
 
 class CheckpointError(GmmpipeError):

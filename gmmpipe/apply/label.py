@@ -96,7 +96,7 @@ class _LabelFolder(StoreFolder[LabelIdentity]):
 
     def refuse_other(self) -> None:
         """Raise StoreError where another store is here, of features too."""
-        # With --overwrite too, since features take longer to make again than labels.
+        # So it is with --overwrite too: features take longer to make again than labels.
         if (kind := kind_of(self.path)) not in (None, "labels"):
             raise StoreError(f"{self.path}: holds a store of {kind}; use another --output_dir")
         super().refuse_other()

@@ -17,7 +17,7 @@ class Adam:
     """Adam (Kingma and Ba 2015) on the exact gradient, with a scale for each coordinate.
 
     The learning rate of a fit falls along a cosine within each update. The step count is an int:
-    torch.optim's float32 one stands still at 2^24, less than the steps of 50,000 hours.
+    torch.optim's, a float32, stands still at 2^24, and a fit may take more steps than that.
 
     Args:
         scale: what a learning rate of 1 means for each coordinate, like the parameters' buffer.

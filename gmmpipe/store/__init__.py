@@ -1,1 +1,1 @@
-"""The feature store: what stage 1 writes and everything else reads."""
+"""Stores of features and of labels: how one is made, read and checked."""
