@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from recipe import SCRIPT, arguments, assert_same_run, small_shared_memory, train_here
 
@@ -34,10 +33,6 @@ def test_batches_larger_than_shared_memory_come_through_a_pipe(
     assert_same_run(uninterrupted, out)
 
 
-def wait_for_end(process: Any) -> int:
-    return int(process.wait(timeout=PATIENCE_SECONDS))
-
-
 def test_a_killed_loader_process_ends_the_run_at_a_whole_step(
     uninterrupted, store, gmm_path, tmp_path, start
 ) -> None:
@@ -46,7 +41,7 @@ def test_a_killed_loader_process_ends_the_run_at_a_whole_step(
     wait_until((out / "jepa_ckpt_25.pt").exists, process)
     for loader in children_of(process.pid):
         os.kill(loader, signal.SIGKILL)
-    assert wait_for_end(process) == 1
+    assert process.wait(PATIENCE_SECONDS) == 1
     (line,) = [text for text in start.output().splitlines() if "error" in text]
     assert "a loader process died" in line
     assert "/dev/shm" in line
@@ -65,7 +60,7 @@ def test_a_run_whose_loader_hangs_still_stops_when_told(
     for loader in loaders:
         os.kill(loader, signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
-    assert wait_for_end(process) == 143
+    assert process.wait(PATIENCE_SECONDS) == 143
     assert not any(map(is_alive, loaders))
     train_here(store, gmm_path, out, resume="auto")
     assert_same_run(uninterrupted, out)
@@ -87,7 +82,7 @@ def test_two_ranks_go_on_after_one_was_cut_off_and_after_their_torchrun_was_kill
     ]
     wait_until((out / "jepa_ckpt_25.pt").exists, ranks[0])
     ranks[1].send_signal(signal.SIGSTOP)  # as silent as one whose machine is cut off
-    assert wait_for_end(ranks[0]) == 1
+    assert ranks[0].wait(PATIENCE_SECONDS) == 1
     assert "error: rank 1 is gone" in start.output()
     ranks[1].kill()
     assert 25 <= last_step(out) < 120
@@ -115,7 +110,7 @@ def test_a_rank_that_is_told_to_stop_does_so_though_another_is_silent(
     wait_until((out / "jepa_ckpt_25.pt").exists, ranks[0])
     ranks[1].send_signal(signal.SIGSTOP)
     ranks[0].send_signal(signal.SIGTERM)
-    assert wait_for_end(ranks[0]) == 143
+    assert ranks[0].wait(PATIENCE_SECONDS) == 143
     assert 25 <= last_step(out) < 120
     assert not list(out.glob(".*"))
     ranks[1].kill()
