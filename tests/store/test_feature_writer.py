@@ -132,6 +132,7 @@ BAD = {
     "complex": ("b", ROWS * 1j, None, "frames are complex128"),
     "truth values": ("b", ROWS > 0, None, "frames are bool"),
     "a sparse tensor": ("b", torch.ones(4, 3).to_sparse(), None, "must be a dense Tensor"),
+    "no data": ("b", torch.ones(4, 3, device="meta"), None, "must be a dense Tensor"),
     "a list": ("b", ROWS.tolist(), None, "frames are of type <class 'list'>"),
     "a key twice": ("a", ROWS, None, "'a': added twice"),
     "an empty key": ("", ROWS, None, "a key is 1 to 80 letters"),
