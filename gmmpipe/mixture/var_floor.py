@@ -10,7 +10,7 @@ def parse_var_floor(value: object) -> float | str:
     """A lower bound of the variances: a number, or per cent as a text like ``1%``.
 
     In per cent, the bound of a dimension is that share of the dimension's own variance in the
-    seeding sample (`gmmpipe.mixture.seeding.variance_floor`). Equal values give equal results,
+    seeding sample (`gmmpipe.mixture.floors.variance_floor`). Equal values give equal results,
     however they are written.
 
     Raises:
