@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gmmpipe import FeaturizeOptions, GmmpipeError, featurize
 from helpers.making import CORPUS, compressed_corpus, make_store
 from helpers.processes import (
     GMMPIPE,
@@ -165,5 +166,5 @@ def test_an_address_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path
     options = FeaturizeOptions(
         data_dir=str(CORPUS), output_dir=tmp_path / "s", executor="dask", dask_scheduler="nope"
     )
-    with pytest.raises(GmmpipeError, match="^nope: no Dask scheduler answers: missing port"):
+    with pytest.raises(GmmpipeError, match=r"^nope: no Dask scheduler answers: missing port"):
         featurize(options)
