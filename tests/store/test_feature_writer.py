@@ -186,6 +186,11 @@ def test_options_that_make_no_sense_are_refused(
     assert not (tmp_path / "store").exists()
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(OptionError, match="path is empty"):
+        FeatureStoreWriter("", dim=3, frame_rate=50)
+
+
 def test_an_error_leaves_an_unfinished_store_that_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "store"
 
