@@ -144,13 +144,18 @@ class Option:
         Raises:
             OptionError: the value is of another type, or not allowed.
         """
-        if value is None and self.optional:
+        if (value is None and self.optional) or self.is_word(value):
             return None
         try:
             return self._in_range(self._typed(value))
         except (ValueError, OverflowError) as error:
             shown = str(value) or "empty"
             raise OptionError(f"--{self.name} is {shown:.80}, {error}") from None
+
+    def is_word(self, value: Any) -> bool:
+        """Whether a value is the word that help writes for a number that is not given: ``all``."""
+        is_number = self.optional and self.type in (int, float)
+        return is_number and isinstance(value, str) and value == self.shown
 
     def _typed(self, value: Any) -> Any:
         if self.notation:

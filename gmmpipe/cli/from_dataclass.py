@@ -129,7 +129,20 @@ def _parameter(one: Option) -> click.Parameter:
     if one.type is bool:
         flags = f"--{one.name}/--no_{one.name}" if one.default else f"--{one.name}"
         return click.Option([flags, one.field], is_flag=True, **settings)
-    return click.Option([f"--{one.name}", one.field], type=kind, metavar=one.metavar, **settings)
+    named = [f"--{one.name}", one.field]
+    return _ValueOption(one, named, type=kind, metavar=one.metavar, **settings)
+
+
+class _ValueOption(click.Option):
+    """An option that takes a value, or the word that stands for none."""
+
+    def __init__(self, one: Option, *named: Any, **settings: Any) -> None:
+        super().__init__(*named, **settings)
+        self._one = one
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert the value; None for that word."""
+        return None if self._one.is_word(value) else super().type_cast_value(ctx, value)
 
 
 def _choice(name: str, variant: Variant) -> click.Option:

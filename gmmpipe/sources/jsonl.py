@@ -42,7 +42,9 @@ class JsonLines:
         if not path.is_dir():
             return None
         with os.scandir(path) as entries:
-            there = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
+            visible = [entry for entry in entries if entry.name[:1] != "."]
+        _refuse_dangling(visible)
+        there = sorted(entry.name for entry in visible if entry.is_file())
         names = [name for name in there if not _is_same(path / name, ignored)]
         if read := [name for name in names if name.endswith(".jsonl")]:
             _warn_of([n for n in names if _ending(n) in _SURE and not n.endswith(".jsonl")], path)
@@ -59,6 +61,13 @@ class JsonLines:
                 if len(raw) == _LONGEST_LINE_BYTES:
                     raise ManifestError(f"{path}: a line of {_LONGEST_LINE_BYTES} bytes or more")
                 yield raw
+
+
+def _refuse_dangling(entries: list[os.DirEntry[str]]) -> None:
+    """Raise ManifestError where a manifest is a link to nothing: its utterances would be lost."""
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        if _ending(entry.name) in _SURE and not os.path.exists(entry.path):
+            raise ManifestError(f"{entry.path}: a link to a file that does not exist")
 
 
 def _warn_of(names: list[str], folder: Path) -> None:

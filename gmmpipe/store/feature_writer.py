@@ -1,6 +1,7 @@
 """`FeatureStoreWriter`: a feature store of frames that the program at work makes itself."""
 
 import logging
+import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -106,6 +107,8 @@ class FeatureStoreWriter:
         format: Format = "tar",  # noqa: A002
     ) -> None:
         features = ExternalSpec(dim, frame_rate, {} if description is None else description)
+        if not os.fspath(path):
+            raise OptionError("path is empty, but must be that of a folder")
         _check_choice("dtype", dtype, DTYPES)
         _check_choice("format", format, SHARD_SUFFIXES)
         if type(utterances_per_shard) is not int or utterances_per_shard < 1:

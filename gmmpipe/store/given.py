@@ -26,7 +26,7 @@ def as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDAr
         StoreError: they are of another shape, empty, not finite, or too large for the dtype.
     """
     if isinstance(frames, Tensor):
-        frames = _as_array(frames.detach().cpu(), where)
+        frames = _as_array(frames, where)
     if not isinstance(frames, np.ndarray) or frames.dtype.kind not in "fiu":
         kind = frames.dtype if isinstance(frames, np.ndarray) else f"of type {type(frames)}"
         raise StoreError(
@@ -50,10 +50,11 @@ def as_stored(frames: Tensor | NDArray[Any], column: Column, where: str) -> NDAr
 
 
 def _as_array(frames: Tensor, where: str) -> NDArray[Any]:
-    """A Tensor on the CPU as an array; StoreError where it is sparse or quantized."""
+    """A Tensor as an array; StoreError where it is sparse or quantized, or has no data."""
     # NumPy has no bfloat16 and no float8; float32 holds all of their values.
     is_known = frames.dtype in (torch.float16, torch.float32, torch.float64)
     try:
+        frames = frames.detach().cpu()
         frames = frames if is_known or not frames.is_floating_point() else frames.float()
         array: NDArray[Any] = frames.numpy(force=True)
     except (TypeError, RuntimeError) as error:

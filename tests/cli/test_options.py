@@ -216,6 +216,19 @@ def test_values_in_python_become_those_of_their_fields() -> None:
     assert type(FeaturizeOptions(CORPUS, "o", max_seconds=4).max_seconds) is float
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "word"),
+    [("fit", "keep", "all"), ("evaluate", "max_frames", "all"), ("label", "top_k", "none")],
+)
+def test_the_word_that_help_shows_for_a_number_that_is_not_given_may_be_given(
+    name: str, option: str, word: str
+) -> None:
+    command, kind, _ = COMMANDS[name]
+    context = command.make_context(name, [*arguments_for(kind), f"--{option}", word])
+    assert build(kind, context.params) == kind(**required_of(kind))
+    assert getattr(kind(**required_of(kind), **{option: word}), option) is None
+
+
 @pytest.mark.parametrize("count", [1, 999, 1000, 16384, 5_000_000, 100_000_000, 9_600_000_000])
 def test_a_count_of_frames_is_shown_as_it_is_read(count: int) -> None:
     assert parse_frames(show_frames(count)) == count

@@ -100,6 +100,14 @@ def test_a_folder_without_jsonl_files_is_read_by_what_looks_like_them(data: Path
     assert names == ["c.ndjson", "d.jsonl.gz", "one.json", "two.json.gz"]
 
 
+@pytest.mark.parametrize("name", ["b.jsonl", "b.ndjson", "b.jsonl.gz"])
+def test_a_manifest_that_links_to_nothing_is_not_passed_over(name: str, data: Path) -> None:
+    write(data / "a.jsonl", LINES)
+    (data / name).symlink_to("/not/there.jsonl")
+    with pytest.raises(ManifestError, match=rf"^{data / name}: a link to a file that does not ex"):
+        find_manifests(str(data))
+
+
 @pytest.mark.parametrize("content", [PRETTY, ARRAY, SIDECAR, b"", b"\xff\xfe", b"[" * 5000])
 def test_other_json_is_no_manifest_where_it_is_named(content: bytes, data: Path) -> None:
     path = write(data / "m.json", content)

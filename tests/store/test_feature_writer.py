@@ -132,6 +132,7 @@ BAD = {
     "complex": ("b", ROWS * 1j, None, "frames are complex128"),
     "truth values": ("b", ROWS > 0, None, "frames are bool"),
     "a sparse tensor": ("b", torch.ones(4, 3).to_sparse(), None, "must be a dense Tensor"),
+    "no data": ("b", torch.ones(4, 3, device="meta"), None, "must be a dense Tensor"),
     "a list": ("b", ROWS.tolist(), None, "frames are of type <class 'list'>"),
     "a key twice": ("a", ROWS, None, "'a': added twice"),
     "an empty key": ("", ROWS, None, "a key is 1 to 80 letters"),
@@ -183,6 +184,11 @@ def test_options_that_make_no_sense_are_refused(
     with pytest.raises(OptionError, match=message):
         FeatureStoreWriter(tmp_path / "store", **{"dim": 3, "frame_rate": 50, **options})
     assert not (tmp_path / "store").exists()
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(OptionError, match="path is empty"):
+        FeatureStoreWriter("", dim=3, frame_rate=50)
 
 
 def test_an_error_leaves_an_unfinished_store_that_says_so(tmp_path: Path) -> None:
