@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ class JsonLines:
         ".gz, or a folder of those"
     )
     specificity = Specificity.CONTENT
+    is_streamed = False
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`. A folder that holds ``.jsonl`` files is read by those alone."""
@@ -54,7 +56,7 @@ class JsonLines:
             return None
         return Found([_manifest(path / n) for n in read], sorted({*names}.difference(read)))
 
-    def translate(self, path: Path) -> Iterator[bytes]:
+    def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`."""
         with _opened(path) as file:
             while raw := file.readline(_LONGEST_LINE_BYTES):

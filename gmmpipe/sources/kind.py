@@ -1,5 +1,6 @@
 """What a kind of source is. A new kind is a new module here, and its line in the registry."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -13,7 +14,7 @@ class Specificity(IntEnum):
     """How much a path must have to be of a kind; more specific kinds are asked first."""
 
     LAYOUT = 0
-    """Files of certain names side by side."""
+    """Files of certain names side by side, or contents that a less specific kind could read too."""
     CONTENT = 1
     """Files of certain endings and contents, or a folder of those."""
     LOOSE = 2
@@ -42,6 +43,8 @@ class SourceKind(Protocol):
     """What its sources look like, in a few words for an error message."""
     specificity: Specificity
     """When it is asked."""
+    is_streamed: bool
+    """Whether its audio can be read from front to end only, like that in a tar.gz."""
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """What there is to read at `path`, an absolute one that exists; None: no such source.
@@ -54,12 +57,17 @@ class SourceKind(Protocol):
             ManifestError: it is one, and cannot be read.
         """
 
-    def translate(self, path: Path) -> Iterator[bytes]:
+    def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """The plain manifest lines of one file, with their line ends.
+
+        Args:
+            path: the file, or the folder.
+            passed_over: counts what is in it and is neither an utterance nor a line, by what it is:
+                ``a folder``, ``.txt``.
 
         The n-th line given is what rejects and samples call line n of the file, so a blank one
         stands for a line of the file that is no utterance and no reject. Relative audio paths
-        start in the file's folder. The same file must always give the same lines.
+        start in the manifest's `audio_folder`. The same file must always give the same lines.
 
         Raises:
             ManifestError: the file cannot be read, or is damaged.

@@ -1,5 +1,6 @@
 """The plain lines of manifests: streamed, or by byte offset from a file that holds them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,22 @@ from gmmpipe.sources.registry import kind_named
 _MOST_OPEN_FILES = 16  # a corpus may have a manifest a speaker
 
 
-def read_lines(manifest: Manifest) -> Iterator[tuple[int, bytes]]:
+def read_lines(
+    manifest: Manifest, passed_over: Counter[str] | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Each plain line's byte offset and raw bytes, blank lines too.
+
+    Args:
+        manifest: what is read.
+        passed_over: counts what a translation leaves out; see `SourceKind.translate`.
 
     Raises:
         ManifestError: the file cannot be read, or is damaged.
     """
     if manifest.lines_path is None:
         offset = 0
-        for raw in kind_named(manifest.kind).translate(manifest.path):
+        counts = Counter[str]() if passed_over is None else passed_over
+        for raw in kind_named(manifest.kind).translate(manifest.path, counts):
             yield offset, raw
             offset += len(raw)
         return

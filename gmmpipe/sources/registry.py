@@ -12,13 +12,13 @@ AUTO = "auto"
 
 def kind_names() -> list[str]:
     """What ``--source_kind`` can say."""
-    return [AUTO, *(kind.name for kind in KINDS)]
+    return [AUTO, *dict.fromkeys(kind.name for kind in KINDS)]
 
 
 def kind_named(name: str) -> SourceKind:
-    """The kind of that name.
+    """The kind of that name, the first where several share it to be found in several ways.
 
     Raises:
         KeyError: there is none.
     """
-    return {kind.name: kind for kind in KINDS}[name]
+    return {kind.name: kind for kind in reversed(KINDS)}[name]

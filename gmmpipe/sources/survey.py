@@ -33,7 +33,7 @@ class Survey:
         first: the first utterances as they were understood: ``key``, ``manifest``, ``line``,
             ``path`` (where the audio is looked for), ``offset_seconds``, ``duration_seconds`` and
             ``channel``.
-        passed_over_files: files in a folder that are not read, by their ending.
+        passed_over_files: what in a folder or an archive is not read, by its ending or what it is.
         passed_over_lines: lines that are no utterance, by the reason that rejects have.
     """
 
@@ -113,7 +113,7 @@ def _survey(
             Counter(os.path.splitext(name)[1] or "no ending" for name in source.passed_over),
         )
         surveys.append(totals)
-        for line, cleaned in _lines(source, ordinals):
+        for line, cleaned in _lines(source, ordinals, totals.passed_over_files):
             plain = b""
             try:
                 if cleaned:
@@ -129,10 +129,12 @@ def _survey(
     return surveys
 
 
-def _lines(source: Source, ordinals: Iterator[int]) -> Iterator[tuple[ManifestLine, bytes]]:
+def _lines(
+    source: Source, ordinals: Iterator[int], passed_over: Counter[str]
+) -> Iterator[tuple[ManifestLine, bytes]]:
     """The cleaned lines of a source, blank ones too, numbered over all sources."""
     for manifest in source.manifests:
-        for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
+        for number, (offset, raw) in enumerate(read_lines(manifest, passed_over), start=1):
             line = ManifestLine(manifest, number, next(ordinals))
             yield line, clean_line(raw, first=offset == 0)
 

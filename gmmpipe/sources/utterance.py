@@ -126,9 +126,9 @@ def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
 
 
 def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> str:
-    """Where a manifest's audio path points: relative ones start at `base_path` or the manifest."""
+    """Where a manifest's audio path points: relative ones at `base_path` or the manifest's."""
     # Not by pathlib, which takes longer over it than the system over opening the file.
-    return os.path.join(base_path or os.path.dirname(line.manifest.path), wav_path)
+    return os.path.join(base_path or line.manifest.audio_folder, wav_path)
 
 
 def window_key(key: str, window: int) -> str:

@@ -1,5 +1,6 @@
 """What --data_dir names: lists and patterns of paths, and which kind each path is of."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class Pairs:
     """A made-up kind: a ``.pairs`` file has an audio path and an id a line, behind a title."""
 
     looks_like = "a .pairs file"
+    is_streamed = False
 
     def __init__(self, name: str, specificity: Specificity, ending: str = ".pairs") -> None:
         self.name, self.specificity, self._ending = name, specificity, ending
@@ -86,7 +88,7 @@ class Pairs:
             return None
         return Found([Manifest(path, path.name, self.name)])
 
-    def translate(self, path: Path) -> Iterator[bytes]:
+    def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         for number, line in enumerate(path.read_text().splitlines()):
             wav_path, identifier = line.split()
             made = f'{{"wav_path": "{wav_path}", "id": "{identifier}"}}\n'
