@@ -3,8 +3,9 @@
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.table import Table
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder())
+KINDS: tuple[SourceKind, ...] = (JsonLines(), Table(), AudioFolder())
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
