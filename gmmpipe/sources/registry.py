@@ -1,11 +1,12 @@
 """Every kind of source that there is."""
 
+from gmmpipe.sources.fairseq import Fairseq
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.table import Table
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), Table(), AudioFolder())
+KINDS: tuple[SourceKind, ...] = (JsonLines(), Table(), Fairseq(), AudioFolder())
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
