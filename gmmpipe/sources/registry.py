@@ -5,9 +5,17 @@ from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kaldi import Kaldi
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.table import Table
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), Table(), Fairseq(), Kaldi(), AudioFolder())
+KINDS: tuple[SourceKind, ...] = (
+    JsonLines(),
+    Table(),
+    Fairseq(),
+    Kaldi(),
+    LibriLight(),
+    AudioFolder(),
+)
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"

@@ -1,5 +1,7 @@
 """Folders of Kaldi's recipes and of Libri-Light: the makers of each."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,4 +49,27 @@ def kaldi_segments(folder: Path) -> Made:
     return Made(str(folder / "data"), write_manifest(folder / "loose.jsonl", segments))
 
 
-MAKERS = {"kaldi wav.scp": kaldi_recordings, "kaldi segments": kaldi_segments}
+def libri_light(folder: Path) -> Made:
+    """Recordings as Libri-Light has them, with two spans each."""
+    spans = []
+    for number, line in enumerate(corpus_lines()[:6]):
+        book = Path(f"{100 + number % 2}", "sea_fairies_0812_librivox_64kb_mp3")
+        (folder / "small" / book).mkdir(parents=True, exist_ok=True)
+        stem = folder / "small" / book / f"{number:02d}_baum_sea_fairies_64kb"
+        shutil.copy(line["wav_path"], f"{stem}.flac")
+        end = line["duration"]
+        times = [[0.04, round(end / 2, 2)], [round(end / 2 + 0.04, 2), round(end - 0.04, 2)]]
+        about = {"speaker": book.parts[0], "book_meta": {"id": "812"}, "snr": 9.5}
+        about["voice_activity"] = times
+        Path(f"{stem}.json").write_text(json.dumps(about, indent=1))
+        for at, (start, end) in enumerate(times):
+            identifier = f"{book}/{stem.name}_{at:04d}"
+            spans.append({**line, "id": identifier, "offset": start, "duration": end - start})
+    return Made(str(folder / "small"), write_manifest(folder / "loose.jsonl", spans))
+
+
+MAKERS = {
+    "kaldi wav.scp": kaldi_recordings,
+    "kaldi segments": kaldi_segments,
+    "libri-light": libri_light,
+}
