@@ -21,7 +21,7 @@ class Fairseq:
         "a .tsv file, also .gz, whose first line is a folder and the second a path and a number "
         "of samples, or a folder of those"
     )
-    specificity = Specificity.ROWS
+    specificity = Specificity.BESIDE
     is_streamed = False
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:

@@ -22,12 +22,20 @@ _LONGEST_JSON_BYTES = 1 << 26
 
 
 class LibriLight:
-    """A folder of recordings in Libri-Light's form: an utterance is a span of voice activity."""
+    """A folder of recordings in Libri-Light's form: an utterance is a span of voice activity.
+
+    Args:
+        is_flat: whether the recordings may lie in the folder itself. Manifests beside those come
+            first; the layout of Libri-Light, with folders between, comes before manifests.
+    """
 
     name = "librilight"
     looks_like = f"a folder of audio files at any depth, each with a .json that has {_SPANS}"
-    specificity = Specificity.LAYOUT
     is_streamed = False
+
+    def __init__(self, is_flat: bool = False) -> None:
+        self.specificity = Specificity.BESIDE if is_flat else Specificity.LAYOUT
+        self._is_flat = is_flat
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`. One of the first audio files must have such a .json."""
@@ -37,6 +45,8 @@ class LibriLight:
             names = list(islice(audio_files(path, Counter()), _LOOKED_AT))
         except ManifestError:  # of no concern if the folder is of another kind
             return None
+        if not self._is_flat:
+            names = [name for name in names if "/" in name]
         if not any(_SPANS in _described(path, name) for name in names):
             return None
         return Found([Manifest(path, path.name, self.name, is_folder=True)])

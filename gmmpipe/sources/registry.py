@@ -14,6 +14,7 @@ KINDS: tuple[SourceKind, ...] = (
     Fairseq(),
     Kaldi(),
     LibriLight(),
+    LibriLight(is_flat=True),
     AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""

@@ -27,7 +27,7 @@ class Table:
         "a .csv or .tsv file, also .gz, with a header that names a column of audio paths, a .tsv "
         "of VoxPopuli, a transcripts.txt of MLS, or a folder of those"
     )
-    specificity = Specificity.ROWS
+    specificity = Specificity.BESIDE
     is_streamed = False
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:

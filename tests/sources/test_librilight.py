@@ -77,3 +77,11 @@ def test_other_folders_of_audio_are_no_libri_light(about: Any, tmp_path: Path) -
     assert find_manifests(str(tmp_path))[0].kind == "jsonl"
     put(tmp_path, "a/2.flac", {"voice_activity": [[0, 1]]})
     assert find_manifests(str(tmp_path))[0].kind == "librilight"
+
+
+def test_manifests_beside_recordings_come_before_their_json(tmp_path: Path) -> None:
+    put(tmp_path, "1.flac", {"voice_activity": [[0, 1]]})
+    assert find_manifests(str(tmp_path))[0].kind == "librilight"
+    (tmp_path / "m.jsonl").write_text('{"path": "1.flac"}\n')
+    assert find_manifests(str(tmp_path))[0].kind == "jsonl"
+    assert find_manifests(str(tmp_path), "librilight")[0].kind == "librilight"
