@@ -8,10 +8,11 @@ from pathlib import Path
 from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import Plan, make_plan
+from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
 from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.lines import with_plain_lines
 from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.registry import AUTO, is_streamed
 from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.names import (
     LINES_FOLDER,
@@ -46,6 +47,29 @@ def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Mani
                 f"{rejects}: the store's own would overwrite it; use another --output_dir"
             )
     return manifests
+
+
+def plan_options_of(options: FeaturizeOptions, manifests: Sequence[Manifest]) -> PlanOptions:
+    """What decides the store's bytes beyond the features; a word where that is not as usual.
+
+    Raises:
+        ManifestError: a manifest cannot be read, or they hold no lines.
+    """
+    streamed = [manifest for manifest in manifests if is_streamed(manifest)]
+    wanted = options.plan_options(*digest_manifests(manifests), is_streamed=bool(streamed))
+    if streamed and wanted.shuffle_by == "utterances":
+        log.warning(
+            "warning: %s can only be read from front to end, and --shuffle_by utterances has it "
+            "read anew for every shard; --shuffle_by recordings reads it once",
+            streamed[0].path,
+        )
+    elif streamed and options.shuffle_by == AUTO:
+        log.info(
+            "%s can only be read from front to end: --shuffle_by is recordings, so that its "
+            "utterances stay together",
+            streamed[0].path,
+        )
+    return wanted
 
 
 class FeatureFolder(StoreFolder[FeatureIdentity]):

@@ -8,9 +8,9 @@ import numpy as np
 
 from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
-from gmmpipe.featurization.folder import manifests_beside
+from gmmpipe.featurization.folder import manifests_beside, plan_options_of
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
+from gmmpipe.featurization.plan import Plan, make_plan
 from gmmpipe.randomness import permutation
 from gmmpipe.sources.lines import OpenManifests, with_plain_lines
 from gmmpipe.sources.manifest import ManifestLine
@@ -44,7 +44,7 @@ def forecast(options: FeaturizeOptions) -> Forecast:
     """
     output = options.output_dir.absolute()
     found = manifests_beside(output, options.data_dir, options.source_kind)
-    wanted = options.plan_options(*digest_manifests(found))
+    wanted = plan_options_of(options, found)
     with TemporaryDirectory() as folder:
         manifests = with_plain_lines(found, Path(folder))
         plan = make_plan(manifests, options.features, wanted, options.base_path)

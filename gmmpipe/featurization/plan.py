@@ -7,7 +7,7 @@ is a pure function of its task.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ class Plan:
     def save(self, path: Path) -> None:
         """Publish the plan, so that a rerun or another machine need not make it again."""
         identity = canonical_json(
-            {"features": self.features.to_json(), "options": asdict(self.options)}
+            {"features": self.features.to_json(), "options": self.options.to_json()}
         )
         with atomic_file(path) as file:
             np.savez(

@@ -2,12 +2,18 @@
 
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.manifest import Manifest
 
 KINDS: tuple[SourceKind, ...] = (JsonLines(),)
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
 """The ``--source_kind`` that leaves the choice to what a source looks like."""
+
+
+def is_streamed(manifest: Manifest) -> bool:
+    """Whether the audio of a manifest can be read from front to end only."""
+    return kind_named(manifest.kind).is_streamed
 
 
 def kind_names() -> list[str]:
