@@ -101,6 +101,15 @@ class ParsedLine:
             channel=channel_of(self._values.get("channel")),
         )
 
+    def times(self) -> tuple[float | None, float | None]:
+        """Where the line's segment begins, and how long it is, in seconds; None where unstated.
+
+        Raises:
+            AudioError: bad_offset; or bad_json, where the channel is of no utterance.
+        """
+        channel_of(self._values.get("channel"))
+        return segment_of(self._values)
+
     def _check_path(self) -> None:
         if self._error is not None:
             raise self._error
