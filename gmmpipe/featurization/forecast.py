@@ -18,7 +18,7 @@ from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.randomness import permutation
 from gmmpipe.sources.lines import OpenManifests, with_plain_lines
 from gmmpipe.sources.manifest import Manifest
-from gmmpipe.sources.utterance import ParsedLine, audio_path
+from gmmpipe.sources.utterance import ParsedLine, recording_of
 
 PROBED_HEADERS = 500
 _SAMPLE_OVERHEAD_BYTES = 2 * 512 + 1024 + 256
@@ -113,8 +113,8 @@ def _header_lengths(
             line = index.line(manifests, at)
             raw = files.line_at(line.manifest, int(index.byte_offset[at]))
             utterance = ParsedLine(raw).utterance(line.ordinal)
-            path = audio_path(utterance.wav_path, line, options.base_path)
-            lengths.append(header_seconds(path) - (utterance.offset_seconds or 0.0))
+            recording = recording_of(utterance, line, options.base_path)
+            lengths.append(header_seconds(recording) - (utterance.offset_seconds or 0.0))
     return lengths
 
 
