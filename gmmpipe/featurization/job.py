@@ -7,7 +7,7 @@ from functools import partial
 
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.executors import run_dask, run_local
-from gmmpipe.featurization.folder import FeatureFolder, manifests_beside
+from gmmpipe.featurization.folder import FeatureFolder, manifests_beside, say_shuffle_by
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests
 from gmmpipe.featurization.summary import report
@@ -62,7 +62,9 @@ def open_folder(options: FeaturizeOptions) -> FeatureFolder:
     """
     path = options.output_dir.absolute()
     manifests = manifests_beside(path, options.data_dir, options.source_kind)
-    plan_options = options.plan_options(*digest_manifests(manifests))
+    plan_options = options.plan_options(
+        *digest_manifests(manifests), is_streamed=say_shuffle_by(options, manifests)
+    )
     return FeatureFolder(path, manifests, options, plan_options)
 
 

@@ -7,6 +7,7 @@ from gmmpipe.sources.kaldi import Kaldi
 from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.table import Table
+from gmmpipe.sources.manifest import Manifest
 
 KINDS: tuple[SourceKind, ...] = (
     JsonLines(),
@@ -21,6 +22,11 @@ KINDS: tuple[SourceKind, ...] = (
 
 AUTO = "auto"
 """The ``--source_kind`` that leaves the choice to what a source looks like."""
+
+
+def is_streamed(manifest: Manifest) -> bool:
+    """Whether the audio of a manifest can be read from front to end only."""
+    return kind_named(manifest.kind).is_streamed
 
 
 def kind_names() -> list[str]:
