@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -132,9 +132,6 @@ class ChainedFile:
             self.close()
         self._number = number
         self._file = decode_link(self._descriptor, self._links[number])
-
-
-AudioFile: TypeAlias = OneWayFile | ChainedFile
 
 
 def decode(source: int | SplicedFile) -> OneWayFile:

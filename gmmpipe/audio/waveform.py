@@ -10,7 +10,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from gmmpipe.audio.decoder import BLOCK_SAMPLES, AudioFile, error_text
+from gmmpipe.audio.container import AudioFile
+from gmmpipe.audio.decoder import BLOCK_SAMPLES, error_text
 from gmmpipe.audio.opener import Recording, num_samples, open_audio
 from gmmpipe.audio.resample import resample
 from gmmpipe.audio.stated_length import refuse_truncated
