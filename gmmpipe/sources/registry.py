@@ -2,8 +2,9 @@
 
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.lhotse import Lhotse
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(),)
+KINDS: tuple[SourceKind, ...] = (JsonLines(), Lhotse(), Lhotse(is_mixed=True))
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
