@@ -17,7 +17,10 @@ class Specificity(IntEnum):
     """Files of certain names side by side, or contents that a less specific kind could read too."""
     CONTENT = 1
     """Files of certain endings and contents, or a folder of those."""
-    LOOSE = 2
+    ROWS = 2
+    """Text files with a row an utterance, or a folder of those: where such tables lie beside
+    manifests or archives, the latter are meant."""
+    LOOSE = 3
     """A folder that holds any audio."""
 
 

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 from gmmpipe.errors import AudioError, ManifestError
-from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.lhotse_item import (
     Item,
@@ -20,8 +19,10 @@ from gmmpipe.sources.lhotse_item import (
 )
 from gmmpipe.sources.line_fields import parse_json, path_field_of
 from gmmpipe.sources.manifest import Manifest, clean_line
+from gmmpipe.sources.plain_line import BLANK_LINE
 from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.supervisions import Supervisions
+from gmmpipe.sources.text_file import raw_lines
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 _PLAIN = "plain"
@@ -78,7 +79,7 @@ class Lhotse:
         lines = [] if beside is None else _cleaned_lines(beside)
         with closing(Supervisions(beside or path, lines)) as supervisions:
             for line in _cleaned_lines(path):
-                yield _plain_line(line, supervisions) if line else b"\n"
+                yield _plain_line(line, supervisions) if line else BLANK_LINE
 
 
 def _plain_line(line: bytes, supervisions: Supervisions) -> bytes:
@@ -103,7 +104,7 @@ def _fields(values: Json, supervisions: Supervisions) -> Json:
 
 
 def _cleaned_lines(path: Path) -> Iterator[bytes]:
-    for number, raw in enumerate(JsonLines().translate(path, Counter())):
+    for number, raw in enumerate(raw_lines(path)):
         yield clean_line(raw, first=number == 0)
 
 

@@ -1,10 +1,18 @@
 """Every kind of source that there is."""
 
+from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.lhotse import Lhotse
+from gmmpipe.sources.table import Table
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), Lhotse(), Lhotse(is_mixed=True))
+KINDS: tuple[SourceKind, ...] = (
+    JsonLines(),
+    Lhotse(),
+    Lhotse(is_mixed=True),
+    Table(),
+    AudioFolder(),
+)
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"

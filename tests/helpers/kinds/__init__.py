@@ -1,6 +1,11 @@
 """A source of every kind, made from the demo corpus, beside the same audio as loose files."""
 
-from helpers.kinds import lhotse_manifests, plain
+from helpers.kinds import folders, lhotse_manifests, plain, tables
 
-MAKERS = {**plain.MAKERS, **lhotse_manifests.MAKERS}
+MAKERS = {
+    **plain.MAKERS,
+    **folders.MAKERS,
+    **tables.MAKERS,
+    **lhotse_manifests.MAKERS,
+}
 """A function of an empty folder for each kind, and for each form that a kind has."""
