@@ -1,5 +1,6 @@
 """Every kind of source that there is."""
 
+from gmmpipe.sources.audios_json import AudiosJson
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
@@ -10,6 +11,7 @@ KINDS: tuple[SourceKind, ...] = (
     JsonLines(),
     Lhotse(),
     Lhotse(is_mixed=True),
+    AudiosJson(),
     Table(),
     AudioFolder(),
 )
