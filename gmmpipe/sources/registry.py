@@ -1,13 +1,15 @@
 """Every kind of source that there is."""
 
+from gmmpipe.sources.audios_json import AudiosJson
 from gmmpipe.sources.fairseq import Fairseq
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kaldi import Kaldi
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.lhotse import Lhotse
 from gmmpipe.sources.librilight import LibriLight
-from gmmpipe.sources.table import Table
 from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.table import Table
 
 KINDS: tuple[SourceKind, ...] = (
     JsonLines(),
@@ -16,6 +18,9 @@ KINDS: tuple[SourceKind, ...] = (
     Kaldi(),
     LibriLight(),
     LibriLight(is_flat=True),
+    Lhotse(),
+    Lhotse(is_mixed=True),
+    AudiosJson(),
     AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""
