@@ -41,6 +41,8 @@ class ForwardFile:
         self._open()
         # The bits of an MP3 depend on all that was decoded, and on all seeks, before.
         self.is_from_front = self.file.format == "MP3" or not self.file.can_seek
+        # An Opus decoder never forgets quite where it began, so each part begins anew.
+        self._is_opus = self.file.subtype == "OPUS"
         self._failed_at: int | None = None
         self._keep_from: int | None = None
 
@@ -66,7 +68,7 @@ class ForwardFile:
 
     def keep_from(self, start: int | None) -> None:
         """Keep what is read from sample `start` on, because it is wanted once more."""
-        self._keep_from = start
+        self._keep_from = None if self._is_opus else start
 
     def skip_to(self, start: int) -> None:
         """Go to sample `start` from the beginning.
@@ -82,15 +84,9 @@ class ForwardFile:
             self._drop_held_before(start)
             return
         self._held.clear()
-        if self.file.subtype == "OPUS" and start:
-            # Its decoder never forgets quite where it began, so every part begins with a seek.
-            self._has_begun = True
-            self.file.skip_to(start)
-            self._decoded = self._next = start
-            return
         gap = start - self._decoded
         is_far = gap > LONGEST_SKIP_SECONDS * self.samplerate and not self.is_from_front
-        if gap < 0 or is_far or not self._has_begun:
+        if gap < 0 or is_far or not self._has_begun or self._is_opus:
             self._begin(start)
         self._skip(start - self._decoded)
         self._next = start

@@ -64,9 +64,8 @@ def _load_parts(
             rejected.add(planned, error)
     # The order of equal starts is that of the items, because the sort is stable.
     parts.sort(key=lambda pair: pair[0].span.start)
-    following = [part for part, _ in parts[1:]]
-    for (part, planned), after in zip(parts, [*following, None], strict=True):
-        recording.keep_from(after)
+    for number, (part, planned) in enumerate(parts):
+        recording.keep_from(parts[number + 1][0] if number + 1 < len(parts) else None)
         try:
             waveform = recording.load(
                 part, task.features.sample_rate, _limit(planned, task), _segment(planned)
