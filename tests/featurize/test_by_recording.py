@@ -13,7 +13,9 @@ import soundfile
 
 from gmmpipe import FeatureStore
 from gmmpipe.audio import decoder
-from helpers.making import make_store, read_speech
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.slow_segments import warn_of_slow_segments
+from helpers.making import make_store, read_speech, save_plan
 from helpers.processes import GMMPIPE, Started, run_gmmpipe, wait_until
 from helpers.results import file_bytes, read_json_lines
 
@@ -130,3 +132,36 @@ def test_windows_of_all_shards_are_decoded_once(
     times = 2 if name == "c.flac" else 1
     assert sum(decoded) <= (times + 0.1) * SECONDS * 16000
     assert contents(found).keys() == contents(expected).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "warns"),
+    [
+        ("f.mp3", {}, True),
+        ("f.MP3", {"long_audio": "split"}, True),
+        ("f.mp3", {"shuffle_by": "recordings"}, False),
+        ("b.flac", {}, False),
+        ("early.mp3", {}, False),
+    ],
+)
+def test_a_warning_names_the_way_that_is_faster_for_segments_of_mp3s(
+    name: str,
+    options: dict[str, Any],
+    warns: bool,
+    tmp_path: Path,
+    write_manifest: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    latest = 10.0 if name == "early.mp3" else 3600.0
+    offsets = np.linspace(0, latest, 300).tolist()
+    lines = [{"path": name, "offset": start, "duration": 6.0} for start in offsets]
+    chosen: Any = {"max_reject_fraction": 1.0, "num_workers": 1, "max_seconds": 6.0, **options}
+    task = save_plan(
+        FeaturizeOptions(
+            data_dir=str(write_manifest("{broken", *lines)), output_dir=tmp_path / "store", **chosen
+        )
+    ).task(0, tmp_path / "store", None)
+    warn_of_slow_segments(task)
+    found = [record for record in caplog.messages if "--shuffle_by recordings" in record]
+    assert len(found) == warns
+    assert all("lie 30 minutes from" in text for text in found)
