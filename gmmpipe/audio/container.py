@@ -71,6 +71,11 @@ class ContainerFile:
                 return UNKNOWN_LENGTH
         return held
 
+    @property
+    def can_seek(self) -> bool:
+        """Never: what is before a place is decoded."""
+        return False
+
     def skip_to(self, start: int) -> None:
         """Go to sample `start` from the beginning, by decoding all samples before it."""
         if start < self._at:

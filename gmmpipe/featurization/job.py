@@ -10,6 +10,7 @@ from gmmpipe.featurization.executors import run_dask, run_local
 from gmmpipe.featurization.folder import FeatureFolder, manifests_beside, say_shuffle_by
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests
+from gmmpipe.featurization.slow_segments import warn_of_slow_segments
 from gmmpipe.featurization.summary import report
 from gmmpipe.files import remove
 from gmmpipe.run.progress import Progress
@@ -168,6 +169,8 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
         kept,
         num_workers,
     )
+    if missing:
+        warn_of_slow_segments(plan.task(missing[0], folder.path, base_path))
     tasks = (plan.task(number, folder.path, base_path) for number in missing)
     with Progress("featurize", "shards", total=total, start=kept) as progress:
         for tally in _run(tasks, num_workers, options) if missing else ():
