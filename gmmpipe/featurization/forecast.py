@@ -14,7 +14,7 @@ from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
 from gmmpipe.randomness import permutation
 from gmmpipe.sources.lines import OpenManifests, with_plain_lines
 from gmmpipe.sources.manifest import ManifestLine
-from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path
+from gmmpipe.sources.utterance import ParsedLine, Utterance, recording_of
 
 PROBED_HEADERS = 500
 _SAMPLE_OVERHEAD_BYTES = 2 * 512 + 1024 + 256
@@ -86,8 +86,8 @@ def _expect(plan: Plan, options: FeaturizeOptions) -> tuple[int, float]:
         probed = 0.0
         for number in draw:
             utterance, line = utterance_at(unstated[number])
-            path = audio_path(utterance.wav_path, line, options.base_path)
-            length = header_seconds(path) - (utterance.offset_seconds or 0.0)
+            recording = recording_of(utterance, line, options.base_path)
+            length = header_seconds(recording) - (utterance.offset_seconds or 0.0)
             probed += _kept_seconds(length, options)
     return utterances, stated + (probed / len(draw) * len(unstated) if draw else 0.0)
 

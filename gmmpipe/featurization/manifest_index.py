@@ -16,7 +16,7 @@ from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
 from gmmpipe.sources.lines import OpenManifests, read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
-from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, parse_window_key
+from gmmpipe.sources.utterance import ParsedLine, Utterance, parse_window_key, recording_of
 from gmmpipe.store.schema import PlanOptions
 
 _DOUBTFUL_WINDOWS = 64  # a duration this long may be in milliseconds: look at the header
@@ -204,8 +204,8 @@ def _count_windows(
     """Into how many windows an utterance is split: by its duration, else by its header."""
     seconds = utterance.duration_seconds
     if seconds is None or seconds > _DOUBTFUL_WINDOWS * options.max_seconds:
-        path = audio_path(utterance.wav_path, line, base_path)
-        held = header_seconds(path) - (utterance.offset_seconds or 0.0)
+        recording = recording_of(utterance, line, base_path)
+        held = header_seconds(recording) - (utterance.offset_seconds or 0.0)
         seconds = held if seconds is None else min(seconds, held)
     # A rounding error beyond a whole number of windows is no window of its own.
     return min(max(1, math.ceil(seconds / options.max_seconds - 1e-6)), MAX_WINDOWS)

@@ -15,13 +15,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gmmpipe.audio.flac import encode_flac
-from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.opener import Recording, header_seconds
 from gmmpipe.audio.waveform import Limit, Segment, Waveform, load_waveform
 from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.features.spec import ComputedSpec, FrameTransform
 from gmmpipe.featurization.plan import PlanItem, ShardTask
 from gmmpipe.sources.lines import OpenManifests
-from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, window_key
+from gmmpipe.sources.utterance import ParsedLine, Utterance, recording_of, window_key
 from gmmpipe.store.names import shard_name
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.rejects import Reject, Tally
@@ -41,11 +41,11 @@ def _transform_of(features: ComputedSpec) -> FrameTransform:
 
 @dataclass(frozen=True)
 class _Planned:
-    """An utterance of the task, or one window of it, and the file that it is in."""
+    """An utterance of the task, or one window of it, and the recording that it is in."""
 
     utterance: Utterance
     item: PlanItem
-    path: str
+    recording: Recording
 
 
 class _Rejects:
@@ -73,7 +73,7 @@ class _Rejects:
     def add(self, planned: _Planned, error: AudioError) -> None:
         """Reject an utterance, or a window of it."""
         utterance, item = planned.utterance, planned.item
-        seconds = utterance.duration_seconds or header_seconds(planned.path)
+        seconds = utterance.duration_seconds or header_seconds(planned.recording)
         if item.num_windows > 1:  # this window's share
             seconds = min(max(0.0, seconds - item.window * self._max_seconds), self._max_seconds)
         self.seconds += seconds
@@ -163,7 +163,7 @@ def _load(task: ShardTask, rejected: _Rejects) -> Iterator[tuple[_Planned, Wavef
             item.num_windows,
         )
         try:
-            waveform = load_waveform(planned.path, features.sample_rate, limit, segment)
+            waveform = load_waveform(planned.recording, features.sample_rate, limit, segment)
             if len(waveform.samples) < features.min_samples:
                 raise AudioError(
                     "too_short",
@@ -187,14 +187,14 @@ def _utterances(task: ShardTask, rejected: _Rejects) -> Iterator[_Planned]:
             except AudioError as error:
                 rejected.add_line(item, parsed.path, error)
                 continue
-            path = audio_path(utterance.wav_path, line, task.base_path)
+            recording = recording_of(utterance, line, task.base_path)
             if item.duplicate:
                 repeat = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-                rejected.add(_Planned(utterance, item, path), repeat)
+                rejected.add(_Planned(utterance, item, recording), repeat)
                 continue
             if item.num_windows > 1:
                 utterance = replace(utterance, key=window_key(utterance.key, item.window))
-            yield _Planned(utterance, item, path)
+            yield _Planned(utterance, item, recording)
 
 
 def _in_batches(

@@ -21,6 +21,8 @@ PATH_FIELDS = (
 ID_FIELDS = ("id", "utt_id", "utterance_id", "segment_id", "sid")
 START_FIELDS = ("offset", "start", "start_time", "begin_time")
 END_FIELDS = ("end", "end_time")
+RANGE_FIELD = "archive_range"
+"""Where in its archive a member's bytes are. Translations of archives write it."""
 AGREEMENT_SECONDS = 0.02
 """How far apart two spellings of one time may be that were rounded to hundredths."""
 _ROUNDING_SECONDS = 1e-6
@@ -126,6 +128,21 @@ def channel_of(value: object) -> int | None:
     if number < 0 or not number.is_integer():
         raise AudioError("bad_json", f"the channel is {text[:40]}, not an integer from 0")
     return int(number)
+
+
+def range_of(value: object) -> tuple[int, ...] | None:
+    """Where a member's bytes are in its archive: see `Member`; None where it is not stated.
+
+    Raises:
+        AudioError: bad_json.
+    """
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list) else []
+    are_places = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+    if len(numbers) not in (2, 3) or not are_places:
+        raise AudioError("bad_json", f"the {RANGE_FIELD} is not two or three integers from 0")
+    return tuple(numbers)
 
 
 def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
