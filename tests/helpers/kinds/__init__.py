@@ -9,5 +9,6 @@ MAKERS = {
     **data_folders.MAKERS,
     **lhotse_manifests.MAKERS,
     **audios_json.MAKERS,
+    **data_folders.MAKERS,
 }
 """A function of an empty folder for each kind, and for each form that a kind has."""
