@@ -153,7 +153,7 @@ def test_a_cut_of_several_supervisions_has_the_text_of_none(cut: Any, tmp_path: 
         (lambda cut: with_source(cut, "command", "sox a.sph -"), "unsafe_path", "type command"),
         (lambda cut: with_source(cut, "url", "https://a.b/c.wav"), "unsafe_path", "type url"),
         (lambda cut: with_source(cut, "memory", "UklGRg=="), "unsafe_path", "type memory"),
-        (lambda cut: with_source(cut, "shar", ""), "missing_path", "recording tar is not beside"),
+        (lambda cut: with_source(cut, "shar", ""), "missing_path", "no recording tar beside it"),
     ],
 )
 def test_what_no_file_holds_is_a_reject(
