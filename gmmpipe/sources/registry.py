@@ -1,10 +1,13 @@
 """Every kind of source that there is."""
 
 from gmmpipe.sources.audios_json import AudiosJson
+from gmmpipe.sources.fairseq import Fairseq
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
+from gmmpipe.sources.kaldi import Kaldi
 from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.lhotse import Lhotse
+from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.table import Table
 
 KINDS: tuple[SourceKind, ...] = (
@@ -13,6 +16,10 @@ KINDS: tuple[SourceKind, ...] = (
     Lhotse(is_mixed=True),
     AudiosJson(),
     Table(),
+    Fairseq(),
+    Kaldi(),
+    LibriLight(),
+    LibriLight(is_flat=True),
     AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""

@@ -34,20 +34,24 @@ class Header:
 def headers_of(path: Path) -> list[Header]:
     """Every way to read the first row of a file with a table's ending; none of another file.
 
+    One name above rows of several cells is no header; fairseq's files begin so, with a folder.
+
     Raises:
         ManifestError: the file cannot be read, or is damaged.
     """
     delimiters = _ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix.lower(), "")
-    lines = first_lines(path, 1) if delimiters else []
+    lines = first_lines(path, 2) if delimiters else []
     try:
         line = lines[0].removeprefix(_BOM).decode().rstrip("\r\n") if lines else ""
     except UnicodeDecodeError:
         return []
+    second = b"".join(lines[1:]).strip()
     headers = []
     for delimiter in delimiters:
         is_quoted = delimiter != "\t" or line.startswith('"')
         cells = _cells_of_one_line(line, delimiter) if is_quoted else line.split(delimiter)
-        headers.append(Header(tuple(map(str.strip, cells)), delimiter, is_quoted))
+        if len(cells) > 1 or delimiter.encode() not in second:
+            headers.append(Header(tuple(map(str.strip, cells)), delimiter, is_quoted))
     return headers
 
 

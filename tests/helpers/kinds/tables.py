@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from helpers.kinds.made import Made, corpus_lines, write_manifest
 
 
@@ -76,9 +78,25 @@ def mls(folder: Path) -> Made:
     return Made(str(folder / "train"), write_manifest(folder / "loose.jsonl", lines))
 
 
+def fairseq(folder: Path) -> Made:
+    """A ``train.tsv`` of the HuBERT recipe; it has no ids, and neither has the loose manifest."""
+    lines = corpus_lines()
+    (folder / "audio" / "part").mkdir(parents=True)
+    rows = [f"{folder / 'audio'}\n"]
+    for line in lines:
+        name = f"part/{line.pop('id')}.flac"
+        line["wav_path"] = str(shutil.copy(line["wav_path"], folder / "audio" / name))
+        rows.append(f"{name}\t{soundfile.info(line['wav_path']).frames}\n")
+    (folder / "train.tsv").write_text("".join(rows))
+    loose = folder / "loose.jsonl"
+    loose.write_text("\n" + write_manifest(loose, lines).read_text())  # a line of its own a folder
+    return Made(str(folder / "train.tsv"), loose)
+
+
 MAKERS = {
     "csv.gz": compressed_csv,
     "common voice": common_voice,
     "voxpopuli": vox_populi,
     "mls": mls,
+    "fairseq": fairseq,
 }
