@@ -66,6 +66,7 @@ class Lhotse:
             return None
         for item in (Item.CUT, Item.RECORDING):
             if read := [folder / name for name in items if items[name] == item]:
+                _refuse_dangling([folder / name for name in names])
                 used = {*read, *map(_supervisions_beside, read), *map(recording_tar_beside, read)}
                 others = (name for name in names if folder / name not in used)
                 return Found([self._manifest(each) for each in read], sorted(others))
@@ -130,6 +131,13 @@ def _is_other(path: Path, ignored: Path | None) -> bool:
     if ignored is None or path.name != ignored.name:
         return True
     return not (ignored.exists() and path.samefile(ignored))
+
+
+def _refuse_dangling(paths: list[Path]) -> None:
+    """Raise ManifestError where a manifest is a link to nothing: its utterances would be lost."""
+    for path in sorted(paths):
+        if path.name.endswith(_ENDINGS) and not path.exists():
+            raise ManifestError(f"{path}: a link to a file that does not exist")
 
 
 def _supervisions_beside(path: Path) -> Path | None:

@@ -309,6 +309,13 @@ def test_what_a_folder_holds(cut: Any, tmp_path: Path) -> None:
     assert find_manifests(str(tmp_path), "jsonl")[0].name == "b_recordings.jsonl"
 
 
+def test_a_link_to_nothing_is_not_passed_over(cut: Any, tmp_path: Path) -> None:
+    lhotse.CutSet.from_cuts([cut]).to_file(tmp_path / "cuts_1.jsonl.gz")
+    (tmp_path / "cuts_2.jsonl.gz").symlink_to(tmp_path / "gone")
+    with pytest.raises(ManifestError, match=r"cuts_2.jsonl.gz: a link to a file that does not"):
+        find_manifests(str(tmp_path))
+
+
 def test_supervisions_alone_are_no_source(tmp_path: Path) -> None:
     lines = corpus_lines(2)
     path = tmp_path / "supervisions.jsonl.gz"
