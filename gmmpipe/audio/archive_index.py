@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from gmmpipe.audio.plain_bytes import PlainBytes
 from gmmpipe.audio.tar_headers import DamagedArchiveError, Entry, clean_name, tar_entries
+from gmmpipe.audio.zip_directory import zip_entries
 from gmmpipe.errors import AudioError
 
 _Place = tuple[int, ...]
@@ -67,8 +68,11 @@ def indexed_range(path: str, descriptor: int, name: str) -> _Place:
 def _index_of(path: str, size: int, modified: int) -> ArchiveIndex:
     """The index of an archive; its size and time say whether it is still the same."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return ArchiveIndex(tar_entries(PlainBytes(file.fileno(), size)))
+        with open(path, "rb") as file:
+            is_zip = path.lower().endswith(".zip") or file.read(4) == b"PK\3\4"
+            file.seek(0)
+            plain = PlainBytes(file.fileno(), size)
+            return ArchiveIndex(zip_entries(file) if is_zip else tar_entries(plain))
     except DamagedArchiveError as error:
         raise AudioError("undecodable", f"its archive: {error}") from error
     except OSError as error:

@@ -2,11 +2,12 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gmmpipe.audio.archive_index import indexed_range
+from gmmpipe.audio.inflate import inflated
 from gmmpipe.errors import AudioError
 
 MOST_BYTES = 1 << 31
@@ -60,21 +61,28 @@ def open_member(member: Member) -> int:
         AudioError: not_found, not_a_regular_file, unreadable, undecodable or truncated.
     """
     with _opened(member.archive) as archive:
-        place = member.range or indexed_range(member.archive, archive, member.name)
-        start, count = place
-        if count > MOST_BYTES:
-            raise AudioError("undecodable", f"a member of {count} bytes, beyond {MOST_BYTES}")
-        if start + count > os.fstat(archive).st_size:
-            raise AudioError("truncated", f"the archive ends within its {count} bytes")
-        return _copied(archive, start, count)
+        start, stored_bytes, *sizes = member.range or indexed_range(
+            member.archive, archive, member.name
+        )
+        if (size := max([stored_bytes, *sizes])) > MOST_BYTES:
+            raise AudioError("undecodable", f"a member of {size} bytes, beyond {MOST_BYTES}")
+        if start + stored_bytes > os.fstat(archive).st_size:
+            raise AudioError("truncated", f"the archive ends within its {stored_bytes} bytes")
+        if sizes:
+            return descriptor_of(inflated(archive, start, stored_bytes, *sizes))
+        return _copied(archive, start, stored_bytes)
 
 
-def descriptor_of(content: bytes) -> int:
+def descriptor_of(pieces: Iterable[bytes]) -> int:
     """A descriptor of a nameless file in memory of these bytes."""
     descriptor = os.memfd_create("audio")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.writelines(pieces)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

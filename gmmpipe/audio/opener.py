@@ -91,7 +91,7 @@ def _count_samples(recording: Recording) -> int:
 
 def _descriptor_of(recording: Recording) -> int:
     if isinstance(recording, bytes):
-        return descriptor_of(recording)
+        return descriptor_of([recording])
     return open_member(recording) if isinstance(recording, Member) else open_regular(recording)
 
 

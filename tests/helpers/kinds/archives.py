@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,4 +63,14 @@ def nemo_tarred(folder: Path) -> Made:
     return Made(str(folder / "tars"), loose_lines(folder))
 
 
-MAKERS = {"tar of WebDataset": web_dataset}
+def zipped(folder: Path) -> Made:
+    """A zip of members that are stored and deflated by turns."""
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        for number, line in enumerate(corpus_lines()):
+            path = Path(line["wav_path"])
+            method = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2]
+            archive.write(path, f"{line['id']}{path.suffix}", method)
+    return Made(str(folder / "a.zip"), loose_lines(folder))
+
+
+MAKERS = {"tar of WebDataset": web_dataset, "zip": zipped}
