@@ -3,9 +3,11 @@
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import BinaryIO
 
+from gmmpipe.audio.gzip_bytes import GZIP_MAGIC, GzipBytes
 from gmmpipe.audio.plain_bytes import PlainBytes
 from gmmpipe.audio.tar_headers import DamagedArchiveError, Entry, clean_name, tar_entries
 from gmmpipe.audio.zip_directory import zip_entries
@@ -69,11 +71,17 @@ def _index_of(path: str, size: int, modified: int) -> ArchiveIndex:
     """The index of an archive; its size and time say whether it is still the same."""
     try:
         with open(path, "rb") as file:
-            is_zip = path.lower().endswith(".zip") or file.read(4) == b"PK\3\4"
-            file.seek(0)
-            plain = PlainBytes(file.fileno(), size)
-            return ArchiveIndex(zip_entries(file) if is_zip else tar_entries(plain))
+            return ArchiveIndex(_entries(file, path, size))
     except DamagedArchiveError as error:
         raise AudioError("undecodable", f"its archive: {error}") from error
     except OSError as error:
         raise AudioError("unreadable", error.strerror or "cannot be read") from error
+
+
+def _entries(file: BinaryIO, path: str, size: int) -> Iterator[Entry]:
+    """The members of an archive of any kind."""
+    first = os.pread(file.fileno(), 4, 0)
+    if path.lower().endswith(".zip") or first == b"PK\3\4":
+        return zip_entries(file)
+    is_packed = first[: len(GZIP_MAGIC)] == GZIP_MAGIC
+    return tar_entries(GzipBytes(file.fileno()) if is_packed else PlainBytes(file.fileno(), size))

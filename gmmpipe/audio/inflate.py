@@ -12,6 +12,17 @@ _MOST_RATIO = 200
 """How many times smaller more bytes than that may be: audio is not, unless all of it is silent."""
 
 
+def refuse_bomb(packed_bytes: int, size: int) -> None:
+    """Refuse bytes that unpack to far more than audio does.
+
+    Raises:
+        AudioError: undecodable.
+    """
+    if size > _UNSUSPICIOUS_BYTES and size > _MOST_RATIO * packed_bytes:
+        detail = f"{packed_bytes} bytes unpack to {size} or more, as those of no recording do"
+        raise AudioError("undecodable", detail)
+
+
 def inflated(descriptor: int, start: int, stored_bytes: int, size: int) -> Iterator[bytes]:
     """What a range of an open file unpacks to, by pieces of some MB.
 
@@ -24,9 +35,7 @@ def inflated(descriptor: int, start: int, stored_bytes: int, size: int) -> Itera
     Raises:
         AudioError: undecodable or truncated: damaged, or not of that size.
     """
-    if size > _UNSUSPICIOUS_BYTES and size > _MOST_RATIO * stored_bytes:
-        detail = f"{stored_bytes} bytes that unpack to {size}, as those of no recording do"
-        raise AudioError("undecodable", detail)
+    refuse_bomb(stored_bytes, size)
     unpacker, at, got = zlib.decompressobj(-zlib.MAX_WBITS), start, 0
     packed = b""
     try:

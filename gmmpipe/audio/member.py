@@ -2,12 +2,15 @@
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gmmpipe.audio.archive_index import indexed_range
+from gmmpipe.audio.gzip_bytes import GZIP_MAGIC
 from gmmpipe.audio.inflate import inflated
+from gmmpipe.audio.memory_file import memory_file
+from gmmpipe.audio.streamed import streamed_member
 from gmmpipe.errors import AudioError
 
 MOST_BYTES = 1 << 31
@@ -66,24 +69,13 @@ def open_member(member: Member) -> int:
         )
         if (size := max([stored_bytes, *sizes])) > MOST_BYTES:
             raise AudioError("undecodable", f"a member of {size} bytes, beyond {MOST_BYTES}")
+        if os.pread(archive, 2, 0) == GZIP_MAGIC:
+            return streamed_member(member.archive, archive, start, stored_bytes)
         if start + stored_bytes > os.fstat(archive).st_size:
             raise AudioError("truncated", f"the archive ends within its {stored_bytes} bytes")
         if sizes:
-            return descriptor_of(inflated(archive, start, stored_bytes, *sizes))
+            return memory_file(inflated(archive, start, stored_bytes, *sizes))
         return _copied(archive, start, stored_bytes)
-
-
-def descriptor_of(pieces: Iterable[bytes]) -> int:
-    """A descriptor of a nameless file in memory of these bytes."""
-    descriptor = os.memfd_create("audio")
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.writelines(pieces)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 @contextmanager

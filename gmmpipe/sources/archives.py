@@ -8,8 +8,6 @@ from gmmpipe.errors import ManifestError
 from gmmpipe.sources.kind import Found
 from gmmpipe.sources.manifest import Manifest
 
-GZIP_MAGIC = b"\x1f\x8b"
-
 
 def find_archives(
     path: Path, kind: str, is_archive: Callable[[Path], bool], ignored: Path | None

@@ -4,9 +4,16 @@ from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.tar import TarArchives
+from gmmpipe.sources.targz import TarGzArchives
 from gmmpipe.sources.zip import ZipArchives
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder(), TarArchives(), ZipArchives())
+KINDS: tuple[SourceKind, ...] = (
+    JsonLines(),
+    AudioFolder(),
+    TarArchives(),
+    TarGzArchives(),
+    ZipArchives(),
+)
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from gmmpipe.audio.gzip_bytes import GZIP_MAGIC
 from gmmpipe.audio.plain_bytes import PlainBytes
 from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
 from gmmpipe.errors import ManifestError
-from gmmpipe.sources.archives import GZIP_MAGIC, begins_with, find_archives
+from gmmpipe.sources.archives import begins_with, find_archives
 from gmmpipe.sources.endings import ending_of
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content

@@ -73,4 +73,11 @@ def zipped(folder: Path) -> Made:
     return Made(str(folder / "a.zip"), loose_lines(folder))
 
 
-MAKERS = {"tar of WebDataset": web_dataset, "zip": zipped}
+def packed_tar(folder: Path) -> Made:
+    """A tar.gz, with the corpus in a folder."""
+    with tarfile.open(folder / "a.tar.gz", "w:gz") as tar:
+        add_corpus(tar, "./")
+    return Made(str(folder / "a.tar.gz"), loose_lines(folder))
+
+
+MAKERS = {"tar of WebDataset": web_dataset, "tar.gz": packed_tar, "zip": zipped}
