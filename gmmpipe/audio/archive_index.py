@@ -3,11 +3,14 @@
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import BinaryIO
 
+from gmmpipe.audio.gzip_bytes import GZIP_MAGIC, GzipBytes
 from gmmpipe.audio.plain_bytes import PlainBytes
 from gmmpipe.audio.tar_headers import DamagedArchiveError, Entry, clean_name, tar_entries
+from gmmpipe.audio.zip_directory import zip_entries
 from gmmpipe.errors import AudioError
 
 _Place = tuple[int, ...]
@@ -24,12 +27,13 @@ class ArchiveIndex:
         hashes, starts, stored, sizes = (array("q") for _ in range(4))
         self._problems: dict[int, tuple[str, str]] = {}
         for number, entry in enumerate(each for each in entries if not each.is_not):
+            if entry.problem:
+                self._problems[number] = entry.problem
+                entry = Entry(entry.name, 0, 0)  # its size may be any number
             hashes.append(hash(entry.name))
             starts.append(entry.start)
             stored.append(entry.stored_bytes)
             sizes.append(-1 if entry.size is None else entry.size)
-            if entry.problem:
-                self._problems[number] = entry.problem
         self._starts, self._stored, self._sizes = starts, stored, sizes
         by_hash = sorted(range(len(hashes)), key=lambda n: (hashes[n], -n))
         self._order = array("q", by_hash)
@@ -66,9 +70,18 @@ def indexed_range(path: str, descriptor: int, name: str) -> _Place:
 def _index_of(path: str, size: int, modified: int) -> ArchiveIndex:
     """The index of an archive; its size and time say whether it is still the same."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return ArchiveIndex(tar_entries(PlainBytes(file.fileno(), size)))
+        with open(path, "rb") as file:
+            return ArchiveIndex(_entries(file, path, size))
     except DamagedArchiveError as error:
         raise AudioError("undecodable", f"its archive: {error}") from error
     except OSError as error:
         raise AudioError("unreadable", error.strerror or "cannot be read") from error
+
+
+def _entries(file: BinaryIO, path: str, size: int) -> Iterator[Entry]:
+    """The members of an archive of any kind."""
+    first = os.pread(file.fileno(), 4, 0)
+    if path.lower().endswith(".zip") or first == b"PK\3\4":
+        return zip_entries(file)
+    is_packed = first[: len(GZIP_MAGIC)] == GZIP_MAGIC
+    return tar_entries(GzipBytes(file.fileno()) if is_packed else PlainBytes(file.fileno(), size))

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gmmpipe.audio.archive_index import indexed_range
+from gmmpipe.audio.gzip_bytes import GZIP_MAGIC
+from gmmpipe.audio.inflate import inflated
+from gmmpipe.audio.memory_file import memory_file
+from gmmpipe.audio.streamed import streamed_member
 from gmmpipe.errors import AudioError
 
 MOST_BYTES = 1 << 31
@@ -60,22 +64,18 @@ def open_member(member: Member) -> int:
         AudioError: not_found, not_a_regular_file, unreadable, undecodable or truncated.
     """
     with _opened(member.archive) as archive:
-        place = member.range or indexed_range(member.archive, archive, member.name)
-        start, count = place
-        if count > MOST_BYTES:
-            raise AudioError("undecodable", f"a member of {count} bytes, beyond {MOST_BYTES}")
-        if start + count > os.fstat(archive).st_size:
-            raise AudioError("truncated", f"the archive ends within its {count} bytes")
-        return _copied(archive, start, count)
-
-
-def descriptor_of(content: bytes) -> int:
-    """A descriptor of a nameless file in memory of these bytes."""
-    descriptor = os.memfd_create("audio")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+        start, stored_bytes, *sizes = member.range or indexed_range(
+            member.archive, archive, member.name
+        )
+        if (size := max([stored_bytes, *sizes])) > MOST_BYTES:
+            raise AudioError("undecodable", f"a member of {size} bytes, beyond {MOST_BYTES}")
+        if os.pread(archive, 2, 0) == GZIP_MAGIC:
+            return streamed_member(member.archive, archive, start, stored_bytes)
+        if start + stored_bytes > os.fstat(archive).st_size:
+            raise AudioError("truncated", f"the archive ends within its {stored_bytes} bytes")
+        if sizes:
+            return memory_file(inflated(archive, start, stored_bytes, *sizes))
+        return _copied(archive, start, stored_bytes)
 
 
 @contextmanager

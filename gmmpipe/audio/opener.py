@@ -19,7 +19,8 @@ from gmmpipe.audio.decoder import (
     error_text,
 )
 from gmmpipe.audio.links import Link, find_links, may_need_links
-from gmmpipe.audio.member import Member, descriptor_of, open_member, open_regular
+from gmmpipe.audio.member import Member, open_member, open_regular
+from gmmpipe.audio.memory_file import memory_file
 from gmmpipe.errors import AudioError
 
 Recording: TypeAlias = str | bytes | Member
@@ -93,7 +94,7 @@ def _count_samples(recording: Recording) -> int:
 
 def _descriptor_of(recording: Recording) -> int:
     if isinstance(recording, bytes):
-        return descriptor_of(recording)
+        return memory_file([recording])
     return open_member(recording) if isinstance(recording, Member) else open_regular(recording)
 
 

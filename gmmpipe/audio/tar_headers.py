@@ -80,12 +80,13 @@ class _Extension:
     is_sparse: bool = False
 
 
-def _ask_for_nothing(name: str, size: int) -> bool:
+def ask_for_nothing(name: str, size: int) -> bool:
+    """Want the content of no member."""
     return False
 
 
 def tar_entries(
-    file: ForwardFile, wants: Callable[[str, int], bool] = _ask_for_nothing
+    file: ForwardFile, wants: Callable[[str, int], bool] = ask_for_nothing
 ) -> Iterator[Entry]:
     """Every member, in order. A member that the end of the archive cuts off is the last one.
 

@@ -10,6 +10,9 @@ from gmmpipe.sources.lhotse import Lhotse
 from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.sources.table import Table
+from gmmpipe.sources.tar import TarArchives
+from gmmpipe.sources.targz import TarGzArchives
+from gmmpipe.sources.zip import ZipArchives
 
 KINDS: tuple[SourceKind, ...] = (
     JsonLines(),
@@ -21,6 +24,9 @@ KINDS: tuple[SourceKind, ...] = (
     Lhotse(),
     Lhotse(is_mixed=True),
     AudiosJson(),
+    TarArchives(),
+    TarGzArchives(),
+    ZipArchives(),
     AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""

@@ -1,0 +1,53 @@
+"""``targz``: tar archives within gzip, which can be read from front to end only."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from gmmpipe.audio.gzip_bytes import GZIP_MAGIC, GzipBytes
+from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
+from gmmpipe.errors import ManifestError
+from gmmpipe.sources.archives import begins_with, find_archives
+from gmmpipe.sources.kind import Found, Specificity
+from gmmpipe.sources.member_lines import member_lines, wants_content
+from gmmpipe.sources.translations import Translations
+
+
+class TarGzArchives:
+    """Tar archives within gzip, and folders of those."""
+
+    name = "targz"
+    looks_like = "a .tar.gz or .tgz of audio files, or a folder of those"
+    specificity = Specificity.CONTENT
+    is_streamed = True
+
+    def __init__(self) -> None:
+        self._translations = Translations(_lines)
+
+    def find(self, path: Path, ignored: Path | None = None) -> Found | None:
+        """See `SourceKind`."""
+        return find_archives(path, self.name, _is_packed_tar, ignored)
+
+    def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
+        """See `SourceKind`. Line n is of the n-th audio file."""
+        try:
+            yield from self._translations.lines(path, passed_over)
+        except DamagedArchiveError as error:
+            raise ManifestError(f"{path}: damaged: {error}") from error
+        except OSError as error:
+            raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _lines(path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        archive = GzipBytes(file.fileno())
+        yield from member_lines(path.name, tar_entries(archive, wants_content), passed_over)
+        archive.skip_to(sys.maxsize)  # to the checksum at its end
+
+
+def _is_packed_tar(path: Path) -> bool:
+    name = path.name.lower()
+    if name.endswith((".tar.gz", ".tgz")):
+        return True
+    return name.endswith(".tar") and begins_with(path, GZIP_MAGIC)

@@ -1,0 +1,160 @@
+"""``targz``: streamed from front to end, whatever is asked of it."""
+
+import gzip
+import json
+import os
+import random
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gmmpipe.audio import streamed
+from gmmpipe.audio.gzip_bytes import GzipBytes
+from gmmpipe.audio.member import Member, open_member
+from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.sources import targz
+from gmmpipe.sources.find import find_sources
+from gmmpipe.sources.targz import TarGzArchives
+from helpers.kinds.archives import add
+from helpers.kinds.made import corpus_lines
+
+AUDIO = Path(corpus_lines(1)[0]["wav_path"]).read_bytes()
+
+
+def lines_of(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
+    passed_over = Counter[str]()
+    return [json.loads(raw) for raw in TarGzArchives().translate(path, passed_over)], passed_over
+
+
+def member_of(path: Path, line: dict[str, Any]) -> Member:
+    name = line["wav_path"].removeprefix(path.name + "#")
+    return Member(str(path), name, tuple(line["archive_range"]))
+
+
+def content_of(member: Member) -> bytes:
+    with open(open_member(member), "rb") as file:
+        return file.read()
+
+
+def made(path: Path, count: int = 30) -> tuple[Path, list[bytes]]:
+    contents = [random.Random(number).randbytes(number * 7001) for number in range(count)]
+    with tarfile.open(path, "w:gz") as tar:
+        for number, content in enumerate(contents):
+            add(tar, f"d/{number}.wav", content)
+            add(tar, f"d/{number}.json", json.dumps({"number": number}).encode())
+    return path, contents
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The passes over archives that are begun."""
+    begun: list[str] = []
+
+    class Counted(streamed._Stream):
+        def __init__(self, path: str, *rest: Any) -> None:
+            begun.append(path)
+            super().__init__(path, *rest)
+
+    monkeypatch.setattr(streamed, "_Stream", Counted)
+    return begun
+
+
+def test_members_in_order_take_one_pass(tmp_path: Path, passes: list[str]) -> None:
+    path, contents = made(tmp_path / "a.tar.gz")
+    lines, passed_over = lines_of(path)
+    assert [line["number"] for line in lines] == list(range(len(contents)))
+    for line, content in zip(lines, contents, strict=True):
+        for _ in range(2):  # a file, then its length
+            assert content_of(member_of(path, line)) == content
+    assert (passes, passed_over) == ([str(path)], Counter())
+
+
+def test_going_back_begins_again(tmp_path: Path, passes: list[str]) -> None:
+    path, contents = made(tmp_path / "a.tar.gz")
+    lines, _ = lines_of(path)
+    for number in (3, 7, 2, 2, 29):
+        assert content_of(member_of(path, lines[number])) == contents[number]
+    name_alone = Member(str(path), "d/5.wav")
+    assert content_of(name_alone) == contents[5]
+    assert len(passes) == 3
+
+
+def test_two_open_members_have_places_of_their_own(tmp_path: Path) -> None:
+    path, contents = made(tmp_path / "a.tar.gz", 5)
+    lines, _ = lines_of(path)
+    one, other = (open_member(member_of(path, lines[4])) for _ in range(2))
+    assert os.read(one, 10) == os.read(other, 10) == contents[4][:10]
+    os.close(one)
+    os.close(other)
+
+
+def test_gzip_files_in_a_row_and_padding(tmp_path: Path) -> None:
+    raw = os.urandom(3 << 20)
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(raw) + gzip.compress(b"") + gzip.compress(raw) + b"\0" * 600)
+    with open(path, "rb") as file:
+        stream = GzipBytes(file.fileno())
+        assert stream.read(1 << 24) == raw + raw
+        assert stream.read(1) == b""
+
+
+def test_a_cut_archive_loses_only_what_is_cut(tmp_path: Path) -> None:
+    path, contents = made(tmp_path / "a.tar.gz")
+    path.write_bytes(path.read_bytes()[:-100_000])
+    lines, _ = lines_of(path)
+    assert [line["number"] for line in lines[:-1]] == list(range(len(lines) - 1))
+    assert "archive_range" not in lines[-1]
+    assert content_of(member_of(path, lines[-2])) == contents[len(lines) - 2]
+    with pytest.raises(AudioError, match="truncated: the archive ends"):
+        open_member(Member(str(path), lines[-1]["wav_path"].partition("#")[2]))
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    path, _ = made(tmp_path / "a.tar.gz")
+    raw = bytearray(path.read_bytes())
+    raw[40_000:40_100] = bytes(100)
+    path.write_bytes(raw)
+    with pytest.raises(ManifestError, match=r"a\.tar\.gz: damaged"):
+        lines_of(path)
+    path.write_bytes(b"no gzip at all" * 100)
+    with pytest.raises(ManifestError, match=r"a\.tar\.gz: damaged"):
+        lines_of(path)
+
+
+def test_an_archive_is_translated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.tgz", "b.tgz"):
+        made(tmp_path / "in" / name, 5)
+    kind, passes = TarGzArchives(), []
+    monkeypatch.setattr(targz, "GzipBytes", lambda number: passes.append(1) or GzipBytes(number))
+    paths = sorted((tmp_path / "in").iterdir())
+    first, again = ([list(kind.translate(path, Counter())) for path in paths] for _ in range(2))
+    assert first == again
+    assert [len(lines) for lines in first] == [5, 5]
+    assert len(passes) == 2
+    made(paths[0], 6)
+    assert len(list(kind.translate(paths[0], Counter()))) == 6
+
+
+def test_a_bomb_is_a_reject(tmp_path: Path) -> None:
+    path = tmp_path / "a.tgz"
+    info = tarfile.TarInfo("a.wav")
+    info.size = 1 << 30
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(info.tobuf())
+        for _ in range(100):
+            file.write(bytes(1 << 20))
+    with pytest.raises(AudioError, match="as those of no recording do"):
+        open_member(Member(str(path), "a.wav", (512, 1 << 30)))
+
+
+def test_what_is_found(tmp_path: Path) -> None:
+    made(tmp_path / "b.tgz", 1)
+    made(tmp_path / "c.tar", 1)  # in truth packed
+    made(tmp_path / "a.TAR.GZ", 1)
+    (source,) = find_sources(str(tmp_path))
+    assert [manifest.name for manifest in source.manifests] == ["a.TAR.GZ", "b.tgz", "c.tar"]
+    assert {manifest.kind for manifest in source.manifests} == {"targz"}
