@@ -24,12 +24,13 @@ class ArchiveIndex:
         hashes, starts, stored, sizes = (array("q") for _ in range(4))
         self._problems: dict[int, tuple[str, str]] = {}
         for number, entry in enumerate(each for each in entries if not each.is_not):
+            if entry.problem:
+                self._problems[number] = entry.problem
+                entry = Entry(entry.name, 0, 0)  # its size may be any number
             hashes.append(hash(entry.name))
             starts.append(entry.start)
             stored.append(entry.stored_bytes)
             sizes.append(-1 if entry.size is None else entry.size)
-            if entry.problem:
-                self._problems[number] = entry.problem
         self._starts, self._stored, self._sizes = starts, stored, sizes
         by_hash = sorted(range(len(hashes)), key=lambda n: (hashes[n], -n))
         self._order = array("q", by_hash)

@@ -3,8 +3,9 @@
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.tar import TarArchives
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder())
+KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder(), TarArchives())
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"

@@ -1,0 +1,55 @@
+"""What all kinds of archives share: where they lie, and which files are some."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from gmmpipe.errors import ManifestError
+from gmmpipe.sources.kind import Found
+from gmmpipe.sources.manifest import Manifest
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def find_archives(
+    path: Path, kind: str, is_archive: Callable[[Path], bool], ignored: Path | None
+) -> Found | None:
+    """The archive at `path`, or those in the folder at `path`, as manifests of a kind.
+
+    Args:
+        path: a file or a folder.
+        kind: the name of the kind.
+        is_archive: whether a file is an archive of the kind.
+        ignored: a file that is no part of any source.
+    """
+    if path.is_file():
+        return Found([Manifest(path, path.name, kind)]) if is_archive(path) else None
+    if not path.is_dir():
+        return None
+    with os.scandir(path) as entries:
+        names = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
+    if ignored is not None:
+        names = [name for name in names if not _is_same(path / name, ignored)]
+    read = [name for name in names if is_archive(path / name)]
+    if not read:
+        return None
+    return Found(
+        [Manifest(path / name, name, kind) for name in read], sorted({*names}.difference(read))
+    )
+
+
+def begins_with(path: Path, magic: bytes) -> bool:
+    """Whether the first bytes of a file are these.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_same(path: Path, ignored: Path) -> bool:
+    return path.name == ignored.name and ignored.exists() and path.samefile(ignored)

@@ -1,0 +1,42 @@
+"""``tar``: archives of audio files, in WebDataset's form or any other, read by their headers."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from gmmpipe.audio.plain_bytes import PlainBytes
+from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
+from gmmpipe.errors import ManifestError
+from gmmpipe.sources.archives import GZIP_MAGIC, begins_with, find_archives
+from gmmpipe.sources.endings import ending_of
+from gmmpipe.sources.kind import Found, Specificity
+from gmmpipe.sources.member_lines import member_lines, wants_content
+
+
+class TarArchives:
+    """Tar archives of audio files, and folders of those."""
+
+    name = "tar"
+    looks_like = "a .tar of audio files, or a folder of those"
+    specificity = Specificity.CONTENT
+    is_streamed = False
+
+    def find(self, path: Path, ignored: Path | None = None) -> Found | None:
+        """See `SourceKind`."""
+        return find_archives(path, self.name, _is_tar, ignored)
+
+    def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
+        """See `SourceKind`. Line n is of the n-th audio file."""
+        try:
+            with open(path, "rb", buffering=0) as file:
+                archive = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
+                yield from member_lines(path.name, tar_entries(archive, wants_content), passed_over)
+        except DamagedArchiveError as error:
+            raise ManifestError(f"{path}: damaged: {error}") from error
+        except OSError as error:
+            raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_tar(path: Path) -> bool:
+    return ending_of(path.name) == ".tar" and not begins_with(path, GZIP_MAGIC)
