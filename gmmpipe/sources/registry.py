@@ -3,9 +3,10 @@
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.parquet import Parquet
 from gmmpipe.sources.tar import TarArchives
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder(), TarArchives())
+KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder(), Parquet(), TarArchives())
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
