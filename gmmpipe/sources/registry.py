@@ -9,6 +9,7 @@ from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.lhotse import Lhotse
 from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.parquet import Parquet
 from gmmpipe.sources.table import Table
 from gmmpipe.sources.tar import TarArchives
 from gmmpipe.sources.targz import TarGzArchives
@@ -27,6 +28,7 @@ KINDS: tuple[SourceKind, ...] = (
     TarArchives(),
     TarGzArchives(),
     ZipArchives(),
+    Parquet(),
     AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""
