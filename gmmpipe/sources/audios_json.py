@@ -31,7 +31,7 @@ class AudiosJson:
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`."""
-        return manifests_at(path, self.name, _is_such)
+        return manifests_at(path, self.name, _is_such, _ENDINGS)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`. Line n is of the n-th segment."""

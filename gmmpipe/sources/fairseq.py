@@ -28,7 +28,7 @@ class Fairseq:
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`."""
-        return manifests_at(path, self.name, _is_fairseq)
+        return manifests_at(path, self.name, _is_fairseq, _ENDINGS)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`.
@@ -53,8 +53,6 @@ class Fairseq:
 
 
 def _is_fairseq(path: Path) -> bool:
-    if not path.name.lower().endswith(_ENDINGS):
-        return False
     lines = [_cells(raw) for raw in first_lines(path, 2)]
     return [len(cells) for cells in lines] == [1, 2] and _is_count(lines[1][1])
 

@@ -12,7 +12,7 @@ from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import PATH_FIELDS
 from gmmpipe.sources.plain_line import BLANK_LINE, plain_line
 from gmmpipe.sources.refusal import refused_line
-from gmmpipe.sources.table_rows import Header, headers_of, rows_of
+from gmmpipe.sources.table_rows import ENDINGS, Header, headers_of, rows_of
 from gmmpipe.sources.text_file import first_lines, raw_lines
 
 _MLS_NAMES = ("transcripts.txt", "transcripts.txt.gz")
@@ -33,7 +33,7 @@ class Table:
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`. Tables of one folder of Common Voice repeat each other: refused."""
-        found = manifests_at(path, self.name, _is_table)
+        found = manifests_at(path, self.name, _is_table, (*ENDINGS, *_MLS_NAMES))
         if found and len(found.manifests) > 1:
             common_voice = [m.name for m in found.manifests if _is_common_voice(m.path)]
             if len(common_voice) > 1:

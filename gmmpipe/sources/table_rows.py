@@ -9,8 +9,10 @@ from pathlib import Path
 from gmmpipe.errors import ManifestError
 from gmmpipe.sources.text_file import first_lines, raw_lines
 
-_ENDINGS = {".tsv": "\t", ".csv": ",;|\t"}
+_DELIMITERS = {".tsv": "\t", ".csv": ",;|\t"}
 """What may stand between two cells, by the ending of the file."""
+ENDINGS = tuple(ending + packed for ending in _DELIMITERS for packed in ("", ".gz"))
+"""Of the names of tables, in lower case."""
 _BOM = b"\xef\xbb\xbf"
 _END = "\0end of the table"
 
@@ -39,7 +41,7 @@ def headers_of(path: Path) -> list[Header]:
     Raises:
         ManifestError: the file cannot be read, or is damaged.
     """
-    delimiters = _ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix.lower(), "")
+    delimiters = _DELIMITERS.get(Path(path.name.removesuffix(".gz")).suffix.lower(), "")
     lines = first_lines(path, 2) if delimiters else []
     try:
         line = lines[0].removeprefix(_BOM).decode().rstrip("\r\n") if lines else ""
