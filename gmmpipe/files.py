@@ -91,6 +91,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextmanager
+def scratch_file(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` for what is to become of it; it has no name and goes with the block."""
+    temporary = temporary_path(path)
+    try:
+        with open(temporary, "w+b") as file:
+            temporary.unlink()
+            yield file
+    except OSError as error:
+        _name_full_disk(error, path)
+        raise
+
+
 def _name_full_disk(error: BaseException, path: Path) -> None:
     """Raise an error that names `path`, if `error` means that nothing can be written there."""
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -37,13 +37,20 @@ class OneWayFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no
         """Never, for soundfile's own `read`; `skip_to` asks libsndfile."""
         return False
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether libsndfile can go to a sample without decoding all that is before it."""
+        # GSM in WAV, for one, cannot.
+        is_known = self.frames != UNKNOWN_LENGTH and self.subtype not in _UNSEEKABLE
+        return bool(super().seekable()) and is_known
+
     def skip_to(self, start: int) -> None:
         """Go to sample `start` from the beginning of the file."""
         # An MP3 decodes to other bits without a seek to 0, and soundfile.read does one.
         if start == 0 and self.format != "MP3":
             return
-        if not super().seekable() or self.frames == UNKNOWN_LENGTH or self.subtype in _UNSEEKABLE:
-            self.skip(start)  # GSM in WAV, for one, cannot seek
+        if not self.can_seek:
+            self.skip(start)
         elif self.format == "MP3":
             # A frame may take bits from some earlier ones, which a decoder lacks behind a seek.
             early = max(0, start - int(_MP3_LEAD_SECONDS * self.samplerate))
@@ -94,6 +101,11 @@ class ChainedFile:
         self.frames = sum(self._lengths)
         self._go_to(0)
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether libsndfile can go to a sample without decoding all that is before it."""
+        return self._file.can_seek
+
     def skip_to(self, start: int) -> None:
         """Go to sample `start` from the beginning of the first stream."""
         number = 0
@@ -132,9 +144,6 @@ class ChainedFile:
             self.close()
         self._number = number
         self._file = decode_link(self._descriptor, self._links[number])
-
-
-AudioFile: TypeAlias = OneWayFile | ChainedFile
 
 
 def decode(source: int | SplicedFile) -> OneWayFile:

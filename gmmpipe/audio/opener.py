@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 import soundfile
 
+from gmmpipe.audio.container import AudioFile, ContainerFile
+from gmmpipe.audio.container_kinds import demuxer_of
 from gmmpipe.audio.decoder import (
     UNKNOWN_LENGTH,
-    AudioFile,
     ChainedFile,
     OneWayFile,
     decode,
@@ -47,7 +48,8 @@ def header_seconds(recording: Recording) -> float:
     """How long the recording's header says it lasts, or 0.0 if nothing can be said."""
     try:
         with open_audio(recording) as file:
-            length = num_samples(file, recording)
+            stated = file.stated_samples if isinstance(file, ContainerFile) else None
+            length = stated or num_samples(file, recording)
             return length / file.samplerate if length < 1 << 36 else 0.0
     except AudioError:
         return 0.0
@@ -59,7 +61,7 @@ def num_samples(file: AudioFile, recording: Recording) -> int:
         return int(file.frames)
     if isinstance(recording, bytes):
         return _count_samples(recording)
-    assert isinstance(file, OneWayFile)  # no chain is of unknown length
+    assert not isinstance(file, ChainedFile)  # no chain is of unknown length
     status = os.fstat(file.name)
     return _count_samples_of_file(recording, status.st_size, _modified(recording, file.name))
 
@@ -84,7 +86,7 @@ def _count_samples(recording: Recording) -> int:
     """The samples of a recording, by decoding it."""
     try:
         with open_audio(recording) as file:
-            assert isinstance(file, OneWayFile)
+            assert not isinstance(file, ChainedFile)
             return file.skip(UNKNOWN_LENGTH)
     except soundfile.LibsndfileError as error:
         raise AudioError("undecodable", error_text(error)) from error
@@ -97,8 +99,17 @@ def _descriptor_of(recording: Recording) -> int:
 
 
 def _open_whole(descriptor: int, recording: Recording) -> AudioFile:
-    """The file as libsndfile reads it, or by its streams where libsndfile would miss some of it."""
-    file = decode(descriptor)
+    """The file as libsndfile reads it, or by its streams where libsndfile would miss some of it.
+
+    What libsndfile cannot decode is left to PyAV if it looks like a container that PyAV may know.
+    """
+    try:
+        file = decode(descriptor)
+    except AudioError:
+        demuxer = demuxer_of(descriptor)
+        if demuxer is None:
+            raise
+        return ContainerFile(descriptor, demuxer)
     if not may_need_links(file.format, file.subtype, file.frames):
         return file
     try:

@@ -3,7 +3,8 @@
 import os
 import re
 
-from gmmpipe.audio.decoder import AudioFile, OneWayFile
+from gmmpipe.audio.container import AudioFile
+from gmmpipe.audio.decoder import OneWayFile
 from gmmpipe.audio.unclosed import STREAMED_LENGTHS
 from gmmpipe.errors import AudioError
 

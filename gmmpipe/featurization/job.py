@@ -7,9 +7,10 @@ from functools import partial
 
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.executors import run_dask, run_local
-from gmmpipe.featurization.folder import FeatureFolder, manifests_beside
+from gmmpipe.featurization.folder import FeatureFolder, manifests_beside, say_shuffle_by
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests
+from gmmpipe.featurization.slow_segments import warn_of_slow_segments
 from gmmpipe.featurization.summary import report
 from gmmpipe.files import remove
 from gmmpipe.run.progress import Progress
@@ -62,7 +63,9 @@ def open_folder(options: FeaturizeOptions) -> FeatureFolder:
     """
     path = options.output_dir.absolute()
     manifests = manifests_beside(path, options.data_dir, options.source_kind)
-    plan_options = options.plan_options(*digest_manifests(manifests))
+    plan_options = options.plan_options(
+        *digest_manifests(manifests), is_streamed=say_shuffle_by(options, manifests)
+    )
     return FeatureFolder(path, manifests, options, plan_options)
 
 
@@ -166,6 +169,8 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
         kept,
         num_workers,
     )
+    if missing:
+        warn_of_slow_segments(plan.task(missing[0], folder.path, base_path))
     tasks = (plan.task(number, folder.path, base_path) for number in missing)
     with Progress("featurize", "shards", total=total, start=kept) as progress:
         for tally in _run(tasks, num_workers, options) if missing else ():

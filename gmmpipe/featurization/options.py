@@ -12,7 +12,7 @@ from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.sources.options import SOURCE_KIND_HELP, SourceKindName
 from gmmpipe.sources.registry import AUTO
 from gmmpipe.store.names import Format
-from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, StoreAudio
+from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, ShuffleBy, StoreAudio
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class FeaturizeOptions(Options):
     )
     shuffle: bool = option(
         True, help="Spread the utterances over the shards at random, or keep manifest order."
+    )
+    shuffle_by: Literal["auto", "utterances", "recordings"] = option(
+        AUTO,
+        help="What is spread: single utterances, or whole recordings, each with its utterances "
+        "together in time order, so that it is decoded once. auto: utterances, but recordings "
+        "where a source can only be read from front to end. With --no_shuffle, recordings only "
+        "decides how a shard is read.",
     )
     seed: int = option(0, help="Decides the shuffle and where crops lie.")
     num_workers: int | None = option(None, help="Local processes.", shown="all cores", low=1)
@@ -99,18 +106,35 @@ class FeaturizeOptions(Options):
                 f"length of one frame, to {LONGEST_SECONDS:g}"
             )
 
-    def plan_options(self, manifest_sha256: str, lines: int) -> PlanOptions:
+    def chosen_shuffle_by(self, is_streamed: bool) -> ShuffleBy:
+        """What ``--shuffle_by`` comes to.
+
+        Args:
+            is_streamed: whether a source can only be read from front to end.
+        """
+        if self.shuffle_by == "auto":
+            return "recordings" if is_streamed else "utterances"
+        return self.shuffle_by
+
+    def refuse_empty(self, lines: int) -> None:
+        """Raise ManifestError where the manifests have no line that is not blank."""
+        if lines == 0:
+            raise ManifestError(f"{self.data_dir}: no usable audio: the manifests hold no lines")
+
+    def plan_options(
+        self, manifest_sha256: str, lines: int, *, is_streamed: bool = False
+    ) -> PlanOptions:
         """What decides the store's bytes beyond the features.
 
         Args:
             manifest_sha256: digest of the manifests.
             lines: how many of their lines are not blank.
+            is_streamed: whether a source can only be read from front to end.
 
         Raises:
             ManifestError: there are none.
         """
-        if lines == 0:
-            raise ManifestError(f"{self.data_dir}: no usable audio: the manifests hold no lines")
+        self.refuse_empty(lines)
         return PlanOptions(
             manifest_sha256=manifest_sha256,
             lines=lines,
@@ -122,4 +146,5 @@ class FeaturizeOptions(Options):
             format=self.format,
             long_audio=self.long_audio,
             store_audio=self.store_audio,
+            shuffle_by=self.chosen_shuffle_by(is_streamed),
         )

@@ -1,6 +1,9 @@
 """What `featurize` logs at the end: hours in and out, rejects, and warnings."""
 
 import logging
+import re
+from collections import Counter
+from pathlib import Path
 
 from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.store.names import REJECTS_FILE
@@ -8,6 +11,7 @@ from gmmpipe.store.store_info import FeatureInfo
 
 log = logging.getLogger(__name__)
 CROP_WARNING_FRACTION = 0.05
+_EXTRA = re.compile(rb"gmmpipe\[(\w+)\]")
 
 
 def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
@@ -32,6 +36,7 @@ def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
         log.info("rejects: %d of %d lines, see %s", tally.rejects, tally.lines, REJECTS_FILE)
         for reason, count in sorted(tally.rejects_by_reason.items()):
             log.info("  %-20s %d", reason, count)
+        _name_missing_extras(options.output_dir / REJECTS_FILE)
     if tally.seconds_cropped > CROP_WARNING_FRACTION * tally.seconds_in:
         log.warning(
             "warning: cropping to %s s lost %.0f %% of the audio; %s",
@@ -56,6 +61,19 @@ def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
             "warning: %d utterances lose more than 20 dB by the mean of their channels, which "
             "cancel each other; a channel in their manifest lines picks one",
             tally.cancelled,
+        )
+
+
+def _name_missing_extras(rejects: Path) -> None:
+    """Log what to install where rejects say that something is missing."""
+    with open(rejects, "rb") as lines:
+        counts = Counter(found[1].decode() for line in lines if (found := _EXTRA.search(line)))
+    for extra, count in sorted(counts.items()):
+        log.warning(
+            'warning: %d rejects may be read with: pip install "gmmpipe[%s]"; then '
+            "--retry_rejected",
+            count,
+            extra,
         )
 
 

@@ -70,13 +70,18 @@ def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
     path = name.absolute()  # workers may run in another folder
     asked = [kind for kind in registry.KINDS if source_kind in (registry.AUTO, kind.name)]
     asked.sort(key=lambda kind: kind.specificity)
+    empty = None
     for _, alike in groupby(asked, lambda kind: kind.specificity):
         claims = {kind.name: found for kind in alike if (found := kind.find(path, ignored))}
         if len(claims) > 1:
             names = " or ".join(claims)
             raise ManifestError(f"{name}: could be read as {names}; say which with --source_kind")
         for found in claims.values():
-            return found
+            if found.manifests:
+                return found
+            empty = found  # all that is there is ignored, unless another kind has more
+    if empty:
+        return empty
     known = "; ".join(f"{kind.name} ({kind.looks_like})" for kind in asked)
     if source_kind != registry.AUTO:
         raise ManifestError(f"{name}: no {source_kind} source: {known}")

@@ -1,25 +1,19 @@
 """``jsonl``: files of one JSON object a line, also compressed by gzip, and folders of those."""
 
-import gzip
-import io
 import logging
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import parse_json, path_field_of
 from gmmpipe.sources.manifest import Manifest, clean_line
+from gmmpipe.sources.text_file import opened, raw_lines
 
 log = logging.getLogger(__name__)
 _LONGEST_FIRST_LINE_BYTES = 1 << 20
-_LONGEST_LINE_BYTES = 1 << 26
-"""Of a compressed manifest: a small file may hold a line that no memory does."""
 _SURE = (".jsonl", ".ndjson")
 """Endings that no other files have."""
 
@@ -58,11 +52,7 @@ class JsonLines:
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`."""
-        with _opened(path) as file:
-            while raw := file.readline(_LONGEST_LINE_BYTES):
-                if len(raw) == _LONGEST_LINE_BYTES:
-                    raise ManifestError(f"{path}: a line of {_LONGEST_LINE_BYTES} bytes or more")
-                yield raw
+        return raw_lines(path)
 
 
 def _refuse_dangling(entries: list[os.DirEntry[str]]) -> None:
@@ -110,7 +100,7 @@ def _is_manifest(path: Path) -> bool:
     ending = _ending(path.name)
     if ending != ".json":  # which other JSON files have, too
         return ending in _SURE
-    with _opened(path) as file:
+    with opened(path) as file:
         for number in range(1_000):
             raw = file.readline(_LONGEST_FIRST_LINE_BYTES)
             line = clean_line(raw, first=number == 0)
@@ -120,19 +110,3 @@ def _is_manifest(path: Path) -> bool:
         return path_field_of(parse_json(line)) is not None
     except AudioError:
         return False
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, decompressed; what is wrong with it becomes a ManifestError that names it."""
-    try:
-        with open(path, "rb") as raw:
-            if path.suffix == ".gz":
-                # GzipFile's own lines take several times as long.
-                yield io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 16)
-            else:
-                yield raw
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ManifestError(f"{path}: damaged: {error}") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error

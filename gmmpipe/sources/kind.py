@@ -17,7 +17,10 @@ class Specificity(IntEnum):
     """Files of certain names side by side, or contents that a less specific kind could read too."""
     CONTENT = 1
     """Files of certain endings and contents, or a folder of those."""
-    LOOSE = 2
+    BESIDE = 2
+    """What often lies beside manifests or archives, and then only describes them: tables, and a
+    .json beside each audio file."""
+    LOOSE = 3
     """A folder that holds any audio."""
 
 

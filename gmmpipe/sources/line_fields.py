@@ -151,6 +151,12 @@ def segment_of(values: dict[str, Any]) -> tuple[float | None, float | None]:
     Raises:
         AudioError: bad_offset.
     """
+    if _OTHER_TIME_FIELDS.isdisjoint(values):  # as in nearly all lines of large manifests
+        offset, duration = values.get("offset"), values.get("duration")
+        if type(offset) is type(duration) is float and (
+            0 <= offset <= LONGEST_SECONDS and 0 < duration <= LONGEST_SECONDS
+        ):
+            return offset, duration
     starts = _stated(values, START_FIELDS)
     for name, value in starts:
         if value < 0:
@@ -209,4 +215,5 @@ def _finite_or_none(text: str) -> float | None:
 
 
 _TIME_FIELDS = (*START_FIELDS, "duration", *END_FIELDS)
+_OTHER_TIME_FIELDS = frozenset(_TIME_FIELDS) - {"offset", "duration"}
 _NULLING_JSON = json.JSONDecoder(parse_constant=lambda name: None, parse_float=_finite_or_none)

@@ -1,23 +1,43 @@
 """Every kind of source that there is."""
 
+from gmmpipe.sources.audios_json import AudiosJson
+from gmmpipe.sources.fairseq import Fairseq
 from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
+from gmmpipe.sources.kaldi import Kaldi
 from gmmpipe.sources.kind import SourceKind
+from gmmpipe.sources.lhotse import Lhotse
+from gmmpipe.sources.librilight import LibriLight
+from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.table import Table
 from gmmpipe.sources.tar import TarArchives
 from gmmpipe.sources.targz import TarGzArchives
 from gmmpipe.sources.zip import ZipArchives
 
 KINDS: tuple[SourceKind, ...] = (
     JsonLines(),
-    AudioFolder(),
+    Table(),
+    Fairseq(),
+    Kaldi(),
+    LibriLight(),
+    LibriLight(is_flat=True),
+    Lhotse(),
+    Lhotse(is_mixed=True),
+    AudiosJson(),
     TarArchives(),
     TarGzArchives(),
     ZipArchives(),
+    AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"
 """The ``--source_kind`` that leaves the choice to what a source looks like."""
+
+
+def is_streamed(manifest: Manifest) -> bool:
+    """Whether the audio of a manifest can be read from front to end only."""
+    return kind_named(manifest.kind).is_streamed
 
 
 def kind_names() -> list[str]:

@@ -21,6 +21,7 @@ from gmmpipe.sources.line_fields import (
     segment_of,
 )
 from gmmpipe.sources.manifest import ManifestLine
+from gmmpipe.sources.refusal import refuse_marked
 
 _UNSAFE_KEY_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]+")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -111,9 +112,20 @@ class ParsedLine:
             archive_range=range_of(self._values.get(RANGE_FIELD)),
         )
 
+    def times(self) -> tuple[float | None, float | None]:
+        """Where the line's segment begins, and how long it is, in seconds; None where unstated.
+
+        Raises:
+            AudioError: bad_offset; or bad_json, for other values that no utterance can have.
+        """
+        channel_of(self._values.get("channel"))
+        range_of(self._values.get(RANGE_FIELD))
+        return segment_of(self._values)
+
     def _check_path(self) -> None:
         if self._error is not None:
             raise self._error
+        refuse_marked(self._values)
         if self._path_field is None:
             raise AudioError("missing_path", f"none of {', '.join(PATH_FIELDS)} holds a path")
         refuse_unsafe(self.path)

@@ -31,6 +31,7 @@ DTYPES = ("float16", "float32")
 Dtype = Literal["float16", "float32"]
 LongAudio = Literal["crop", "split", "skip"]
 StoreAudio = Literal["none", "flac"]
+ShuffleBy = Literal["utterances", "recordings"]
 LABELS, TOPK_IDS, TOPK_PROBS = "labels", "topk_ids", "topk_probs"
 """The columns."""
 MAX_COMPONENTS = 1 << 16
@@ -113,6 +114,8 @@ class PlanOptions:
 
     `windows_sha256` is of the number of windows of each line, where long audio is split. The
     numbers may come from the files' headers, and a plan that is made again must find the same ones.
+    `shuffle_by` is in the documents of stores by recordings alone: earlier versions knew no others
+    than those by utterances, and those keep their bytes.
     """
 
     manifest_sha256: str
@@ -126,6 +129,14 @@ class PlanOptions:
     long_audio: LongAudio = "crop"
     store_audio: StoreAudio = "none"
     windows_sha256: str = ""
+    shuffle_by: ShuffleBy = "utterances"
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields of ``store.json`` and ``plan.npz``."""
+        values = asdict(self)
+        if self.shuffle_by == "utterances":
+            del values["shuffle_by"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,10 @@ class WriterPlan:
     utterances_per_shard: int
     dtype: Dtype
     format: Format
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields of ``store.json``."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ class FeatureIdentity(Identity):
             "kind": self.kind,
             "features": self.features.to_json(),
             "fingerprint": self.features.fingerprint,
-            "plan": asdict(self.plan),
+            "plan": self.plan.to_json(),
         }
 
     @classmethod

@@ -10,11 +10,13 @@ import pytest
 
 from gmmpipe import FeatureStore
 from gmmpipe.errors import ManifestError
+from gmmpipe.featurization.job import featurize
+from gmmpipe.featurization.options import FeaturizeOptions
 from gmmpipe.sources.find import find_manifests, find_sources
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.survey import survey
 from helpers.making import CORPUS, make_store
-from helpers.results import read_json_lines
+from helpers.results import file_bytes, read_json_lines
 
 SPEECH = CORPUS / "en-cards" / "001.flac"
 
@@ -133,3 +135,12 @@ def test_the_survey_of_a_folder(tmp_path: Path) -> None:
     assert (totals.kind, totals.utterances, totals.hours) == ("folder", 2, None)
     assert totals.first[0]["path"] == str(tmp_path / "a" / "1.wav")
     assert totals.passed_over_files == {".txt": 1}
+
+
+def test_a_store_in_the_folder_of_its_audio_is_found_again(tmp_path: Path) -> None:
+    put(tmp_path, "a.wav", "b.wav")
+    make_store(tmp_path, tmp_path)
+    before = file_bytes(tmp_path)
+    assert "rejects.jsonl" in before
+    featurize(FeaturizeOptions(data_dir=str(tmp_path), output_dir=tmp_path))
+    assert file_bytes(tmp_path) == before
