@@ -13,6 +13,7 @@ from gmmpipe.sources.archives import begins_with, find_archives
 from gmmpipe.sources.endings import ending_of
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content
+from gmmpipe.sources.nemo_tarred import tarred_lines
 
 
 class TarArchives:
@@ -28,7 +29,10 @@ class TarArchives:
         return find_archives(path, self.name, _is_tar, ignored)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
-        """See `SourceKind`. Line n is of the n-th audio file."""
+        """See `SourceKind`. Line n is of the n-th audio file, or of the n-th line of NeMo's."""
+        if not _is_tar(path):
+            yield from tarred_lines(path)
+            return
         try:
             with open(path, "rb", buffering=0) as file:
                 archive = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
