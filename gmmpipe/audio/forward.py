@@ -149,6 +149,9 @@ class ForwardFile:
             raise
         start = self._decoded
         self._decoded = self._next = start + len(block)
+        # What is held must end where decoding stands, or it would be taken for other samples.
+        if self._keep_from is None or self._keep_from > start:
+            self._held.clear()
         if self._keep_from is not None and self._keep_from < self._decoded:
             self._held.append(block[max(0, self._keep_from - start) :].copy())
         return block

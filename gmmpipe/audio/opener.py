@@ -21,6 +21,7 @@ from gmmpipe.audio.decoder import (
 from gmmpipe.audio.links import Link, find_links, may_need_links
 from gmmpipe.audio.member import Member, open_member, open_regular
 from gmmpipe.audio.memory_file import memory_file
+from gmmpipe.audio.parquet_rows import is_row, open_row
 from gmmpipe.errors import AudioError
 
 Recording: TypeAlias = str | bytes | Member
@@ -95,7 +96,9 @@ def _count_samples(recording: Recording) -> int:
 def _descriptor_of(recording: Recording) -> int:
     if isinstance(recording, bytes):
         return memory_file([recording])
-    return open_member(recording) if isinstance(recording, Member) else open_regular(recording)
+    if isinstance(recording, Member):
+        return open_row(recording) if is_row(recording) else open_member(recording)
+    return open_regular(recording)
 
 
 def _open_whole(descriptor: int, recording: Recording) -> AudioFile:

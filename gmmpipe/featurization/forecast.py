@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,10 +78,10 @@ class _Lengths:
 
     def add(self, manifest_index: int, parsed: ParsedLine, key: str | None) -> None:
         """Take note of the next planned line."""
-        seconds: float | None = _NO_UTTERANCE
-        if key is not None:
-            with suppress(AudioError):
-                seconds = parsed.times()[1]
+        try:
+            seconds = _NO_UTTERANCE if key is None else parsed.times()[1]
+        except AudioError:
+            seconds = _NO_UTTERANCE
         self._seconds.append(_UNSTATED if seconds is None else seconds)
 
     def expect(

@@ -4,7 +4,6 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +42,12 @@ class RecordingOrder:
         if recording != self._last:
             self._last = recording
             self._last_hash, self._is_archive = self._identify(*recording)
-        start = 0.0
+        try:
+            start = 0.0 if key is None else parsed.times()[0] or 0.0
+        except AudioError:
+            start = 0.0
         if self._is_archive:
             start = _IN_LINE_ORDER
-        elif key is not None:
-            with suppress(AudioError):
-                start = parsed.times()[0] or 0.0
         self._hash.append(self._last_hash)
         self._start.append(start)
 

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from gmmpipe.errors import AudioError
 from gmmpipe.sources.in_folder import manifests_at
 from gmmpipe.sources.kind import Found, Specificity
-from gmmpipe.sources.plain_line import BLANK_LINE, plain_line, rejected_line
+from gmmpipe.sources.plain_line import BLANK_LINE, plain_line
+from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.text_file import first_lines, raw_lines
 
 _ENDINGS = (".tsv", ".tsv.gz")
@@ -46,7 +48,8 @@ class Fairseq:
                 samples = int(cells[1]) if _is_count(cells[1]) else cells[1]
                 yield plain_line({"wav_path": os.path.join(root, cells[0]), "samples": samples})
             else:
-                yield rejected_line(cells)
+                fault = f"{len(cells)} cells, not a path and a number of samples"
+                yield refused_line(AudioError("bad_json", fault))
 
 
 def _is_fairseq(path: Path) -> bool:

@@ -82,7 +82,7 @@ def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
             empty = found  # all that is there is ignored, unless another kind has more
     if empty:
         return empty
-    known = "; ".join(f"{kind.name} ({kind.looks_like})" for kind in asked)
+    known = "; ".join(dict.fromkeys(f"{kind.name} ({kind.looks_like})" for kind in asked))
     if source_kind != registry.AUTO:
         raise ManifestError(f"{name}: no {source_kind} source: {known}")
     if path.is_dir():

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gmmpipe.errors import AudioError
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.sources.manifest import Manifest
-from gmmpipe.sources.plain_line import BLANK_LINE, plain_line, rejected_line
+from gmmpipe.sources.plain_line import BLANK_LINE, plain_line
+from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.text_file import raw_lines
 
 _RECORDINGS, _SEGMENTS = "wav.scp", "segments"
@@ -43,33 +45,35 @@ class Kaldi:
             if not raw.strip():
                 yield BLANK_LINE
                 continue
-            fields = _segment(raw, recordings) if is_segments else _recording(raw)
-            if fields is None:
-                yield rejected_line(_text(raw).split())
+            try:
+                fields = _segment(raw, recordings) if is_segments else _recording(raw)
+            except AudioError as error:
+                yield refused_line(error)
             else:
                 more = {name: lookup.get(str(fields["id"])) for name, lookup in carried.items()}
                 yield plain_line({**fields, **more})
 
 
 def _recording(raw: bytes) -> dict[str, object]:
-    """The fields of a line of ``wav.scp``. One without a path becomes a reject."""
+    """The fields of a line of ``wav.scp``; AudioError if it has no path."""
     identifier, path = _split(raw)
+    if not path:
+        raise AudioError("missing_path", f"no path behind {identifier}")
     return {"id": identifier, "wav_path": path}
 
 
-def _segment(raw: bytes, recordings: dict[str, str]) -> dict[str, object] | None:
-    """The fields of a line of ``segments``; None if it has too few or too many.
-
-    One whose recording is unknown has no path, and becomes a reject.
-    """
+def _segment(raw: bytes, recordings: dict[str, str]) -> dict[str, object]:
+    """The fields of a line of ``segments``; AudioError if it has others, or no such recording."""
     words = [_text(word) for word in raw.split()]
     if len(words) not in (4, 5):
-        return None
+        raise AudioError("bad_json", f"{len(words)} words, not 4 or 5")
     identifier, recording, start, end = words[:4]
+    if not recordings.get(recording):
+        raise AudioError("missing_path", f"no path of the recording {recording} in {_RECORDINGS}")
     return {
         "id": identifier,
         "recording": recording,
-        "wav_path": recordings.get(recording),
+        "wav_path": recordings[recording],
         "start": _number(start),
         "end": _number(end),
         "channel": words[4] if len(words) == 5 else None,

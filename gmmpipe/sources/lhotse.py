@@ -1,4 +1,4 @@
-"""``lhotse``: manifests of cuts or recordings, and folders of those."""
+"""``lhotse``: manifests of cuts or recordings, folders of those, and Shar folders of audio."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from gmmpipe.sources.line_fields import parse_json, path_field_of
 from gmmpipe.sources.manifest import Manifest, clean_line
 from gmmpipe.sources.plain_line import BLANK_LINE
 from gmmpipe.sources.refusal import refused_line
+from gmmpipe.sources.shar import RecordingTar, opened_tar, recording_tar_beside
 from gmmpipe.sources.supervisions import Supervisions
 from gmmpipe.sources.text_file import raw_lines
 
@@ -65,7 +66,8 @@ class Lhotse:
             return None
         for item in (Item.CUT, Item.RECORDING):
             if read := [folder / name for name in items if items[name] == item]:
-                used = {*read, *map(_supervisions_beside, read)}
+                _refuse_dangling([folder / name for name in names])
+                used = {*read, *map(_supervisions_beside, read), *map(recording_tar_beside, read)}
                 others = (name for name in names if folder / name not in used)
                 return Found([self._manifest(each) for each in read], sorted(others))
         return None
@@ -77,27 +79,28 @@ class Lhotse:
         """See `SourceKind`."""
         beside = _supervisions_beside(path)
         lines = [] if beside is None else _cleaned_lines(beside)
-        with closing(Supervisions(beside or path, lines)) as supervisions:
+        tar = recording_tar_beside(path)
+        with closing(Supervisions(beside or path, lines)) as supervisions, opened_tar(tar) as audio:
             for line in _cleaned_lines(path):
-                yield _plain_line(line, supervisions) if line else BLANK_LINE
+                yield _plain_line(line, supervisions, audio) if line else BLANK_LINE
 
 
-def _plain_line(line: bytes, supervisions: Supervisions) -> bytes:
+def _plain_line(line: bytes, supervisions: Supervisions, audio: RecordingTar) -> bytes:
     """The plain line of a line of lhotse's."""
     try:
         values = parse_json(line)
     except AudioError:
         return line + b"\n"  # which says so again
     try:
-        return json.dumps(_fields(values, supervisions)).encode() + b"\n"
+        return json.dumps(_fields(values, supervisions, audio)).encode() + b"\n"
     except AudioError as error:
         return refused_line(error, named_path(values))
 
 
-def _fields(values: Json, supervisions: Supervisions) -> Json:
+def _fields(values: Json, supervisions: Supervisions, audio: RecordingTar) -> Json:
     match item_of(values):
         case Item.CUT:
-            return fields_of_cut(values)
+            return fields_of_cut(values, audio.place_of(values.get("id")))
         case Item.RECORDING:
             return fields_of_recording(values, supervisions.only_one_of(values.get("id")))
     raise AudioError("missing_path", "neither a cut nor a recording")
@@ -128,6 +131,13 @@ def _is_other(path: Path, ignored: Path | None) -> bool:
     if ignored is None or path.name != ignored.name:
         return True
     return not (ignored.exists() and path.samefile(ignored))
+
+
+def _refuse_dangling(paths: list[Path]) -> None:
+    """Raise ManifestError where a manifest is a link to nothing: its utterances would be lost."""
+    for path in sorted(paths):
+        if path.name.endswith(_ENDINGS) and not path.exists():
+            raise ManifestError(f"{path}: a link to a file that does not exist")
 
 
 def _supervisions_beside(path: Path) -> Path | None:

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from gmmpipe.errors import AudioError
-from gmmpipe.sources.line_fields import END_FIELDS, START_FIELDS, path_field_of
+from gmmpipe.sources.line_fields import END_FIELDS, RANGE_FIELD, START_FIELDS, path_field_of
 from gmmpipe.sources.refusal import REFUSAL_FIELD
 
 Json = dict[str, Any]
@@ -13,7 +13,7 @@ _CUTS = ("MonoCut", "MultiCut", "Cut")
 _CUTS_OF_NO_FILE = ("MixedCut", "PaddingCut")
 _SUPERVISION_FIELDS = ("text", "speaker", "language", "gender")
 _TAKEN = {
-    *("wav_path", "id", "channel", "duration", "archive_range", REFUSAL_FIELD),
+    *("wav_path", "id", "channel", "duration", RANGE_FIELD, REFUSAL_FIELD),
     *START_FIELDS,
     *END_FIELDS,
 }
@@ -128,7 +128,7 @@ def _source_of(recording: Json, channels: list[int] | None) -> tuple[Json, int |
 def _path_of(source: Json) -> str:
     kind, path = source.get("type"), source.get("source")
     if kind == "shar":
-        raise AudioError("missing_path", "audio of a Shar whose recording tar is not beside")
+        raise AudioError("missing_path", "audio of a Shar that no recording tar beside it holds")
     if kind != "file" or not isinstance(path, str):
         raise AudioError("unsafe_path", f"a source of type {kind}, not a file")
     return path

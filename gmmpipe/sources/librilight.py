@@ -12,6 +12,7 @@ from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import parse_json
 from gmmpipe.sources.manifest import Manifest, clean_line
 from gmmpipe.sources.plain_line import plain_line
+from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.walk import audio_files
 
 _SPANS = "voice_activity"
@@ -61,10 +62,14 @@ class LibriLight:
             described = _described(path, name)
             num_read += bool(described)
             spans = described.get(_SPANS)
+            if not isinstance(spans, list):
+                fault = AudioError("bad_json", f"no {_SPANS} in a .json beside the audio")
+                yield refused_line(fault, path=name)
+                continue
             passed_over["audio without voice activity"] += spans == []
             stem = os.path.splitext(name)[0]
             carried = {field: described.get(field) for field in _CARRIED}
-            for number, span in enumerate(spans if isinstance(spans, list) else [None]):
+            for number, span in enumerate(spans):
                 identifier = f"{stem}_{number:04d}"
                 yield plain_line({**carried, "wav_path": name, "id": identifier, **_times(span)})
         passed_over[".json"] -= num_read

@@ -10,6 +10,7 @@ from gmmpipe.sources.lhotse import Lhotse
 from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.sources.nemo_tarred import NemoTarred
+from gmmpipe.sources.parquet import Parquet
 from gmmpipe.sources.table import Table
 from gmmpipe.sources.tar import TarArchives
 from gmmpipe.sources.targz import TarGzArchives
@@ -29,6 +30,7 @@ KINDS: tuple[SourceKind, ...] = (
     NemoTarred(),
     TarGzArchives(),
     ZipArchives(),
+    Parquet(),
     AudioFolder(),
 )
 """A new kind gets its place here, and nowhere else; the order does not matter."""

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from gmmpipe.errors import ManifestError
+from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.sources import corpus_tables
 from gmmpipe.sources.in_folder import manifests_at
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import PATH_FIELDS
-from gmmpipe.sources.plain_line import BLANK_LINE, plain_line, rejected_line
+from gmmpipe.sources.plain_line import BLANK_LINE, plain_line
+from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.table_rows import Header, headers_of, rows_of
 from gmmpipe.sources.text_file import first_lines, raw_lines
 
@@ -83,40 +84,42 @@ def _header_of(path: Path) -> Header:
 def _lines_of_rows(path: Path, header: Header) -> Iterator[bytes]:
     rows = rows_of(path, header)
     head = list(islice(rows, 1 + _SAMPLE_ROWS))
-    place = _placing(path.parent, header, [_fields(header, cells) for cells, _ in head[1:]])
+    place = _placing(path.parent, header, [cells for cells, _ in head[1:]])
     for number, (cells, num_lines) in enumerate(chain(head, rows)):
-        fields = _fields(header, cells)
         if number == 0 or not cells:
             yield BLANK_LINE
-        elif fields is None:
-            yield rejected_line(cells)
+        elif fault := _fault(header, cells):
+            yield refused_line(AudioError("bad_json", fault))
         else:
-            yield plain_line(place(fields))
+            yield plain_line(place(_fields(header, cells)))
         yield from [BLANK_LINE] * (num_lines - 1)
 
 
-def _fields(header: Header, cells: list[str]) -> _Fields | None:
-    """The named cells of a row; None if it has cells beyond the header's, or is not UTF-8."""
-    if len(cells) > len(header.names) and any(cells[len(header.names) :]):
-        return None
+def _fault(header: Header, cells: list[str]) -> str | None:
+    """What is wrong with a row, if anything; cells beyond the header's may be there, but empty."""
+    if any(cells[len(header.names) :]):
+        return f"a row of {len(cells)} cells under a header of {len(header.names)}"
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
-        return None
+        return "a row that is not UTF-8"
+    return None
+
+
+def _fields(header: Header, cells: list[str]) -> _Fields:
+    """The named cells of a row."""
     return {name: cell for name, cell in zip(header.names, cells, strict=False) if name}
 
 
-def _placing(
-    folder: Path, header: Header, sample: list[_Fields | None]
-) -> Callable[[_Fields], _Fields]:
+def _placing(folder: Path, header: Header, sample: list[list[str]]) -> Callable[[_Fields], _Fields]:
     """What makes of a row's fields those of its line: the path is that of the corpus.
 
     Args:
         folder: where the table is.
         header: its first row.
-        sample: the fields of its next rows; their audio is looked for.
+        sample: the cells of its next rows; their audio is looked for.
     """
-    first = [fields for fields in sample if fields]
+    first = [_fields(header, cells) for cells in sample]
     path_fields = [name for name in PATH_FIELDS if name in header.names]
     if not path_fields:
         ids = (fields.get("id", "") for fields in first)
@@ -146,4 +149,5 @@ def _mls_lines(path: Path) -> Iterator[bytes]:
         if fields := corpus_tables.mls_fields(identifier, ending):
             yield plain_line({**fields, "text": text})
         else:
-            yield rejected_line(row.split("\t")) if row.strip() else BLANK_LINE
+            fault = AudioError("bad_json", "no id of MLS before a tab")
+            yield refused_line(fault) if row.strip() else BLANK_LINE

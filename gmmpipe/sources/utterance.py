@@ -118,9 +118,12 @@ class ParsedLine:
         Raises:
             AudioError: bad_offset; or bad_json, for other values that no utterance can have.
         """
-        channel_of(self._values.get("channel"))
-        range_of(self._values.get(RANGE_FIELD))
-        return segment_of(self._values)
+        values = self._values
+        if "channel" in values:
+            channel_of(values["channel"])
+        if RANGE_FIELD in values:
+            range_of(values[RANGE_FIELD])
+        return segment_of(values)
 
     def _check_path(self) -> None:
         if self._error is not None:

@@ -8,7 +8,7 @@ from gmmpipe.files import canonical_json
 
 REJECT_REASONS = (
     "bad_json",  # the line is no JSON object, or its id or channel cannot be used
-    "missing_path",  # none of the path fields holds a path
+    "missing_path",  # none of the path fields holds a path, or no one file holds the audio
     "unsafe_path",  # a command, a URL or standard input
     "not_found",
     "not_a_regular_file",  # a folder, device, FIFO or socket

@@ -153,7 +153,7 @@ def test_a_cut_of_several_supervisions_has_the_text_of_none(cut: Any, tmp_path: 
         (lambda cut: with_source(cut, "command", "sox a.sph -"), "unsafe_path", "type command"),
         (lambda cut: with_source(cut, "url", "https://a.b/c.wav"), "unsafe_path", "type url"),
         (lambda cut: with_source(cut, "memory", "UklGRg=="), "unsafe_path", "type memory"),
-        (lambda cut: with_source(cut, "shar", ""), "missing_path", "recording tar is not beside"),
+        (lambda cut: with_source(cut, "shar", ""), "missing_path", "no recording tar beside it"),
     ],
 )
 def test_what_no_file_holds_is_a_reject(
@@ -307,6 +307,13 @@ def test_what_a_folder_holds(cut: Any, tmp_path: Path) -> None:
         found()
     assert find_manifests(str(tmp_path), "lhotse")[0].name == "cuts.jsonl.gz"
     assert find_manifests(str(tmp_path), "jsonl")[0].name == "b_recordings.jsonl"
+
+
+def test_a_link_to_nothing_is_not_passed_over(cut: Any, tmp_path: Path) -> None:
+    lhotse.CutSet.from_cuts([cut]).to_file(tmp_path / "cuts_1.jsonl.gz")
+    (tmp_path / "cuts_2.jsonl.gz").symlink_to(tmp_path / "gone")
+    with pytest.raises(ManifestError, match=r"cuts_2.jsonl.gz: a link to a file that does not"):
+        find_manifests(str(tmp_path))
 
 
 def test_supervisions_alone_are_no_source(tmp_path: Path) -> None:

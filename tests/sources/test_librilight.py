@@ -66,7 +66,7 @@ def test_files_without_their_json_and_spans_that_are_none_are_rejects(tmp_path: 
         "d.flac": 1,
         "e.flac": 1,
     }
-    assert {reason for path, reason in rejects if path != "a.flac"} == {"bad_offset"}
+    assert {reason for path, reason in rejects if path != "a.flac"} == {"bad_json"}
 
 
 @pytest.mark.parametrize("about", [None, {"speaker": "ann"}, "voice_activity", "[]"])

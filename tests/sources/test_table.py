@@ -94,7 +94,12 @@ def test_bad_rows_are_rejects_of_their_lines(tmp_path: Path) -> None:
     )
     store = make_store(tmp_path / "t.tsv", tmp_path / "store")
     assert {u.metadata["line"] for u in FeatureStore.open(store).utterances()} == {2, 9}
-    assert {r["line"]: r["reason"] for r in read_json_lines(store / "rejects.jsonl")} == {
+    rejects = read_json_lines(store / "rejects.jsonl")
+    assert [reject["detail"] for reject in rejects[:2]] == [
+        "a row of 3 cells under a header of 2",
+        "a row that is not UTF-8",
+    ]
+    assert {reject["line"]: reject["reason"] for reject in rejects} == {
         3: "bad_json",
         4: "bad_json",
         5: "missing_path",
@@ -209,7 +214,7 @@ def test_vox_populi_and_mls_name_their_audio_by_the_id(tmp_path: Path) -> None:
             "speaker": "1",
             "text": "ein text",
         },
-        3: ["no id"],
+        3: {"gmmpipe_refusal": ["bad_json", "no id of MLS before a tab"]},
     }
     os.makedirs(tmp_path / "audio" / "1" / "2")
     shutil.copy(SPEECH, tmp_path / "audio" / "1" / "2" / "1_2_000003.opus")

@@ -6,6 +6,7 @@ from helpers.kinds import (
     data_folders,
     folders,
     lhotse_manifests,
+    parquets,
     plain,
     tables,
 )
@@ -18,5 +19,6 @@ MAKERS = {
     **lhotse_manifests.MAKERS,
     **audios_json.MAKERS,
     **archives.MAKERS,
+    **parquets.MAKERS,
 }
 """A function of an empty folder for each kind, and for each form that a kind has."""

@@ -1,5 +1,7 @@
 """Sources that lhotse writes: the makers of each."""
 
+import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +70,21 @@ def recordings(folder: Path) -> Made:
     return Made(str(source), write_manifest(folder / "loose.jsonl", lines))
 
 
-MAKERS = {"lhotse cuts": cuts, "lhotse recordings": recordings}
+def shar(folder: Path, audio_format: str) -> Made:
+    """A Shar folder, and what its tars hold as loose files."""
+    written, parts = cuts_of(corpus_lines())
+    source, loose = folder / "shar", folder / "loose"
+    source.mkdir()
+    written.to_shar(source, fields={"recording": audio_format}, shard_size=5)
+    for tar in source.glob("*.tar"):
+        with tarfile.open(tar) as archive:
+            archive.extractall(loose, filter="data")
+    lines = [{"wav_path": f"{loose}/{p['id']}.{audio_format}", "id": p["id"]} for p in parts]
+    return Made(str(source), write_manifest(folder / "loose.jsonl", lines))
+
+
+MAKERS = {
+    "lhotse cuts": cuts,
+    "lhotse recordings": recordings,
+    **{f"shar {name}": partial(shar, audio_format=name) for name in ("flac", "wav", "mp3", "opus")},
+}
