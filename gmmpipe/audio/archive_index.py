@@ -66,7 +66,20 @@ def indexed_range(path: str, descriptor: int, name: str) -> _Place:
     return _index_of(path, status.st_size, status.st_mtime_ns).range_of(name)
 
 
-@lru_cache(maxsize=64)
+def index_of(path: str) -> ArchiveIndex:
+    """The index of the archive at `path`.
+
+    Raises:
+        AudioError: not_found, unreadable or undecodable.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise AudioError("not_found", "no such archive") from error
+    return _index_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # as many as a manifest may name by turns
 def _index_of(path: str, size: int, modified: int) -> ArchiveIndex:
     """The index of an archive; its size and time say whether it is still the same."""
     try:

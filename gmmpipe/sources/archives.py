@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from gmmpipe.errors import ManifestError
 from gmmpipe.sources.kind import Found
 from gmmpipe.sources.manifest import Manifest
 
@@ -34,19 +33,6 @@ def find_archives(
     return Found(
         [Manifest(path / name, name, kind) for name in read], sorted({*names}.difference(read))
     )
-
-
-def begins_with(path: Path, magic: bytes) -> bool:
-    """Whether the first bytes of a file are these.
-
-    Raises:
-        ManifestError: it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(magic)) == magic
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _is_same(path: Path, ignored: Path) -> bool:

@@ -47,7 +47,12 @@ def _matching(entry: str) -> Iterator[Path]:
 
 
 def _expanded(text: str) -> Iterable[str]:
-    """Every text that its braces stand for; braces that do not match are plain characters."""
+    """Every text that its braces stand for; braces that do not match are plain characters.
+
+    NeMo writes them ``_OP_`` and ``_CL_``.
+    """
+    if "_OP_" in text and "_CL_" in text:
+        text = text.replace("_OP_", "{").replace("_CL_", "}")
     for first, last in _RANGE.findall(text):
         if abs(int(last) - int(first)) >= _MOST_NAMES:
             raise ManifestError(f"{text}: a range of more than {_MOST_NAMES} names")

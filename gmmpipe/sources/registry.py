@@ -9,6 +9,7 @@ from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.lhotse import Lhotse
 from gmmpipe.sources.librilight import LibriLight
 from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.nemo_tarred import NemoTarred
 from gmmpipe.sources.parquet import Parquet
 from gmmpipe.sources.table import Table
 from gmmpipe.sources.tar import TarArchives
@@ -26,6 +27,7 @@ KINDS: tuple[SourceKind, ...] = (
     Lhotse(is_mixed=True),
     AudiosJson(),
     TarArchives(),
+    NemoTarred(),
     TarGzArchives(),
     ZipArchives(),
     Parquet(),

@@ -9,10 +9,11 @@ from gmmpipe.audio.gzip_bytes import GZIP_MAGIC
 from gmmpipe.audio.plain_bytes import PlainBytes
 from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
 from gmmpipe.errors import ManifestError
-from gmmpipe.sources.archives import begins_with, find_archives
+from gmmpipe.sources.archives import find_archives
 from gmmpipe.sources.endings import ending_of
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content
+from gmmpipe.sources.nemo_tarred import tarred_lines
 
 
 class TarArchives:
@@ -28,9 +29,14 @@ class TarArchives:
         return find_archives(path, self.name, _is_tar, ignored)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
-        """See `SourceKind`. Line n is of the n-th audio file."""
+        """See `SourceKind`. Line n is of the n-th audio file, or of the n-th line of NeMo's."""
+        if not _is_tar(path):
+            yield from tarred_lines(path)
+            return
         try:
             with open(path, "rb", buffering=0) as file:
+                if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+                    raise ManifestError(f"{path}: packed by gzip; let its name end in .tar.gz")
                 archive = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
                 yield from member_lines(path.name, tar_entries(archive, wants_content), passed_over)
         except DamagedArchiveError as error:
@@ -40,4 +46,4 @@ class TarArchives:
 
 
 def _is_tar(path: Path) -> bool:
-    return ending_of(path.name) == ".tar" and not begins_with(path, GZIP_MAGIC)
+    return ending_of(path.name) == ".tar"

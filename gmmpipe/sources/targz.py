@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmmpipe.audio.gzip_bytes import GZIP_MAGIC, GzipBytes
+from gmmpipe.audio.gzip_bytes import GzipBytes
 from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
 from gmmpipe.errors import ManifestError
-from gmmpipe.sources.archives import begins_with, find_archives
+from gmmpipe.sources.archives import find_archives
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content
 from gmmpipe.sources.translations import Translations
@@ -47,7 +47,4 @@ def _lines(path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
 
 
 def _is_packed_tar(path: Path) -> bool:
-    name = path.name.lower()
-    if name.endswith((".tar.gz", ".tgz")):
-        return True
-    return name.endswith(".tar") and begins_with(path, GZIP_MAGIC)
+    return path.name.lower().endswith((".tar.gz", ".tgz"))

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
+from gmmpipe import FeatureStore
 from gmmpipe.audio import streamed
 from gmmpipe.audio.gzip_bytes import GzipBytes
 from gmmpipe.audio.member import Member, open_member
 from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.sources import targz
 from gmmpipe.sources.find import find_sources
+from gmmpipe.sources.registry import kind_named
 from gmmpipe.sources.targz import TarGzArchives
 from helpers.kinds.archives import add
 from helpers.kinds.made import corpus_lines
+from helpers.making import make_store
 
 AUDIO = Path(corpus_lines(1)[0]["wav_path"]).read_bytes()
 
@@ -153,8 +156,30 @@ def test_a_bomb_is_a_reject(tmp_path: Path) -> None:
 
 def test_what_is_found(tmp_path: Path) -> None:
     made(tmp_path / "b.tgz", 1)
-    made(tmp_path / "c.tar", 1)  # in truth packed
     made(tmp_path / "a.TAR.GZ", 1)
     (source,) = find_sources(str(tmp_path))
-    assert [manifest.name for manifest in source.manifests] == ["a.TAR.GZ", "b.tgz", "c.tar"]
+    assert [manifest.name for manifest in source.manifests] == ["a.TAR.GZ", "b.tgz"]
     assert {manifest.kind for manifest in source.manifests} == {"targz"}
+
+
+def test_a_packed_tar_says_so_in_its_name(tmp_path: Path) -> None:
+    made(tmp_path / "c.tar", 1)
+    with pytest.raises(ManifestError, match=r"c\.tar: packed by gzip; let its name end in"):
+        list(kind_named("tar").translate(tmp_path / "c.tar", Counter()))
+
+
+@pytest.mark.parametrize("options", [{}, {"long_audio": "split", "max_seconds": 1.0}])
+def test_a_store_takes_a_pass_an_archive(
+    tmp_path: Path, passes: list[str], options: dict[str, Any]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for half, name in enumerate(("b.tar.gz", "a.tgz")):
+        with tarfile.open(tmp_path / "in" / name, "w:gz") as tar:
+            for line in reversed(corpus_lines()[half::2]):
+                path = Path(line["wav_path"])
+                add(tar, line["id"] + path.suffix, path.read_bytes())
+            add(tar, f"damaged-{half}.wav", b"no audio")
+    store = make_store(tmp_path / "in", tmp_path / "s", utterances_per_shard=4, **options)
+    passes_of_splitting = 2 if options else 0
+    assert len(passes) == 2 + passes_of_splitting
+    assert FeatureStore.open(store).num_frames > 0

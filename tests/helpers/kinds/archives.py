@@ -80,4 +80,9 @@ def packed_tar(folder: Path) -> Made:
     return Made(str(folder / "a.tar.gz"), loose_lines(folder))
 
 
-MAKERS = {"tar of WebDataset": web_dataset, "tar.gz": packed_tar, "zip": zipped}
+MAKERS = {
+    "tar of WebDataset": web_dataset,
+    "tars of NeMo": nemo_tarred,
+    "tar.gz": packed_tar,
+    "zip": zipped,
+}
