@@ -83,11 +83,14 @@ def save_plan(options: Any) -> Any:
     from gmmpipe.featurization.plan import digest_manifests, make_plan
     from gmmpipe.sources.find import find_manifests
     from gmmpipe.sources.lines import with_plain_lines
+    from gmmpipe.sources.registry import is_streamed
 
     manifests = with_plain_lines(
         find_manifests(options.data_dir), options.output_dir / "plan.lines"
     )
-    wanted = options.plan_options(*digest_manifests(manifests))
+    wanted = options.plan_options(
+        *digest_manifests(manifests), is_streamed=any(map(is_streamed, manifests))
+    )
     plan = make_plan(manifests, options.features, wanted, options.base_path)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     plan.save(options.output_dir / "plan.npz")
