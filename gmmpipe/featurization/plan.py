@@ -21,6 +21,7 @@ from gmmpipe.featurization.shard_order import RecordingOrder, utterance_order
 from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
+from gmmpipe.sources.registry import is_streamed
 from gmmpipe.store.names import shard_names
 from gmmpipe.store.schema import PlanOptions
 
@@ -199,7 +200,7 @@ def make_plan(
 ) -> Plan:
     """Plan the lines of `manifests`; `base_path` is where relative audio paths start."""
     by_recordings = options.shuffle and options.shuffle_by == "recordings"
-    recordings = RecordingOrder(options.seed)
+    recordings = RecordingOrder(options.seed, [is_streamed(manifest) for manifest in manifests])
     window_seconds = options.max_seconds if options.long_audio == "split" else None
     observers = [recordings.add] if by_recordings else []
     index = index_manifests(manifests, base_path, window_seconds, observers)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,12 @@ class RecordingOrder:
 
     Args:
         seed: of the plan.
+        streamed: of each manifest, whether it is an archive that is read from front to end.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, streamed: Sequence[bool]) -> None:
         self._seed = seed
+        self._streamed = streamed
         self._hash, self._start = array("q"), array("d")
         self._last: tuple[int, str] | None = None
         self._last_hash, self._is_archive = 0, False
@@ -53,10 +55,14 @@ class RecordingOrder:
 
     def _identify(self, manifest_index: int, path: str) -> tuple[int, bool]:
         """A hash of the recording that `path` is in, and whether that is an archive."""
-        member = _STREAMED_MEMBER.match(path) if "#" in path else None
-        name = f"shuffle/{self._seed}/{manifest_index}/{member[1] if member else path}"
+        is_archive = self._streamed[manifest_index]
+        if is_archive:
+            path = ""  # all of the manifest, whatever the archive's name ends in
+        elif "#" in path and (member := _STREAMED_MEMBER.match(path)):
+            path, is_archive = member[1], True
+        name = f"shuffle/{self._seed}/{manifest_index}/{path}"
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "little", signed=True), member is not None
+        return int.from_bytes(digest[:8], "little", signed=True), is_archive
 
     def order(self, num_windows: NDArray[np.int32], window_seconds: float) -> NDArray[np.int64]:
         """The numbers of the items in the order of the shards, int64 [items].

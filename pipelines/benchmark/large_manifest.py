@@ -7,7 +7,7 @@ user and system; the peak is that of resident memory.
 
     python pipelines/benchmark/large_manifest.py --lines 15_000_000 [--folder /tmp]
 
-The manifest takes 180 bytes a line in --folder, and a plan 41; all of it is deleted at the end.
+The manifest takes 175 bytes a line in --folder, and a plan 33; all of it is deleted at the end.
 """
 
 import argparse

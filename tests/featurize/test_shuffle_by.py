@@ -113,6 +113,15 @@ def test_an_archive_that_is_read_as_a_whole_is_a_recording(
     assert all([path[2] for path in of] == [*"012345"] for _, of in together)
 
 
+def test_a_source_that_is_streamed_is_a_recording_whatever_its_name(
+    write_manifest: WriteManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JsonLines, "is_streamed", True)
+    manifest = write_manifest(*({"path": f"a.tar#{n}", "offset": 9 - n} for n in range(9)))
+    items = planned(manifest, tmp_path, shuffle_by="auto")
+    assert [item.line.number for item in items] == [*range(1, 10)]
+
+
 def test_a_member_that_can_be_read_by_its_place_is_a_recording_itself(
     write_manifest: WriteManifest, tmp_path: Path
 ) -> None:

@@ -88,8 +88,9 @@ def save_plan(options: Any) -> Any:
     manifests = with_plain_lines(
         find_manifests(options.data_dir), options.output_dir / "plan.lines"
     )
-    streamed = any(map(is_streamed, manifests))
-    wanted = options.plan_options(*digest_manifests(manifests), is_streamed=streamed)
+    wanted = options.plan_options(
+        *digest_manifests(manifests), is_streamed=any(map(is_streamed, manifests))
+    )
     plan = make_plan(manifests, options.features, wanted, options.base_path)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     plan.save(options.output_dir / "plan.npz")
