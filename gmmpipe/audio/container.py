@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.audio.container_kinds import refuse_cut_off
 from gmmpipe.audio.decoder import BLOCK_SAMPLES, UNKNOWN_LENGTH, ChainedFile, OneWayFile
+from gmmpipe.audio.mp4_tables import refuse_unlikely_tables
 from gmmpipe.audio.spliced import SplicedFile
 from gmmpipe.errors import AudioError
 
@@ -113,6 +114,8 @@ class ContainerFile:
         self._ahead: deque[NDArray[Any]] = deque()
         with _refusing_errors():
             refuse_cut_off(self.name, self._demuxer)
+            if self._demuxer == "mov":
+                refuse_unlikely_tables(self.name)
             self._container = _open_container(self.name, self._demuxer)
             streams = self._container.streams
             if not streams.audio:
