@@ -35,6 +35,8 @@ FORMS: dict[str, tuple[str, str, int]] = {
     "a.aac": ("aac", "adts", 16000),
     "a.ts": ("aac", "mpegts", 16000),
     "a.flv": ("aac", "flv", 44100),
+    "mp3.mka": ("libmp3lame", "matroska", 16000),
+    "mp3.mp4": ("libmp3lame", "mp4", 44100),
     "a.ac3": ("ac3", "ac3", 48000),
 }
 LOSSLESS: dict[str, tuple[str, str, int]] = {
