@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gmmpipe.audio.container_kinds import refuse_cut_off
 from gmmpipe.audio.decoder import BLOCK_SAMPLES, UNKNOWN_LENGTH, ChainedFile, OneWayFile
+from gmmpipe.audio.mp4_tables import refuse_unlikely_tables
 from gmmpipe.audio.spliced import SplicedFile
 from gmmpipe.errors import AudioError
 
@@ -26,6 +27,9 @@ _STATE_LENGTH = frozenset({"mov", "matroska", "asf"})
 _TOLERANCE = 0.02
 _TOLERANCE_SECONDS = 0.2
 """How much less audio may be there than a header states: some packets' worth, or a rounding."""
+
+_USUAL_DELAY = {"mp3": 1105, "mp3float": 1105}
+"""What a decoder and LAME, the usual encoder, put ahead of the audio, in samples."""
 
 _FULL_SCALE = {"s16": 1.0, "s32": 2.0**-31, "s64": 2.0**-63, "flt": 1.0, "dbl": 1.0}
 """What decoded samples are multiplied by to lie within 1; `PCM_16` is left as it is."""
@@ -118,6 +122,8 @@ class ContainerFile:
         self._ahead: deque[NDArray[Any]] = deque()
         with _refusing_errors():
             refuse_cut_off(self.name, self._demuxer)
+            if self._demuxer == "mov":
+                refuse_unlikely_tables(self.name)
             self._container = _open_container(self.name, self._demuxer)
             streams = self._container.streams
             if not streams.audio:
@@ -189,13 +195,13 @@ class ContainerFile:
             stream.codec_context.flags2 |= _skip_manual()
         with _refusing_errors():
             for number, packet in enumerate(self._container.demux(stream)):
-                is_bare_aac = number == 0 and stream.codec.name == "aac" and _is_bare(packet)
+                is_bare = number == 0 and _is_bare(packet)
                 for frame in packet.decode():
                     if number == 0:
                         if is_own_wma:
                             self._unstated_delay = _wma_delay(frame)
-                        elif is_bare_aac:
-                            self._unstated_delay = frame.samples
+                        elif is_bare:
+                            self._unstated_delay = _usual_delay(stream.codec.name, frame)
                     yield frame
 
 
@@ -215,13 +221,16 @@ def _samples_of(frame: Any) -> NDArray[Any]:
 
 
 def _is_bare(packet: Any) -> bool:
-    """Whether nothing is said of a stream's delay, to go by its first packet.
-
-    AAC then has one all the same: of its first frame only the second half could be decoded.
-    """
+    """Whether nothing is said of a stream's delay, to go by its first packet."""
     if packet.has_sidedata("skip_samples") or packet.is_discard:
         return False
     return packet.pts is None or packet.pts >= 0
+
+
+def _usual_delay(codec: str, first_frame: Any) -> int:
+    """The delay of a stream of which none is stated."""
+    # Of the first frame of AAC only the second half could be decoded.
+    return int(first_frame.samples) if codec == "aac" else _USUAL_DELAY.get(codec, 0)
 
 
 def _wma_delay(frame: Any) -> int:
@@ -284,8 +293,10 @@ def _refusing_errors() -> Iterator[None]:
     except ImportError as error:
         text = 'a container that PyAV may decode: pip install "gmmpipe[av]"'
         raise AudioError("undecodable", text) from error
+    # Looked up here: a generator may be closed when the interpreter ends, and modules are empty.
+    errors = (av.FFmpegError, ValueError, OverflowError, MemoryError)
     try:
         yield
-    except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+    except errors as error:
         text = getattr(error, "strerror", None) or str(error)
         raise AudioError("undecodable", f"a damaged container: {text[:200]}") from error

@@ -94,13 +94,16 @@ def refusing_errors() -> Iterator[None]:
         import pyarrow
     except ImportError as error:
         raise ParquetError('it needs pyarrow: pip install "gmmpipe[parquet]"') from error
+    # Looked up here: a generator may be closed when the interpreter ends, and modules are empty.
+    errors = (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError)
+    layout_error = LayoutError
     try:
         yield
-    except LayoutError as error:
+    except layout_error as error:
         raise ParquetError(f"damaged: {error}") from error
     except KeyError as error:
         raise ParquetError(f"damaged: it has no place for the column {error}") from error
-    except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+    except errors as error:
         text = getattr(error, "strerror", None) or str(error)
         raise ParquetError(f"damaged: {' '.join(text.split())[:200]}") from error
 

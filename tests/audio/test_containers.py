@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from gmmpipe.audio.member import Member
 from gmmpipe.audio.opener import header_seconds, num_samples, open_audio
 from gmmpipe.audio.waveform import Limit, Segment, load_waveform
 from gmmpipe.errors import AudioError
 from helpers.containers import write_container
+from helpers.kinds.parquets import write_parquet
 from helpers.making import read_speech
 from helpers.processes import ROOT, one_thread, run_gmmpipe
 
@@ -32,6 +35,8 @@ FORMS: dict[str, tuple[str, str, int]] = {
     "a.aac": ("aac", "adts", 16000),
     "a.ts": ("aac", "mpegts", 16000),
     "a.flv": ("aac", "flv", 44100),
+    "mp3.mka": ("libmp3lame", "matroska", 16000),
+    "mp3.mp4": ("libmp3lame", "mp4", 44100),
     "a.ac3": ("ac3", "ac3", 48000),
 }
 LOSSLESS: dict[str, tuple[str, str, int]] = {
@@ -89,6 +94,17 @@ def test_a_segment_is_that_part_of_the_whole(name: str, tmp_path: Path) -> None:
         start, count = round(offset * rate), round(duration * rate)
         part = load_waveform(path, rate, LIMIT, Segment(offset, duration)).samples
         assert part.equal(whole[start : start + count])
+
+
+def test_a_member_of_an_archive_is_decoded_alike(tmp_path: Path) -> None:
+    path = made(tmp_path, "a.m4a")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(path, "a.m4a")
+    write_parquet(tmp_path / "a.parquet", [{"audio": {"bytes": path.read_bytes(), "path": "a"}}])
+    expected = load_waveform(str(path), 16000, LIMIT).samples
+    for archive_name, name in (("a.tar", "a.m4a"), ("a.parquet", "0")):
+        member = Member(str(tmp_path / archive_name), name)
+        assert load_waveform(member, 16000, LIMIT).samples.equal(expected)
 
 
 def test_one_open_file_goes_forward_and_back(tmp_path: Path) -> None:
@@ -158,6 +174,36 @@ def test_damage_is_a_reject_or_passes(name: str, tmp_path: Path) -> None:
             damaged[at] = draw.integers(256)
         with suppress(AudioError):
             assert load_waveform(bytes(damaged), 16000, LIMIT).samples.isfinite().all()
+
+
+def with_number(data: bytes, box: bytes, offset: int, number: int) -> bytes:
+    """An MP4 with another number of 32 bits at an offset in the content of a box."""
+    at = data.index(box) + len(box) + offset
+    return data[:at] + number.to_bytes(4, "big") + data[at + 4 :]
+
+
+def with_edits(data: bytes, count: int) -> bytes:
+    """An MP4 whose one edit is there many times."""
+    at = data.index(b"elst")
+    entry = data[at + 12 : at + 24]
+    for box in (b"moov", b"trak", b"edts", b"elst"):
+        size = data.index(box) - 4
+        longer = int.from_bytes(data[size : size + 4], "big") + len(entry) * (count - 1)
+        data = data[:size] + longer.to_bytes(4, "big") + data[size + 4 :]
+    return with_number(data, b"elst", 4, count).replace(entry, entry * count)
+
+
+def test_an_index_that_no_memory_holds_is_not_made(tmp_path: Path) -> None:
+    whole = made(tmp_path, "a.m4a").read_bytes()
+    for box, offset in ((b"stsz", 8), (b"stts", 8)):
+        with pytest.raises(AudioError, match=r"that states 1000000[0-9]+ samples"):
+            load_waveform(with_number(whole, box, offset, 10**8), 16000, LIMIT)
+    assert load_waveform(with_edits(whole, 2), 16000, LIMIT).kept_seconds > 1.9 * SECONDS
+    with pytest.raises(AudioError, match="undecodable: a container with a list of 1000 edits"):
+        load_waveform(with_edits(whole, 1000), 16000, LIMIT)
+    nested = b"".join((8 * n).to_bytes(4, "big") + b"moov" for n in range(3000, 0, -1))
+    with pytest.raises(AudioError, match="undecodable"):
+        load_waveform(nested, 16000, LIMIT)
 
 
 def test_lists_of_other_files_are_never_followed(tmp_path: Path) -> None:
