@@ -7,6 +7,7 @@ changes, and promises no such thing of its distributions.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +28,28 @@ def permutation(length: int, *purpose: str | int) -> NDArray[np.int64]:
     return np.argsort(raw_stream(*purpose).random_raw(length), kind="stable").astype(np.int64)
 
 
-def is_permutation(order: NDArray[np.int64], *purpose: str | int) -> bool:
-    """Whether `order`, int64 [length], is `permutation(length, *purpose)`; nothing is sorted."""
-    if len(order) == 0:
-        return True
-    if order.min() < 0 or order.max() >= len(order):
-        return False
-    raw = raw_stream(*purpose).random_raw(len(order))[order]
-    rises = raw[1:] > raw[:-1]
-    return bool(np.all(rises | ((raw[1:] == raw[:-1]) & (order[1:] > order[:-1]))))
+def checked_permutation(
+    blocks: Iterable[NDArray[np.int64]], length: int, *purpose: str | int
+) -> Iterator[NDArray[np.int64]]:
+    """The blocks of an order of `length` numbers, each once it is known to be the permutation's.
+
+    Nothing is sorted, and 8 bytes a number are held.
+
+    Raises:
+        ValueError: the order is not `permutation(length, *purpose)`.
+    """
+    words = raw_stream(*purpose).random_raw(length)
+    last = np.empty(0, dtype=np.int64)
+    for block in blocks:
+        if len(block) and (block.min() < 0 or block.max() >= length):
+            raise ValueError("another order than its seed's")
+        order = np.concatenate([last, block])
+        raw = words[order]
+        rises = raw[1:] > raw[:-1]
+        if not np.all(rises | ((raw[1:] == raw[:-1]) & (order[1:] > order[:-1]))):
+            raise ValueError("another order than its seed's")
+        yield block
+        last = order[-1:]
 
 
 def sample(length: int, size: int, *purpose: str | int) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "randomness": set(),
     "run": {"errors", "files", "claim", *OPTIONS},
     "features": {"errors", "files", *OPTIONS},
-    "sources": {"errors", "files", *OPTIONS},
+    "sources": {"audio", "errors", "files", *OPTIONS},
     "audio": {"errors"},
     "store": {"errors", "files", "claim", "features", "randomness"},
     "mixture": {"errors", "files", "randomness"},

@@ -1,7 +1,6 @@
-"""Opens a recording: a local file, or the bytes of one in memory."""
+"""Opens a recording: a local file, a member of an archive, or the bytes of a file in memory."""
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,10 +18,11 @@ from gmmpipe.audio.decoder import (
     error_text,
 )
 from gmmpipe.audio.links import Link, find_links, may_need_links
+from gmmpipe.audio.member import Member, descriptor_of, open_member, open_regular
 from gmmpipe.errors import AudioError
 
-Recording: TypeAlias = str | bytes
-"""The path of a local file, or a file's bytes."""
+Recording: TypeAlias = str | bytes | Member
+"""The path of a local file, a file's bytes, or a member of an archive."""
 
 
 @contextmanager
@@ -34,10 +34,7 @@ def open_audio(recording: Recording) -> Iterator[AudioFile]:
     Raises:
         AudioError: not_found, not_a_regular_file, unreadable, undecodable or truncated.
     """
-    if isinstance(recording, bytes):
-        descriptor = _descriptor_of(recording)
-    else:
-        descriptor = _open_regular(recording)
+    descriptor = _descriptor_of(recording)
     try:
         with _open_whole(descriptor, recording) as file:
             yield file
@@ -63,13 +60,23 @@ def num_samples(file: AudioFile, recording: Recording) -> int:
         return _count_samples(recording)
     assert isinstance(file, OneWayFile)  # no chain is of unknown length
     status = os.fstat(file.name)
-    return _count_samples_of_file(recording, status.st_size, status.st_mtime_ns)
+    return _count_samples_of_file(recording, status.st_size, _modified(recording, file.name))
+
+
+def _modified(recording: str | Member, descriptor: int) -> int:
+    """When a recording, open as `descriptor`, was changed, or its archive."""
+    if not isinstance(recording, Member):
+        return os.fstat(descriptor).st_mtime_ns
+    try:
+        return os.stat(recording.archive).st_mtime_ns
+    except OSError:
+        return 0
 
 
 @lru_cache(maxsize=64)  # a long file is asked for each of its windows
-def _count_samples_of_file(path: str, size: int, modified: int) -> int:
-    """`_count_samples`; the file's size and time say whether it is still the same."""
-    return _count_samples(path)
+def _count_samples_of_file(recording: str | Member, size: int, modified: int) -> int:
+    """`_count_samples`; the size and time say whether it is still the same."""
+    return _count_samples(recording)
 
 
 def _count_samples(recording: Recording) -> int:
@@ -82,26 +89,10 @@ def _count_samples(recording: Recording) -> int:
         raise AudioError("undecodable", error_text(error)) from error
 
 
-def _open_regular(path: str) -> int:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise AudioError("not_a_regular_file", "a folder, device, FIFO or socket")
-        return os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioError("not_found", "no such file") from error
-    except UnicodeEncodeError as error:
-        raise AudioError("not_found", "a name that no file can have") from error
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
-
-
-def _descriptor_of(content: bytes) -> int:
-    """A descriptor of a nameless file of these bytes, which takes the same way as any file."""
-    descriptor = os.memfd_create("audio")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+def _descriptor_of(recording: Recording) -> int:
+    if isinstance(recording, bytes):
+        return descriptor_of(recording)
+    return open_member(recording) if isinstance(recording, Member) else open_regular(recording)
 
 
 def _open_whole(descriptor: int, recording: Recording) -> AudioFile:
@@ -124,22 +115,24 @@ def _open_whole(descriptor: int, recording: Recording) -> AudioFile:
 
 def _links(descriptor: int, recording: Recording, file: OneWayFile) -> tuple[Link, ...]:
     """The streams of a recording, if libsndfile must be told; see `find_links`."""
-    status = os.fstat(descriptor)
-    known = (status.st_size, file.format, file.subtype, file.frames)
+    size = os.fstat(descriptor).st_size
+    known = (size, file.format, file.subtype, file.frames)
     if isinstance(recording, bytes):
         return find_links(descriptor, *known)
-    return _links_of_file(recording, status.st_mtime_ns, *known)
+    return _links_of_file(recording, _modified(recording, descriptor), *known)
 
 
 @lru_cache(maxsize=64)  # a long file is asked for each of its segments
 def _links_of_file(
-    path: str, modified: int, size: int, container: str, subtype: str, num_samples: int
+    recording: str | Member,
+    modified: int,
+    size: int,
+    container: str,
+    subtype: str,
+    num_samples: int,
 ) -> tuple[Link, ...]:
-    """`find_links`; the file's size and time say whether it is still the same."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or "cannot be opened") from error
+    """`find_links`; the size and time say whether it is still the same."""
+    descriptor = _descriptor_of(recording)
     try:
         return find_links(descriptor, size, container, subtype, num_samples)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gmmpipe.claim import claim_folder
 from gmmpipe.errors import ClaimError, StoreError
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import Plan, digest_manifests, make_plan
+from gmmpipe.featurization.plan import Plan, make_plan
 from gmmpipe.sources.find import find_manifests
 from gmmpipe.sources.lines import with_plain_lines
 from gmmpipe.sources.manifest import Manifest
@@ -49,27 +49,22 @@ def manifests_beside(folder: Path, data_dir: str, source_kind: str) -> list[Mani
     return manifests
 
 
-def plan_options_of(options: FeaturizeOptions, manifests: Sequence[Manifest]) -> PlanOptions:
-    """What decides the store's bytes beyond the features; a word where that is not as usual.
-
-    Raises:
-        ManifestError: a manifest cannot be read, or they hold no lines.
-    """
-    streamed = [manifest for manifest in manifests if is_streamed(manifest)]
-    wanted = options.plan_options(*digest_manifests(manifests), is_streamed=bool(streamed))
-    if streamed and wanted.shuffle_by == "utterances":
+def say_shuffle_by(options: FeaturizeOptions, manifests: Sequence[Manifest]) -> bool:
+    """Whether a source can only be read from front to end, and a word on what that comes to."""
+    streamed = [manifest.path for manifest in manifests if is_streamed(manifest)]
+    if streamed and options.shuffle_by == "utterances":
         log.warning(
             "warning: %s can only be read from front to end, and --shuffle_by utterances has it "
             "read anew for every shard; --shuffle_by recordings reads it once",
-            streamed[0].path,
+            streamed[0],
         )
     elif streamed and options.shuffle_by == AUTO:
         log.info(
             "%s can only be read from front to end: --shuffle_by is recordings, so that its "
             "utterances stay together",
-            streamed[0].path,
+            streamed[0],
         )
-    return wanted
+    return bool(streamed)
 
 
 class FeatureFolder(StoreFolder[FeatureIdentity]):
@@ -128,9 +123,10 @@ class FeatureFolder(StoreFolder[FeatureIdentity]):
         return None
 
     def load_plan(self) -> Plan | None:
-        """The ``plan.npz`` that lies here; StoreError where it is damaged."""
+        """The ``plan.npz`` that lies here, of this slice's shards; StoreError if it is damaged."""
         with suppress(FileNotFoundError):
-            return Plan.load(self.path / PLAN_FILE, self.manifests)
+            first, every = self.options.task_index or 0, self.options.num_tasks or 1
+            return Plan.load(self.path / PLAN_FILE, self.manifests, first, every)
         return None
 
     def make_plan(self) -> Plan:

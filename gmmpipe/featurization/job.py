@@ -7,9 +7,9 @@ from functools import partial
 
 from gmmpipe.errors import GmmpipeError, StoreError
 from gmmpipe.featurization.executors import run_dask, run_local
-from gmmpipe.featurization.folder import FeatureFolder, manifests_beside, plan_options_of
+from gmmpipe.featurization.folder import FeatureFolder, manifests_beside, say_shuffle_by
 from gmmpipe.featurization.options import FeaturizeOptions
-from gmmpipe.featurization.plan import Plan, ShardTask
+from gmmpipe.featurization.plan import Plan, ShardTask, digest_manifests
 from gmmpipe.featurization.slow_segments import warn_of_slow_segments
 from gmmpipe.featurization.summary import report
 from gmmpipe.files import remove
@@ -63,7 +63,10 @@ def open_folder(options: FeaturizeOptions) -> FeatureFolder:
     """
     path = options.output_dir.absolute()
     manifests = manifests_beside(path, options.data_dir, options.source_kind)
-    return FeatureFolder(path, manifests, options, plan_options_of(options, manifests))
+    plan_options = options.plan_options(
+        *digest_manifests(manifests), is_streamed=say_shuffle_by(options, manifests)
+    )
+    return FeatureFolder(path, manifests, options, plan_options)
 
 
 def _say_finished(info: FeatureInfo, options: FeaturizeOptions) -> FeatureInfo:

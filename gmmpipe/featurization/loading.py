@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 from gmmpipe.audio.open_recording import OpenRecording
+from gmmpipe.audio.opener import Recording
 from gmmpipe.audio.segment import Limit, Part, Segment
 from gmmpipe.audio.waveform import Waveform, load_waveform
 from gmmpipe.errors import AudioError
@@ -21,7 +22,7 @@ def load_by_key(task: ShardTask, rejected: Rejects) -> Iterator[tuple[Planned, W
     for planned in sorted(utterances, key=lambda planned: planned.utterance.key):
         try:
             waveform = load_waveform(
-                planned.path,
+                planned.recording,
                 task.features.sample_rate,
                 _limit(planned, task),
                 _segment(planned),
@@ -39,12 +40,12 @@ def load_by_recording(task: ShardTask, rejected: Rejects) -> Iterator[tuple[Plan
     Each recording is opened once. The recordings are in the order of the task's items, and the last
     one stays open for the next task of this thread. The others are rejected.
     """
-    by_recording: dict[str, list[Planned]] = {}
+    by_recording: dict[Recording, list[Planned]] = {}
     for planned in planned_utterances(task, rejected):
-        by_recording.setdefault(planned.path, []).append(planned)
-    for path, group in by_recording.items():
+        by_recording.setdefault(planned.recording, []).append(planned)
+    for audio, group in by_recording.items():
         try:
-            recording = _open(path)
+            recording = _open(audio)
         except AudioError as error:
             for planned in group:
                 rejected.add(planned, error)
@@ -77,15 +78,15 @@ def _load_parts(
             yield planned, waveform
 
 
-def _open(path: str) -> OpenRecording:
+def _open(audio: Recording) -> OpenRecording:
     """The recording that is open still, if it is this one; else this one in its place."""
     last: OpenRecording | None = getattr(_kept, "recording", None)
     if last is not None:
-        if last.can_go_on(path):
+        if last.can_go_on(audio):
             return last
         _kept.recording = None
         last.close()
-    opened = OpenRecording(path)
+    opened = OpenRecording(audio)
     _kept.recording = opened
     return opened
 

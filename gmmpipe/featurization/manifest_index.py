@@ -2,11 +2,9 @@
 
 import hashlib
 import math
-import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,7 @@ from gmmpipe.audio.opener import header_seconds
 from gmmpipe.errors import AudioError
 from gmmpipe.sources.lines import OpenManifests, read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
-from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, parse_window_key
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.sources.utterance import ParsedLine, Utterance, parse_window_key, recording_of
 
 _DOUBTFUL_WINDOWS = 64  # a duration this long may be in milliseconds: look at the header
 MAX_WINDOWS = 100_000
@@ -36,7 +33,7 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class ManifestIndex:
-    """Where every planned line is.
+    """Where planned lines are: every one, or those that some shards need.
 
     A shard is made of items: a line each, or one window of its audio where long audio is split.
 
@@ -56,47 +53,10 @@ class ManifestIndex:
     first_ordinal: NDArray[np.int64]
     duplicate: NDArray[np.bool_]
 
-    @cached_property
-    def first_item(self) -> NDArray[np.int64]:
-        """The number of each line's first item, and of all items, int64 [lines + 1]."""
-        return np.concatenate([[0], np.cumsum(self.num_windows, dtype=np.int64)])
-
     @property
     def windows_sha256(self) -> str:
         """Of the number of windows of each line."""
         return hashlib.sha256(self.num_windows.tobytes()).hexdigest()
-
-    def check(self, manifests: Sequence[Manifest], options: PlanOptions) -> None:
-        """Make sure that an index from a file can be that of `manifests`.
-
-        Raises:
-            ValueError: it cannot.
-        """
-        lengths = {len(getattr(self, name)) for name in COLUMN_DTYPES if name != "first_ordinal"}
-        if lengths != {options.lines}:
-            raise ValueError(f"columns of {sorted(lengths)} lines, not of {options.lines}")
-        index, first = self.manifest_index, self.first_ordinal
-        if len(first) != len(manifests) or first[0] != 0:
-            raise ValueError(f"lines of {len(first)} manifests, not of {len(manifests)}")
-        if index.min() < 0 or index.max() >= len(manifests):
-            raise ValueError("a manifest beyond the last")
-        sizes = np.array([_num_bytes(manifest) for manifest in manifests])
-        if self.byte_offset.min() < 0 or np.any(self.byte_offset >= sizes[index]):
-            raise ValueError("a line beyond its manifest's end")
-        # A line takes a byte or more, so no manifest has more lines than bytes.
-        if np.any(np.diff(first) < 0) or np.any(np.diff(first) > sizes[:-1]):
-            raise ValueError("manifests of impossible lengths")
-        same = np.diff(index) == 0
-        for column, least in ((self.line_number, 1), (self.byte_offset, 0)):
-            if column.min() < least or np.any((column[1:] <= column[:-1]) & same):
-                raise ValueError("lines out of order")
-        if np.any(np.diff(index) < 0) or np.any(self.line_number > self.byte_offset + 1):
-            raise ValueError("lines out of order")
-        most = MAX_WINDOWS if options.long_audio == "split" else 1
-        if self.num_windows.min() < 1 or self.num_windows.max() > most:
-            raise ValueError(f"a line of no windows, or of more than {most}")
-        if options.long_audio == "split" and self.windows_sha256 != options.windows_sha256:
-            raise ValueError("other windows than it says")
 
     def manifest(self, manifests: Sequence[Manifest], ordinal: int) -> Manifest:
         """The manifest that holds line `ordinal` over all of them; names may be alike."""
@@ -108,19 +68,31 @@ class ManifestIndex:
         return ManifestLine(manifests[index], number, int(self.first_ordinal[index]) + number)
 
 
+LineObserver = Callable[[int, ParsedLine, str | None], None]
+"""Is told the manifest's number, the line and its key, of each planned line in turn."""
+
+
 def index_manifests(
-    manifests: Sequence[Manifest], options: PlanOptions, base_path: Path | None
+    manifests: Sequence[Manifest],
+    base_path: Path | None,
+    window_seconds: float | None,
+    observers: Sequence[LineObserver] = (),
 ) -> ManifestIndex:
     """Index the lines of the manifests. A line takes 33 bytes, and 8 more until this returns.
 
     A file's header is read only where long audio is split and its line states no duration.
+
+    Args:
+        manifests: their plain lines are in files.
+        base_path: where relative audio paths start; None for their manifest's folder.
+        window_seconds: how long the windows are that long audio is split into; None: into none.
+        observers: what else is to be known of the lines, in the same pass.
     """
     manifest_index, line_number, byte_offset = array("i"), array("q"), array("q")
     num_windows, key_hash = array("i"), array("q")
     window_like = _WindowLikeKeys()
     first_ordinal = []
     ordinal = 0
-    splits = options.long_audio == "split"
     for index, manifest in enumerate(manifests):
         first_ordinal.append(ordinal)
         for number, (offset, raw) in enumerate(read_lines(manifest), start=1):
@@ -132,13 +104,15 @@ def index_manifests(
             line_number.append(number)
             byte_offset.append(offset)
             parsed = ParsedLine(cleaned)
-            if splits:
+            if window_seconds is not None:
                 line = ManifestLine(manifest, number, ordinal)
-                key, windows = _key_and_windows(parsed, line, options, base_path)
+                key, windows = _key_and_windows(parsed, line, window_seconds, base_path)
                 window_like.add(len(key_hash), key)
             else:
                 key, windows = parsed.key(ordinal), 1
             num_windows.append(windows)
+            for observe in observers:
+                observe(index, parsed, key)
             # Lines without a key get numbers of their own, so that they match nothing.
             key_hash.append(hash(key or -ordinal))
     hashes = np.frombuffer(key_hash, dtype=np.int64)
@@ -188,27 +162,27 @@ class _WindowLikeKeys:
 
 
 def _key_and_windows(
-    parsed: ParsedLine, line: ManifestLine, options: PlanOptions, base_path: Path | None
+    parsed: ParsedLine, line: ManifestLine, window_seconds: float, base_path: Path | None
 ) -> tuple[str | None, int]:
     """A line's key, and into how many windows its audio is split."""
     try:
         utterance = parsed.utterance(line.ordinal)
     except AudioError:
         return parsed.key(line.ordinal), 1
-    return utterance.key, _count_windows(utterance, line, options, base_path)
+    return utterance.key, _count_windows(utterance, line, window_seconds, base_path)
 
 
 def _count_windows(
-    utterance: Utterance, line: ManifestLine, options: PlanOptions, base_path: Path | None
+    utterance: Utterance, line: ManifestLine, window_seconds: float, base_path: Path | None
 ) -> int:
     """Into how many windows an utterance is split: by its duration, else by its header."""
     seconds = utterance.duration_seconds
-    if seconds is None or seconds > _DOUBTFUL_WINDOWS * options.max_seconds:
-        path = audio_path(utterance.wav_path, line, base_path)
-        held = header_seconds(path) - (utterance.offset_seconds or 0.0)
+    if seconds is None or seconds > _DOUBTFUL_WINDOWS * window_seconds:
+        recording = recording_of(utterance, line, base_path)
+        held = header_seconds(recording) - (utterance.offset_seconds or 0.0)
         seconds = held if seconds is None else min(seconds, held)
     # A rounding error beyond a whole number of windows is no window of its own.
-    return min(max(1, math.ceil(seconds / options.max_seconds - 1e-6)), MAX_WINDOWS)
+    return min(max(1, math.ceil(seconds / window_seconds - 1e-6)), MAX_WINDOWS)
 
 
 def _find_duplicates(
@@ -229,8 +203,3 @@ def _find_duplicates(
                 duplicate[at] = key in seen
                 seen.add(key)
     return duplicate
-
-
-def _num_bytes(manifest: Manifest) -> int:
-    assert manifest.lines_path is not None, "a manifest is translated before its plan is read"
-    return os.stat(manifest.lines_path).st_size

@@ -116,6 +116,11 @@ class FeaturizeOptions(Options):
             return "recordings" if is_streamed else "utterances"
         return self.shuffle_by
 
+    def refuse_empty(self, lines: int) -> None:
+        """Raise ManifestError where the manifests have no line that is not blank."""
+        if lines == 0:
+            raise ManifestError(f"{self.data_dir}: no usable audio: the manifests hold no lines")
+
     def plan_options(
         self, manifest_sha256: str, lines: int, *, is_streamed: bool = False
     ) -> PlanOptions:
@@ -129,8 +134,7 @@ class FeaturizeOptions(Options):
         Raises:
             ManifestError: there are none.
         """
-        if lines == 0:
-            raise ManifestError(f"{self.data_dir}: no usable audio: the manifests hold no lines")
+        self.refuse_empty(lines)
         return PlanOptions(
             manifest_sha256=manifest_sha256,
             lines=lines,

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.featurization.manifest_index import COLUMN_DTYPES, ManifestIndex, index_manifests
-from gmmpipe.featurization.plan_file import open_plan, read_array, read_identity
+from gmmpipe.featurization.plan_file import array_length, open_plan, read_identity
+from gmmpipe.featurization.plan_rows import check_lengths, read_index, read_order
+from gmmpipe.featurization.shard_order import RecordingOrder, utterance_order
 from gmmpipe.files import atomic_file, canonical_json
-from gmmpipe.randomness import is_permutation, permutation
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
 from gmmpipe.store.names import shard_names
@@ -41,7 +42,8 @@ class ShardTask:
 
     Args:
         number: the shard's number.
-        items: its lines, or windows of lines, in manifest order.
+        items: its lines, or windows of lines, in manifest order; where whole recordings are
+            shuffled, recording by recording, each in time order.
         output_dir: the store.
         base_path: prefix of relative audio paths, or None for their manifest's folder.
         features: what a frame is.
@@ -58,26 +60,32 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which line goes into which shard.
+    """Which line goes into which shard, of all shards or of every N-th.
 
     Args:
         manifests: the manifests, in order.
         features: what a frame is.
         options: what else decides the bytes.
-        index: where the planned lines stand.
-        order: the numbers of the items in the order of the shards, int64 [items].
+        num_items: how many items there are, over all shards.
+        shards: the numbers of the shards whose items are known.
+        index: where the lines of those items stand.
+        first_item: the number of the first item of each of those lines, int64 [lines].
+        order: the numbers of those items in the order of the shards, int64.
     """
 
     manifests: Sequence[Manifest]
     features: ComputedSpec
     options: PlanOptions
+    num_items: int
+    shards: range
     index: ManifestIndex
+    first_item: NDArray[np.int64]
     order: NDArray[np.int64]
 
     @property
     def num_shards(self) -> int:
         """How many shards the store will have."""
-        return _num_shards(len(self.order), self.options)
+        return _num_shards(self.num_items, self.options)
 
     @property
     def shard_names(self) -> list[str]:
@@ -85,16 +93,19 @@ class Plan:
         return shard_names(self.num_shards, self.options.format)
 
     def task(self, shard: int, output_dir: Path, base_path: Path | None) -> ShardTask:
-        """The task that makes shard number `shard`."""
+        """The task that makes shard number `shard`, which is one of `shards`."""
         size, index = self.options.utterances_per_shard, self.index
-        numbers = np.sort(self.order[shard * size : (shard + 1) * size])
-        owners = np.searchsorted(index.first_item, numbers, side="right") - 1
+        start = self.shards.index(shard) * size
+        numbers = self.order[start : start + size]
+        if self.options.shuffle_by == "utterances":
+            numbers = np.sort(numbers)
+        owners = np.searchsorted(self.first_item, numbers, side="right") - 1
         items = [
             PlanItem(
                 index.line(self.manifests, at),
                 int(index.byte_offset[at]),
                 bool(index.duplicate[at]),
-                number - int(index.first_item[at]),
+                number - int(self.first_item[at]),
                 int(index.num_windows[at]),
             )
             for number, at in zip(numbers.tolist(), owners.tolist(), strict=True)
@@ -102,7 +113,7 @@ class Plan:
         return ShardTask(shard, items, output_dir, base_path, self.features, self.options)
 
     def save(self, path: Path) -> None:
-        """Publish the plan, so that a rerun or another machine need not make it again."""
+        """Publish a plan of all shards, so that no rerun or other machine need make it again."""
         identity = canonical_json(
             {"features": self.features.to_json(), "options": self.options.to_json()}
         )
@@ -115,8 +126,16 @@ class Plan:
             )
 
     @classmethod
-    def load(cls, path: Path, manifests: Sequence[Manifest]) -> "Plan":
+    def load(
+        cls, path: Path, manifests: Sequence[Manifest], first_shard: int = 0, every: int = 1
+    ) -> "Plan":
         """Read a published plan of these manifests; nothing that it says is taken on trust.
+
+        Args:
+            path: the file.
+            manifests: the manifests.
+            first_shard: the first shard whose task is wanted.
+            every: every how manieth shard's is wanted from there on; 1 is all of them.
 
         Raises:
             FileNotFoundError: there is none.
@@ -124,13 +143,12 @@ class Plan:
         """
         with open_plan(path) as archive:
             features, options = read_identity(archive)
-            columns = [read_array(archive, *column) for column in COLUMN_DTYPES.items()]
-            index = ManifestIndex(*columns)
-            index.check(manifests, options)
-            order = read_array(archive, "order", np.int64)
-            if len(order) != index.first_item[-1] or not _is_order(order, options):
-                raise ValueError("another order than its seed's")
-            return cls(manifests, features, options, index, order)
+            check_lengths(archive, options)
+            num_items, order = read_order(archive, options, slice(first_shard, None, every))
+            own = np.sort(order)
+            index, first_item = read_index(archive, manifests, options, num_items, own)
+            shards = range(first_shard, _num_shards(num_items, options), every)
+            return cls(manifests, features, options, num_items, shards, index, first_item, order)
 
     @staticmethod
     def load_identity(path: Path) -> tuple[ComputedSpec, PlanOptions]:
@@ -147,7 +165,7 @@ class Plan:
     def load_shard_names(path: Path) -> list[str]:
         """The file names of a published plan's shards; errors as of `load_identity`."""
         with open_plan(path) as archive:
-            num_items = len(read_array(archive, "order", np.int64))
+            num_items = array_length(archive, "order", np.int64)
             options = read_identity(archive)[1]
             return shard_names(_num_shards(num_items, options), options.format)
 
@@ -180,22 +198,19 @@ def make_plan(
     base_path: Path | None = None,
 ) -> Plan:
     """Plan the lines of `manifests`; `base_path` is where relative audio paths start."""
-    index = index_manifests(manifests, options, base_path)
+    by_recordings = options.shuffle and options.shuffle_by == "recordings"
+    recordings = RecordingOrder(options.seed)
+    window_seconds = options.max_seconds if options.long_audio == "split" else None
+    observers = [recordings.add] if by_recordings else []
+    index = index_manifests(manifests, base_path, window_seconds, observers)
     if options.long_audio == "split":
         options = replace(options, windows_sha256=index.windows_sha256)
-    order = _order(int(index.first_item[-1]), options)
-    return Plan(manifests, features, options, index, order)
-
-
-def _order(num_items: int, options: PlanOptions) -> NDArray[np.int64]:
-    """The order of that many items over the shards."""
-    if options.shuffle:
-        return permutation(num_items, "shuffle", options.seed)
-    return np.arange(num_items, dtype=np.int64)
-
-
-def _is_order(order: NDArray[np.int64], options: PlanOptions) -> bool:
-    """Whether `order` is what `_order` gives for as many items."""
-    if options.shuffle:
-        return is_permutation(order, "shuffle", options.seed)
-    return np.array_equal(order, _order(len(order), options))
+    ends = np.cumsum(index.num_windows, dtype=np.int64)
+    num_items = int(ends[-1]) if len(ends) else 0
+    if by_recordings:
+        order = recordings.order(index.num_windows, options.max_seconds)
+    else:
+        order = utterance_order(num_items, options)
+    shards = range(_num_shards(num_items, options))
+    first_item = ends - index.num_windows
+    return Plan(manifests, features, options, num_items, shards, index, first_item, order)

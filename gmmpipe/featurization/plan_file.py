@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
@@ -20,6 +20,8 @@ from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.files import open_regular
 from gmmpipe.store.documents import pick
 from gmmpipe.store.schema import PlanOptions
+
+_BLOCK_ROWS = 1 << 16
 
 
 @contextmanager
@@ -62,6 +64,30 @@ def read_array(archive: ZipFile, name: str, dtype: type[np.generic] | None = Non
 
     No memory is taken before what the headers say agrees with the size of the file.
     """
+    with _opened_array(archive, name, dtype) as (member, shape, there):
+        return np.frombuffer(member.read(), there).reshape(shape)
+
+
+def array_length(archive: ZipFile, name: str, dtype: type[np.generic]) -> int:
+    """How many numbers are in an array of one dimension, by what is checked for `read_array`."""
+    with _opened_array(archive, name, dtype) as (_, shape, _there):
+        return int(shape[0])
+
+
+def read_blocks(archive: ZipFile, name: str, dtype: type[np.generic]) -> Iterator[NDArray[Any]]:
+    """An array of one dimension in consecutive parts; none of them is empty."""
+    with _opened_array(archive, name, dtype) as (member, shape, there):
+        for start in range(0, shape[0], _BLOCK_ROWS):
+            rows = min(_BLOCK_ROWS, shape[0] - start)
+            yield np.frombuffer(member.read(rows * there.itemsize), there, rows)
+        member.read()  # at its end its CRC-32 is compared
+
+
+@contextmanager
+def _opened_array(
+    archive: ZipFile, name: str, dtype: type[np.generic] | None
+) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
+    """The bytes of an array, its shape and its dtype, once they agree with all that is known."""
     info = archive.getinfo(f"{name}.npy")
     held = os.fstat(archive.fp.fileno()).st_size  # type: ignore[union-attr]
     if info.compress_type != ZIP_STORED or info.file_size != info.compress_size:
@@ -82,5 +108,4 @@ def read_array(archive: ZipFile, name: str, dtype: type[np.generic] | None = Non
         num_bytes = math.prod(shape) * there.itemsize
         if (fortran and shape) or num_bytes != info.file_size - member.tell():
             raise ValueError(f"{name} of {num_bytes} bytes in {info.file_size}")
-        content = member.read()
-    return np.frombuffer(content, there).reshape(shape)
+        yield member, shape, there

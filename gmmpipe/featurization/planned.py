@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gmmpipe.audio.opener import header_seconds
+from gmmpipe.audio.opener import Recording, header_seconds
 from gmmpipe.errors import AudioError
 from gmmpipe.featurization.plan import PlanItem, ShardTask
 from gmmpipe.sources.lines import OpenManifests
-from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path, window_key
+from gmmpipe.sources.utterance import ParsedLine, Utterance, recording_of, window_key
 from gmmpipe.store.rejects import Reject
 
 
 @dataclass(frozen=True)
 class Planned:
-    """An utterance of the task, or one window of it, and the file that it is in."""
+    """An utterance of the task, or one window of it, and the recording that it is in."""
 
     utterance: Utterance
     item: PlanItem
-    path: str
+    recording: Recording
 
 
 class Rejects:
@@ -45,7 +45,7 @@ class Rejects:
     def add(self, planned: Planned, error: AudioError) -> None:
         """Reject an utterance, or a window of it."""
         utterance, item = planned.utterance, planned.item
-        seconds = utterance.duration_seconds or header_seconds(planned.path)
+        seconds = utterance.duration_seconds or header_seconds(planned.recording)
         if item.num_windows > 1:  # this window's share
             seconds = min(max(0.0, seconds - item.window * self._max_seconds), self._max_seconds)
         self.seconds += seconds
@@ -67,11 +67,11 @@ def planned_utterances(task: ShardTask, rejected: Rejects) -> Iterator[Planned]:
             except AudioError as error:
                 rejected.add_line(item, parsed.path, error)
                 continue
-            path = audio_path(utterance.wav_path, line, task.base_path)
+            recording = recording_of(utterance, line, task.base_path)
             if item.duplicate:
                 repeat = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-                rejected.add(Planned(utterance, item, path), repeat)
+                rejected.add(Planned(utterance, item, recording), repeat)
                 continue
             if item.num_windows > 1:
                 utterance = replace(utterance, key=window_key(utterance.key, item.window))
-            yield Planned(utterance, item, path)
+            yield Planned(utterance, item, recording)

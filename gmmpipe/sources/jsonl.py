@@ -46,7 +46,7 @@ class JsonLines:
         with os.scandir(path) as entries:
             visible = [entry for entry in entries if entry.name[:1] != "."]
         _refuse_dangling(visible)
-        there = sorted(entry.name for entry in visible if entry.is_file())
+        there = sorted(entry.name for entry in visible if _is_file(entry))
         names = [name for name in there if not _is_same(path / name, ignored)]
         if read := [name for name in names if name.endswith(".jsonl")]:
             _warn_of([n for n in names if _ending(n) in _SURE and not n.endswith(".jsonl")], path)
@@ -70,6 +70,13 @@ def _refuse_dangling(entries: list[os.DirEntry[str]]) -> None:
     for entry in sorted(entries, key=lambda entry: entry.name):
         if _ending(entry.name) in _SURE and not os.path.exists(entry.path):
             raise ManifestError(f"{entry.path}: a link to a file that does not exist")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _warn_of(names: list[str], folder: Path) -> None:

@@ -1,10 +1,11 @@
 """Every kind of source that there is."""
 
+from gmmpipe.sources.folder import AudioFolder
 from gmmpipe.sources.jsonl import JsonLines
 from gmmpipe.sources.kind import SourceKind
 from gmmpipe.sources.manifest import Manifest
 
-KINDS: tuple[SourceKind, ...] = (JsonLines(),)
+KINDS: tuple[SourceKind, ...] = (JsonLines(), AudioFolder())
 """A new kind gets its place here, and nowhere else; the order does not matter."""
 
 AUTO = "auto"

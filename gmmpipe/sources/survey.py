@@ -11,6 +11,7 @@ from typing import Any
 from gmmpipe.errors import AudioError, ManifestError, OptionError
 from gmmpipe.files import atomic_file, canonical_json
 from gmmpipe.sources.find import Source
+from gmmpipe.sources.line_fields import RANGE_FIELD
 from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import ManifestLine, clean_line
 from gmmpipe.sources.utterance import ParsedLine, Utterance, audio_path
@@ -120,7 +121,7 @@ def _survey(
                     totals.lines += 1
                     utterance = _utterance(cleaned, line, key_hashes)
                     path = audio_path(utterance.wav_path, line, base_path)
-                    plain = canonical_json({**utterance.carried, "wav_path": path}).encode()
+                    plain = _plain(utterance, path)
                     totals.add(utterance, line, path)
             except AudioError as error:
                 totals.passed_over_lines[error.reason] += 1
@@ -150,6 +151,14 @@ def _utterance(cleaned: bytes, line: ManifestLine, key_hashes: set[int]) -> Utte
     if not is_new:
         raise AudioError("duplicate_id", f"an earlier line has the key {key}")
     return utterance
+
+
+def _plain(utterance: Utterance, path: str) -> bytes:
+    """The line of a plain manifest that says what `utterance` is, with its audio at `path`."""
+    values = {**utterance.carried, "wav_path": path}
+    if utterance.archive_range is not None:
+        values[RANGE_FIELD] = list(utterance.archive_range)
+    return canonical_json(values).encode()
 
 
 def _refuse_empty(surveys: Sequence[Survey]) -> None:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gmmpipe.audio.member import Member
 from gmmpipe.errors import AudioError
 from gmmpipe.sources.line_fields import (
     PATH_FIELDS,
+    RANGE_FIELD,
     channel_of,
     id_of,
     parse_json,
     path_field_of,
+    range_of,
     refuse_unsafe,
     segment_of,
 )
@@ -36,6 +39,7 @@ class Utterance:
         duration_seconds: length of the segment; without an offset, what the file should last.
         carried: the line's other fields.
         channel: the one channel that is meant, from 0, or None for the mean of all.
+        archive_range: where the bytes are in an archive, as `Member` has it, if the line says so.
     """
 
     key: str
@@ -45,6 +49,7 @@ class Utterance:
     duration_seconds: float | None
     carried: dict[str, Any]
     channel: int | None = None
+    archive_range: tuple[int, ...] | None = None
 
 
 class ParsedLine:
@@ -97,9 +102,27 @@ class ParsedLine:
             wav_path=self.path,
             offset_seconds=offset,
             duration_seconds=duration,
-            carried={n: value for n, value in self._values.items() if n != self._path_field},
+            carried={
+                name: value
+                for name, value in self._values.items()
+                if name not in (self._path_field, RANGE_FIELD)
+            },
             channel=channel_of(self._values.get("channel")),
+            archive_range=range_of(self._values.get(RANGE_FIELD)),
         )
+
+    def times(self) -> tuple[float | None, float | None]:
+        """Where the line's segment begins, and how long it is, in seconds; None where unstated.
+
+        Raises:
+            AudioError: bad_offset; or bad_json, for other values that no utterance can have.
+        """
+        values = self._values
+        if "channel" in values:
+            channel_of(values["channel"])
+        if RANGE_FIELD in values:
+            range_of(values[RANGE_FIELD])
+        return segment_of(values)
 
     def _check_path(self) -> None:
         if self._error is not None:
@@ -129,6 +152,25 @@ def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> str
     """Where a manifest's audio path points: relative ones at `base_path` or the manifest's."""
     # Not by pathlib, which takes longer over it than the system over opening the file.
     return os.path.join(base_path or line.manifest.audio_folder, wav_path)
+
+
+def recording_of(utterance: Utterance, line: ManifestLine, base_path: Path | None) -> str | Member:
+    """What to open for an utterance: the path of a file, or a member of an archive.
+
+    The path of a member is ``ARCHIVE#MEMBER``. A file whose own name is such a text is that file,
+    unless the line says where in an archive its audio is.
+    """
+    path = audio_path(utterance.wav_path, line, base_path)
+    if "#" not in utterance.wav_path:
+        return path
+    if utterance.archive_range is None and os.path.lexists(path):
+        return path
+    at = len(path) - len(utterance.wav_path)
+    while (at := path.find("#", at)) >= 0:
+        if os.path.isfile(path[:at]):
+            return Member(path[:at], path[at + 1 :], utterance.archive_range)
+        at += 1
+    return path
 
 
 def window_key(key: str, window: int) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gmmpipe.featurization.forecast import forecast
+from gmmpipe.featurization.options import FeaturizeOptions
 from helpers.making import CORPUS, make_store
 from helpers.processes import run_gmmpipe
 from helpers.results import read_json_lines
@@ -21,13 +23,13 @@ def printed(text: str) -> dict[str, float]:
 
 def test_the_forecast_is_near_what_comes(tmp_path: Path, store: Path) -> None:
     options = ("--data_dir", CORPUS, "--output_dir", tmp_path / "store")
-    forecast = printed(run_gmmpipe("featurize", *options, "--dry_run").stdout)
+    expected = printed(run_gmmpipe("featurize", *options, "--dry_run").stdout)
     assert not (tmp_path / "store").exists()
     real = json.loads((store / "store.json").read_text())["totals"]
-    assert forecast["utterances"] == real["utterances"]
-    assert forecast["frames"] == pytest.approx(real["frames"], rel=0.01)
-    assert forecast["bytes"] == pytest.approx(real["bytes"], rel=0.1)
-    assert forecast["hours"] == pytest.approx(real["seconds_kept"] / 3600, rel=0.01)
+    assert expected["utterances"] == real["utterances"]
+    assert expected["frames"] == pytest.approx(real["frames"], rel=0.01)
+    assert expected["bytes"] == pytest.approx(real["bytes"], rel=0.1)
+    assert expected["hours"] == pytest.approx(real["seconds_kept"] / 3600, rel=0.01)
 
 
 def test_the_rejects_of_a_store_beside_its_manifests_are_none_of_its_lines(
@@ -45,10 +47,44 @@ def test_headers_stand_in_for_missing_durations(
 ) -> None:
     manifest = write_manifest(*({"path": name} for name in NAMES))
     options = ("--data_dir", manifest, "--base_path", CORPUS, "--output_dir", tmp_path / "none")
-    forecast = printed(run_gmmpipe("featurize", *options, "--dry_run").stdout)
+    expected = printed(run_gmmpipe("featurize", *options, "--dry_run").stdout)
     folder = make_store(manifest, tmp_path / "store", base_path=CORPUS)
     real = json.loads((folder / "store.json").read_text())["totals"]
-    assert forecast["frames"] == pytest.approx(real["frames"], rel=0.02)
+    assert expected["frames"] == pytest.approx(real["frames"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("long_audio", "utterances", "seconds"),
+    [("crop", 4, 3 + 10 + 2.5 + 10), ("split", 7, 3 + 25 + 2.5 + 12), ("skip", 4, 3 + 2.5)],
+)
+def test_stated_lengths_are_taken_as_each_line_says_them(
+    long_audio: str,
+    utterances: int,
+    seconds: float,
+    write_manifest: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    good = [
+        {"id": "a", "path": "a.wav", "duration": 3},
+        {"path": "a.wav", "offset": 7.0, "duration": 25.0},
+        {"path": "b.wav", "start": "1", "end": "3.5"},
+        {"path": "c.wav", "duration": 12.0},
+    ]
+    bad = [
+        {"id": "a", "path": "b.wav", "duration": 5.0},
+        {"path": "a.wav", "offset": -1.0, "duration": 5.0},
+        {"path": "a.wav", "channel": -1, "duration": 5.0},
+        {"path": "a.wav", "id": [], "duration": 5.0},
+        {"path": "http://a.wav", "duration": 5.0},
+        {"duration": 5.0},
+    ]
+    manifest = write_manifest(*good, *bad)
+    options = {"long_audio": long_audio, "max_seconds": 10.0, "utterances_per_shard": 3}
+    found = forecast(FeaturizeOptions(str(manifest), tmp_path / "none", **options))
+    assert (found.utterances, found.hours) == (utterances, round(seconds / 3600, 4))
+    # A reject is in a shard too.
+    assert found.shards == -(-(utterances + len(bad)) // 3)
+    assert not (tmp_path / "none").exists()
 
 
 def test_retry_makes_only_the_shards_with_rejects_anew(
