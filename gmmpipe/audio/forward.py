@@ -12,8 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gmmpipe.audio.container import AudioFile
-from gmmpipe.audio.decoder import BLOCK_SAMPLES
+from gmmpipe.audio.decoder import BLOCK_SAMPLES, AudioFile
 from gmmpipe.audio.opener import Recording, open_audio
 from gmmpipe.errors import AudioError
 
@@ -30,7 +29,7 @@ class ForwardFile:
     cannot seek decoded again. So whoever will go back says so with `keep_from`.
 
     Args:
-        recording: a file's path, or its bytes.
+        recording: a file's path, a member of an archive, or a file's bytes.
 
     Raises:
         AudioError: the recording cannot be opened.
@@ -149,8 +148,8 @@ class ForwardFile:
             raise
         start = self._decoded
         self._decoded = self._next = start + len(block)
-        # What is held must end where decoding stands, or it would be taken for other samples.
-        if self._keep_from is None or self._keep_from > start:
+        # What is held ends where decoding goes on, or there is nothing held.
+        if self._keep_from is None or self._keep_from >= start:
             self._held.clear()
         if self._keep_from is not None and self._keep_from < self._decoded:
             self._held.append(block[max(0, self._keep_from - start) :].copy())

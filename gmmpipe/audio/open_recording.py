@@ -3,6 +3,7 @@
 import os
 
 from gmmpipe.audio.forward import ForwardFile
+from gmmpipe.audio.member import Member
 from gmmpipe.audio.opener import Recording
 from gmmpipe.audio.segment import Limit, Part, Segment, find_part
 from gmmpipe.audio.waveform import Waveform, load_waveform, read_part, usable_samples
@@ -13,7 +14,7 @@ class OpenRecording:
     """A recording that is opened and decoded once, as far as its format allows, for many parts.
 
     Args:
-        recording: a file's path, or its bytes.
+        recording: a file's path, a member of an archive, or a file's bytes.
 
     Raises:
         AudioError: it cannot be opened or used, whichever part is meant.
@@ -67,11 +68,11 @@ class OpenRecording:
 
 
 def _version(recording: Recording) -> tuple[int, ...] | None:
-    """What changes when a file does; None where there is none, or it is not a file by itself."""
-    if not isinstance(recording, str):
+    """What changes when a file, or an archive, does; None where there is none."""
+    if isinstance(recording, bytes):
         return None
     try:
-        status = os.stat(recording)
+        status = os.stat(recording.archive if isinstance(recording, Member) else recording)
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -43,14 +43,14 @@ def load_by_recording(task: ShardTask, rejected: Rejects) -> Iterator[tuple[Plan
     by_recording: dict[Recording, list[Planned]] = {}
     for planned in planned_utterances(task, rejected):
         by_recording.setdefault(planned.recording, []).append(planned)
-    for recording, group in by_recording.items():
+    for audio, group in by_recording.items():
         try:
-            opened = _open(recording)
+            recording = _open(audio)
         except AudioError as error:
             for planned in group:
                 rejected.add(planned, error)
         else:
-            yield from _load_parts(opened, group, task, rejected)
+            yield from _load_parts(recording, group, task, rejected)
 
 
 def _load_parts(
@@ -78,15 +78,15 @@ def _load_parts(
             yield planned, waveform
 
 
-def _open(recording: Recording) -> OpenRecording:
+def _open(audio: Recording) -> OpenRecording:
     """The recording that is open still, if it is this one; else this one in its place."""
     last: OpenRecording | None = getattr(_kept, "recording", None)
     if last is not None:
-        if last.can_go_on(recording):
+        if last.can_go_on(audio):
             return last
         _kept.recording = None
         last.close()
-    opened = OpenRecording(recording)
+    opened = OpenRecording(audio)
     _kept.recording = opened
     return opened
 

@@ -1,5 +1,6 @@
 """Reads the frames of each update that this rank holds, while the update before is fitted."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from gmmpipe.store.frame_order import FrameOrder, FrameRange
 
 _PIECE_FRAMES = 1 << 16
 _POLL_SECONDS = 0.2
+_SHARDS_AN_UPDATE = 256
+"""Of how many shards an update has frames, where shards are of a few recordings each."""
 
 
 def read_pipeline(
@@ -92,7 +95,9 @@ class UpdateReader:
         self._world = world
         self._num_workers = num_workers
         self._stopping = stopping
-        self._order = FrameOrder(store.frames_per_shard, schedule.seed)
+        self._order = FrameOrder(
+            store.frames_per_shard, schedule.seed, num_parts(store, schedule.update_frames)
+        )
         self._counting = threading.Lock()
         self._buffers: list[Tensor] = []
         self._iterating = False
@@ -183,6 +188,17 @@ class UpdateReader:
         start, stop = update.rank_slice(self._world.rank, self._world.size)
         frames = self._buffer(update)[: stop - start].to(self._world.device)
         return HeldFrames(frames, start, stop)
+
+
+def num_parts(store: FeatureStore, update_frames: int) -> int:
+    """In how many parts shards are read, so that an update is a sample of the corpus.
+
+    Where shards are samples of it themselves, they are read whole.
+    """
+    if not store.keeps_recordings_together:
+        return 1
+    shards = min(len(store.shards), _SHARDS_AN_UPDATE)
+    return math.ceil(shards * store.num_frames / len(store.shards) / update_frames)
 
 
 def _split(part: FrameRange) -> Iterator[FrameRange]:

@@ -17,7 +17,7 @@ from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import listed_paths
 from gmmpipe.store.documents import read_document_bytes
 from gmmpipe.store.names import STORE_FILE
-from gmmpipe.store.schema import FeatureIdentity
+from gmmpipe.store.schema import FeatureIdentity, PlanOptions
 from gmmpipe.store.shard import Shard, read_finished, shards_of
 
 
@@ -108,6 +108,13 @@ class FeatureStore:
         """The dtype that holds every stored frame exactly."""
         dtypes = {shard.dtype for shard in self.shards}
         return torch.float16 if dtypes == {torch.float16} else torch.float32
+
+    @property
+    def keeps_recordings_together(self) -> bool:
+        """Whether a shard may be of a few recordings, and not a sample of the corpus."""
+        identities = {id(shard.identity): shard.identity for shard in self.shards}
+        plans = [getattr(identity, "plan", None) for identity in identities.values()]
+        return any(isinstance(p, PlanOptions) and p.shuffle_by == "recordings" for p in plans)
 
     def check_files(self) -> None:
         """Look for every shard and sidecar, without reading them.

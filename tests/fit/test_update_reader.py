@@ -4,6 +4,7 @@ import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 from gmmpipe import FeatureStore
 from gmmpipe.errors import StoreError
 from gmmpipe.fitting.schedule import Schedule
-from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader
+from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader, num_parts
 from gmmpipe.run.world import World
 from gmmpipe.store.frame_order import FrameOrder
 from helpers.damage import flip_in_frames
-from helpers.making import alone
+from helpers.making import CORPUS, alone, make_store
 
 SEED = 11
 
@@ -204,3 +205,17 @@ def test_a_damaged_shard_is_never_given_to_anybody_but_named(damage, size, store
             errors.append(str(error))
     assert errors
     assert all(name in error for error in errors)
+
+
+def test_an_update_draws_from_all_shards_where_recordings_stay_together(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"utterances_per_shard": 4, "shuffle_by": "recordings"}
+    opened = FeatureStore.open(make_store(CORPUS, tmp_path / "store", **options))
+    assert len(opened.shards) == 14
+    update_frames = opened.num_frames // 3
+    order = FrameOrder(opened.frames_per_shard, SEED, num_parts(opened, update_frames))
+    shards = {part.shard for part in order.ranges(0, update_frames)}
+    assert shards == set(range(14))
+
+
+def test_shards_that_are_samples_of_the_corpus_are_read_whole(store: Path) -> None:
+    assert num_parts(FeatureStore.open(store), 100) == 1

@@ -19,9 +19,10 @@ def frames(order: FrameOrder, start: int, stop: int) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.parametrize("num_parts", [1, 2, 5])
 @pytest.mark.parametrize("counts", STORES)
-def test_each_epoch_has_every_frame_once(counts: list[int]) -> None:
-    order = FrameOrder(np.array(counts), seed=3)
+def test_each_epoch_has_every_frame_once(counts: list[int], num_parts: int) -> None:
+    order = FrameOrder(np.array(counts), 3, num_parts)
     everything = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
     assert order.epoch_frames == len(everything)
     for epoch in range(6):
@@ -29,9 +30,10 @@ def test_each_epoch_has_every_frame_once(counts: list[int]) -> None:
         assert sorted(frames(order, start, start + order.epoch_frames)) == everything
 
 
+@pytest.mark.parametrize("num_parts", [1, 3])
 @pytest.mark.parametrize("counts", STORES)
-def test_a_range_cut_anywhere_is_the_sum_of_its_parts(counts: list[int]) -> None:
-    order = FrameOrder(np.array(counts), seed=5)
+def test_a_range_cut_anywhere_is_the_sum_of_its_parts(counts: list[int], num_parts: int) -> None:
+    order = FrameOrder(np.array(counts), 5, num_parts)
     end = 3 * order.epoch_frames + 1
     whole = frames(order, 0, end)
     for start in range(0, end, 2):
@@ -71,3 +73,14 @@ def test_utterances_are_permuted_within_their_shard_anew_each_epoch() -> None:
     drawn = [order.utterance_order(e, s, 100).tolist() for e in range(3) for s in range(2)]
     assert all(sorted(each) == list(range(100)) for each in drawn)
     assert len({tuple(each) for each in drawn}) == 6
+
+
+def test_each_pass_over_the_shards_takes_a_part_of_all() -> None:
+    order = FrameOrder(np.array([100, 200, 300]), seed=0, num_parts=4)
+    for number in range(4):
+        parts = list(order.ranges(number * 150, number * 150 + 150))
+        assert sorted((part.shard, part.stop - part.start) for part in parts) == [
+            (0, 25),
+            (1, 50),
+            (2, 75),
+        ]
