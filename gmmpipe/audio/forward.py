@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gmmpipe.audio.decoder import BLOCK_SAMPLES, AudioFile
+from gmmpipe.audio.container import AudioFile
+from gmmpipe.audio.decoder import BLOCK_SAMPLES
 from gmmpipe.audio.opener import Recording, open_audio
 from gmmpipe.errors import AudioError
 
