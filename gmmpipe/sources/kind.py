@@ -16,11 +16,13 @@ class Specificity(IntEnum):
     LAYOUT = 0
     """Files of certain names side by side, or contents that a less specific kind could read too."""
     CONTENT = 1
-    """Files of certain endings and contents, or a folder of those."""
-    BESIDE = 2
+    """Manifests, or a folder of those. What lies beside them is what they name."""
+    ARCHIVE = 2
+    """Archives and Parquet files, or a folder of those."""
+    BESIDE = 3
     """What often lies beside manifests or archives, and then only describes them: tables, and a
     .json beside each audio file."""
-    LOOSE = 3
+    LOOSE = 4
     """A folder that holds any audio."""
 
 

@@ -32,7 +32,7 @@ class Parquet:
 
     name = "parquet"
     looks_like = "a .parquet file with a column of audio, {bytes, path}, or a folder of those"
-    specificity = Specificity.CONTENT
+    specificity = Specificity.ARCHIVE
     is_streamed = False
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:

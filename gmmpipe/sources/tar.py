@@ -21,7 +21,7 @@ class TarArchives:
 
     name = "tar"
     looks_like = "a .tar of audio files, or a folder of those"
-    specificity = Specificity.CONTENT
+    specificity = Specificity.ARCHIVE
     is_streamed = False
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:

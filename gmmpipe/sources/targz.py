@@ -19,7 +19,7 @@ class TarGzArchives:
 
     name = "targz"
     looks_like = "a .tar.gz or .tgz of audio files, or a folder of those"
-    specificity = Specificity.CONTENT
+    specificity = Specificity.ARCHIVE
     is_streamed = True
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ class ZipArchives:
 
     name = "zip"
     looks_like = "a .zip of audio files, or a folder of those"
-    specificity = Specificity.CONTENT
+    specificity = Specificity.ARCHIVE
     is_streamed = False
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:

@@ -17,10 +17,11 @@ from gmmpipe.audio.opener import header_seconds
 from gmmpipe.audio.plain_bytes import PlainBytes
 from gmmpipe.audio.tar_headers import tar_entries
 from gmmpipe.errors import AudioError, ManifestError
-from gmmpipe.sources.find import find_sources
+from gmmpipe.sources.find import find_manifests, find_sources
 from gmmpipe.sources.tar import TarArchives
 from helpers.kinds.archives import add
 from helpers.kinds.made import corpus_lines
+from helpers.making import CORPUS
 
 AUDIO = Path(corpus_lines(1)[0]["wav_path"]).read_bytes()
 
@@ -278,3 +279,12 @@ def test_it_agrees_with_the_standard_library(tmp_path: Path) -> None:
         assert [(e.name, e.start, e.stored_bytes) for e in found] == [
             (info.name, info.offset_data, info.size) for info in tar
         ]
+
+
+def test_manifests_come_before_archives_beside_them(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(CORPUS / "en-cards" / "001.flac", "a.flac")
+    assert [m.kind for m in find_manifests(str(tmp_path))] == ["tar"]
+    (tmp_path / "m.jsonl").write_text('{"path": "x.tar#a.flac"}\n')
+    assert [m.name for m in find_manifests(str(tmp_path))] == ["m.jsonl"]
+    assert [m.name for m in find_manifests(str(tmp_path), "tar")] == ["x.tar"]
