@@ -1,11 +1,16 @@
 """What all kinds of archives share: where they lie, and which files are some."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from gmmpipe.sources.kind import Found
 from gmmpipe.sources.manifest import Manifest
+
+_STORE_FILES = frozenset(("store.json", "reopened.json", "plan.npz"))
+_SHARD = re.compile(r"shard-[0-9]{6,12}\.tar")
+"""What a feature store holds, which may lie in the folder of its own audio."""
 
 
 def find_archives(
@@ -23,8 +28,13 @@ def find_archives(
         return Found([Manifest(path, path.name, kind)]) if is_archive(path) else None
     if not path.is_dir():
         return None
-    with os.scandir(path) as entries:
-        names = sorted(e.name for e in entries if e.name[:1] != "." and e.is_file())
+    there = sorted(name for name in os.listdir(path) if name[:1] != ".")
+    is_store = not _STORE_FILES.isdisjoint(there)
+    names = [
+        name
+        for name in there
+        if os.path.isfile(path / name) and not (is_store and _SHARD.fullmatch(name))
+    ]
     if ignored is not None:
         names = [name for name in names if not _is_same(path / name, ignored)]
     read = [name for name in names if is_archive(path / name)]

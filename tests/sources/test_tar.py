@@ -268,6 +268,13 @@ def test_a_folder_of_tars(tmp_path: Path) -> None:
     assert source.passed_over == ["README.md"]
 
 
+def test_the_shards_of_a_store_are_no_source(tmp_path: Path) -> None:
+    made(tmp_path / "shard-000000.tar", lambda tar: add(tar, "a.wav", AUDIO))
+    assert TarArchives().find(tmp_path) is not None
+    (tmp_path / "store.json").write_text("{}")
+    assert TarArchives().find(tmp_path) is None
+
+
 def test_it_agrees_with_the_standard_library(tmp_path: Path) -> None:
     def fill(tar: tarfile.TarFile) -> None:
         for number in range(50):
