@@ -40,8 +40,10 @@ class ForwardFile:
         self._recording = recording
         self._stack = ExitStack()
         self._open()
-        # The bits of an MP3 depend on all that was decoded, and on all seeks, before.
-        self.is_from_front = self.file.format == "MP3" or not self.file.can_seek
+        # The bits of an MP3 depend on all that was decoded, and on all seeks, before. A decoder
+        # that does not say whether it can seek is taken for one that cannot.
+        can_seek = getattr(self.file, "can_seek", False)
+        self.is_from_front = self.file.format == "MP3" or not can_seek
         # An Opus decoder never forgets quite where it began, so each part begins anew.
         self._is_opus = self.file.subtype == "OPUS"
         self._failed_at: int | None = None
@@ -131,9 +133,10 @@ class ForwardFile:
 
     def _skip(self, count: int) -> None:
         """Decode `count` samples, or as many as there are, and drop them."""
+        dtype = np.int16 if self.subtype == "PCM_16" else np.float32
         while count > 0:
             shape = (min(count, BLOCK_SAMPLES), self.channels)
-            length = len(self._decode(np.empty(shape, np.int16)))
+            length = len(self._decode(np.empty(shape, dtype)))
             if length == 0:
                 break
             count -= length
