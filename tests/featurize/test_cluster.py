@@ -1,13 +1,12 @@
 """Array slices and a Dask cluster make the same bytes as local workers, whoever dies."""
 
 import os
-import re
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.cluster import begin_cluster
 from helpers.making import CORPUS, compressed_corpus, make_store
 from helpers.processes import (
     GMMPIPE,
@@ -74,17 +73,6 @@ def test_the_command_without_slices_finishes_what_slices_left(
 def test_a_slice_outside_is_wrong_usage(index: int, tmp_path: Path, invoke) -> None:
     sliced = ("--task_index", index, "--num_tasks", 3)
     invoke("featurize", *OPTIONS, "--output_dir", tmp_path, *sliced, status=2)
-
-
-def begin_cluster(start: Started, num_workers: int) -> tuple[str, list[Process]]:
-    """A Dask cluster: its scheduler's address, and its processes, the scheduler first."""
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", 0, "--no-dashboard"]
-    scheduler = start(dask)
-    at = re.compile(r"Scheduler at:\s+tcp://\S+:(\d+)")
-    wait_until(lambda: at.search(start.output(-1)) is not None, scheduler)
-    address = f"tcp://127.0.0.1:{at.search(start.output(-1))[1]}"
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", 1]
-    return address, [scheduler, *(start([*worker, "--no-nanny"]) for _ in range(num_workers))]
 
 
 def begin_job(start: Started, options: tuple[object, ...], folder: Path, address: str) -> Process:

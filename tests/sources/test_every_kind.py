@@ -2,12 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gmmpipe import FeatureStore
+from helpers.cluster import begin_cluster
 from helpers.kinds import MAKERS
 from helpers.kinds.made import Made
 from helpers.making import make_store
@@ -40,8 +42,16 @@ def test_its_frames_are_those_of_loose_files(made: Made, store: Path, tmp_path: 
         np.testing.assert_allclose(found[key], frames, rtol=0, atol=made.tolerance, err_msg=key)
 
 
-def test_two_workers_and_a_kill_make_the_same_bytes(
-    made: Made, store: Path, tmp_path: Path, start: Started
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Dask scheduler with one worker, which goes from kind to kind."""
+    started = Started(tmp_path_factory.mktemp("cluster"))
+    yield begin_cluster(started, 1)[0]
+    started.end()
+
+
+def test_two_workers_a_kill_a_slice_and_dask_make_the_same_bytes(
+    made: Made, store: Path, tmp_path: Path, start: Started, scheduler: str
 ) -> None:
     folder = tmp_path / "store"
     command = ["featurize", "--data_dir", made.data_dir, "--output_dir", str(folder), *OPTIONS]
@@ -49,5 +59,6 @@ def test_two_workers_and_a_kill_make_the_same_bytes(
     wait_until(lambda: list(folder.glob("shard-*.json")), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    run_gmmpipe(*command, "--num_workers", "2")
+    run_gmmpipe(*command, "--task_index", "1", "--num_tasks", "2", "--num_workers", "1")
+    run_gmmpipe(*command, "--executor", "dask", "--dask_scheduler", scheduler)
     assert file_bytes(folder) == file_bytes(store)
