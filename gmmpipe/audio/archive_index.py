@@ -17,7 +17,7 @@ _Place = tuple[int, ...]
 
 
 class ArchiveIndex:
-    """The places of an archive's files by name, in some 30 bytes a file.
+    """The places of an archive's files by name, in 40 bytes a file.
 
     Args:
         entries: the archive's members; of several with one name, the last one counts.

@@ -4,11 +4,9 @@ Only the bytes of the open file are read: `demuxer_of` says what they are, that 
 and a file that refers to others finds none of them.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from gmmpipe.audio.container_kinds import refuse_cut_off
 from gmmpipe.audio.decoder import BLOCK_SAMPLES, UNKNOWN_LENGTH, ChainedFile, OneWayFile
 from gmmpipe.audio.mp4_tables import refuse_unlikely_tables
-from gmmpipe.audio.spliced import SplicedFile
+from gmmpipe.audio.pyav import open_container, refusing_errors, skip_manual
 from gmmpipe.errors import AudioError
 
 _STATE_LENGTH = frozenset({"mov", "matroska", "asf"})
@@ -120,11 +118,11 @@ class ContainerFile:
         self.close()
         self._at = 0
         self._ahead: deque[NDArray[Any]] = deque()
-        with _refusing_errors():
+        with refusing_errors():
             refuse_cut_off(self.name, self._demuxer)
             if self._demuxer == "mov":
                 refuse_unlikely_tables(self.name)
-            self._container = _open_container(self.name, self._demuxer)
+            self._container = open_container(self.name, self._demuxer)
             streams = self._container.streams
             if not streams.audio:
                 raise AudioError("undecodable", "a container without audio")
@@ -192,8 +190,8 @@ class ContainerFile:
         self._unstated_delay = 0
         is_own_wma = stream.codec.name in ("wmav1", "wmav2") and _is_of_ffmpeg(self._container)
         if is_own_wma:
-            stream.codec_context.flags2 |= _skip_manual()
-        with _refusing_errors():
+            stream.codec_context.flags2 |= skip_manual()
+        with refusing_errors():
             for number, packet in enumerate(self._container.demux(stream)):
                 is_bare = number == 0 and _is_bare(packet)
                 for frame in packet.decode():
@@ -243,60 +241,3 @@ def _wma_delay(frame: Any) -> int:
 
 def _is_of_ffmpeg(container: Any) -> bool:
     return str(container.metadata.get("encoder", "")).startswith("Lavf")
-
-
-def _skip_manual() -> int:
-    from av.codec.context import Flags2
-
-    return int(Flags2.skip_manual)
-
-
-def _open_container(descriptor: int, demuxer: str) -> Any:
-    """An open file as a container of PyAV's."""
-    import av
-
-    # Video is not decoded, not even to find out what it is.
-    options = {"codec_whitelist": _audio_decoders()}
-    return av.open(
-        SplicedFile(descriptor, [(0, os.fstat(descriptor).st_size)]),
-        format=demuxer,
-        container_options=options,
-        metadata_errors="replace",
-        io_open=_refuse_other_files,
-    )
-
-
-@lru_cache(maxsize=1)
-def _audio_decoders() -> str:
-    """The names of FFmpeg's audio decoders."""
-    from av.codec import Codec, codecs_available
-
-    names = []
-    for name in sorted(codecs_available):
-        try:
-            if Codec(name, "r").type == "audio":
-                names.append(name)
-        except ValueError:
-            continue  # it only encodes
-    return ",".join(names)
-
-
-def _refuse_other_files(url: str, flags: int, options: dict[str, str]) -> None:
-    raise AudioError("undecodable", "a container that refers to other files")
-
-
-@contextmanager
-def _refusing_errors() -> Iterator[None]:
-    """What PyAV raises becomes an AudioError."""
-    try:
-        import av
-    except ImportError as error:
-        text = 'a container that PyAV may decode: pip install "gmmpipe[av]"'
-        raise AudioError("undecodable", text) from error
-    # Looked up here: a generator may be closed when the interpreter ends, and modules are empty.
-    errors = (av.FFmpegError, ValueError, OverflowError, MemoryError)
-    try:
-        yield
-    except errors as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise AudioError("undecodable", f"a damaged container: {text[:200]}") from error

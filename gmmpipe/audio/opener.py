@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -134,21 +135,20 @@ def _links(descriptor: int, recording: Recording, file: OneWayFile) -> tuple[Lin
     known = (size, file.format, file.subtype, file.frames)
     if isinstance(recording, bytes):
         return find_links(descriptor, *known)
-    return _links_of_file(recording, _modified(recording, descriptor), *known)
+    opened = _Opened(recording, _modified(recording, descriptor), known, descriptor)
+    return _links_of_opened(opened)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open recording; two of equal size and time are the same, whatever their descriptors."""
+
+    recording: str | Member
+    modified: int
+    known: tuple[int, str, str, int]
+    descriptor: int = field(compare=False)
 
 
 @lru_cache(maxsize=64)  # a long file is asked for each of its segments
-def _links_of_file(
-    recording: str | Member,
-    modified: int,
-    size: int,
-    container: str,
-    subtype: str,
-    num_samples: int,
-) -> tuple[Link, ...]:
-    """`find_links`; the size and time say whether it is still the same."""
-    descriptor = _descriptor_of(recording)
-    try:
-        return find_links(descriptor, size, container, subtype, num_samples)
-    finally:
-        os.close(descriptor)
+def _links_of_opened(opened: _Opened) -> tuple[Link, ...]:
+    return find_links(opened.descriptor, *opened.known)

@@ -14,6 +14,8 @@ from gmmpipe.errors import AudioError
 
 _MOST_DIRECTORY_BYTES = 1 << 28
 """Of a zip's directory, which is read as a whole: of a million members or more."""
+_MOST_STATED_BYTES = 1 << 62
+"""Of a member once it is unpacked: a size of 64 bits would not fit into an index."""
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 0x1
 
@@ -69,7 +71,7 @@ def _file_entry(descriptor: int, info: zipfile.ZipInfo, name: str, size: int) ->
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         detail = f"compressed by method {info.compress_type}, neither stored nor deflated"
         return Entry(name, 0, 0, problem=("undecodable", detail))
-    header = b"" if place < 0 else os.pread(descriptor, _LOCAL_HEADER_BYTES, place)
+    header = os.pread(descriptor, _LOCAL_HEADER_BYTES, place) if 0 <= place < size else b""
     if len(header) < _LOCAL_HEADER_BYTES or header[:4] != b"PK\3\4":
         return Entry(name, 0, 0, problem=("undecodable", "no header where its archive says"))
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
@@ -77,6 +79,9 @@ def _file_entry(descriptor: int, info: zipfile.ZipInfo, name: str, size: int) ->
     if start + stored > size:
         detail = f"the archive ends within its {stored} bytes"
         return Entry(name, 0, 0, problem=("truncated", detail))
+    if info.file_size >= _MOST_STATED_BYTES:
+        detail = f"its archive states {info.file_size} bytes, which it has not"
+        return Entry(name, 0, 0, problem=("undecodable", detail))
     is_stored = info.compress_type == zipfile.ZIP_STORED
     return Entry(name, start, stored, None if is_stored else info.file_size)
 

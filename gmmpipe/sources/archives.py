@@ -1,14 +1,16 @@
-"""What all kinds of archives share: where they lie, and which files are some."""
+"""What all kinds of archives share: where they lie, which files are some, and what is damaged."""
 
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from gmmpipe.audio.tar_headers import DamagedArchiveError
+from gmmpipe.errors import ManifestError
+from gmmpipe.sources.in_folder import manifests_at
 from gmmpipe.sources.kind import Found
-from gmmpipe.sources.manifest import Manifest
 
-_STORE_FILES = frozenset(("store.json", "reopened.json", "plan.npz"))
+_STORE_FILES = ("store.json", "reopened.json", "plan.npz")
 _SHARD = re.compile(r"shard-[0-9]{6,12}\.tar")
 """What a feature store holds, which may lie in the folder of its own audio."""
 
@@ -24,26 +26,20 @@ def find_archives(
         is_archive: whether a file is an archive of the kind.
         ignored: a file that is no part of any source.
     """
-    if path.is_file():
-        return Found([Manifest(path, path.name, kind)]) if is_archive(path) else None
-    if not path.is_dir():
-        return None
-    there = sorted(name for name in os.listdir(path) if name[:1] != ".")
-    is_store = not _STORE_FILES.isdisjoint(there)
-    names = [
-        name
-        for name in there
-        if os.path.isfile(path / name) and not (is_store and _SHARD.fullmatch(name))
-    ]
-    if ignored is not None:
-        names = [name for name in names if not _is_same(path / name, ignored)]
-    read = [name for name in names if is_archive(path / name)]
-    if not read:
-        return None
-    return Found(
-        [Manifest(path / name, name, kind) for name in read], sorted({*names}.difference(read))
-    )
+    is_store = any((path / name).exists() for name in _STORE_FILES)
+
+    def is_audio(file: Path) -> bool:
+        return is_archive(file) and not (is_store and _SHARD.fullmatch(file.name))
+
+    return manifests_at(path, kind, is_audio, ignored)
 
 
-def _is_same(path: Path, ignored: Path) -> bool:
-    return path.name == ignored.name and ignored.exists() and path.samefile(ignored)
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """What is wrong with the archive at `path` becomes a ManifestError that names it."""
+    try:
+        yield
+    except DamagedArchiveError as error:
+        raise ManifestError(f"{path}: damaged: {error}") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error

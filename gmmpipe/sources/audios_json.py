@@ -31,7 +31,7 @@ class AudiosJson:
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`."""
-        return manifests_at(path, self.name, _is_such, _ENDINGS)
+        return manifests_at(path, self.name, _is_such, ignored, _ENDINGS)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`. Line n is of the n-th segment."""
@@ -72,8 +72,6 @@ def _line(value: object) -> bytes:
 
 
 def _is_such(path: Path) -> bool:
-    if not path.name.endswith(_ENDINGS):
-        return False
     try:
         with opened(path) as file:
             stream = JsonStream(path, file, most=_MOST_BEFORE)

@@ -28,7 +28,7 @@ class Fairseq:
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`."""
-        return manifests_at(path, self.name, _is_fairseq, _ENDINGS)
+        return manifests_at(path, self.name, _is_fairseq, ignored, _ENDINGS)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`.

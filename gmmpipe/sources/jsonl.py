@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.errors import AudioError
+from gmmpipe.sources.in_folder import file_names, is_same, refuse_dangling
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import parse_json, path_field_of
-from gmmpipe.sources.manifest import Manifest, clean_line
-from gmmpipe.sources.text_file import opened, raw_lines
+from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.text_file import first_line, raw_lines
 
 log = logging.getLogger(__name__)
-_LONGEST_FIRST_LINE_BYTES = 1 << 20
 _SURE = (".jsonl", ".ndjson")
 """Endings that no other files have."""
 
@@ -32,16 +32,15 @@ class JsonLines:
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`. A folder that holds ``.jsonl`` files is read by those alone."""
         if path.is_file():
-            if _is_same(path, ignored):
+            if is_same(path, ignored):
                 return Found([])
             return Found([_manifest(path)]) if _is_manifest(path) else None
         if not path.is_dir():
             return None
-        with os.scandir(path) as entries:
-            visible = [entry for entry in entries if entry.name[:1] != "."]
-        _refuse_dangling(visible)
-        there = sorted(entry.name for entry in visible if _is_file(entry))
-        names = [name for name in there if not _is_same(path / name, ignored)]
+        visible = (name for name in os.listdir(path) if name[:1] != ".")
+        refuse_dangling(path / name for name in visible if _ending(name) in _SURE)
+        there = file_names(path)
+        names = [name for name in there if not is_same(path / name, ignored)]
         if read := [name for name in names if name.endswith(".jsonl")]:
             _warn_of([n for n in names if _ending(n) in _SURE and not n.endswith(".jsonl")], path)
         else:
@@ -55,20 +54,6 @@ class JsonLines:
         return raw_lines(path)
 
 
-def _refuse_dangling(entries: list[os.DirEntry[str]]) -> None:
-    """Raise ManifestError where a manifest is a link to nothing: its utterances would be lost."""
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        if _ending(entry.name) in _SURE and not os.path.exists(entry.path):
-            raise ManifestError(f"{entry.path}: a link to a file that does not exist")
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads to itself
-        return False
-
-
 def _warn_of(names: list[str], folder: Path) -> None:
     """Warn of files that would be read if they were named, or nothing else were there."""
     if names:
@@ -78,12 +63,6 @@ def _warn_of(names: list[str], folder: Path) -> None:
             folder,
             names[0] + (f" and {len(names) - 1} more" if names[1:] else ""),
         )
-
-
-def _is_same(path: Path, ignored: Path | None) -> bool:
-    if ignored is None or path.name != ignored.name:
-        return False
-    return ignored.exists() and path.samefile(ignored)
 
 
 def _manifest(path: Path) -> Manifest:
@@ -100,13 +79,7 @@ def _is_manifest(path: Path) -> bool:
     ending = _ending(path.name)
     if ending != ".json":  # which other JSON files have, too
         return ending in _SURE
-    with opened(path) as file:
-        for number in range(1_000):
-            raw = file.readline(_LONGEST_FIRST_LINE_BYTES)
-            line = clean_line(raw, first=number == 0)
-            if line or not raw:
-                break
     try:
-        return path_field_of(parse_json(line)) is not None
+        return path_field_of(parse_json(first_line(path))) is not None
     except AudioError:
         return False

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.sources.in_folder import is_same, refuse_dangling
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.lhotse_item import (
     Item,
@@ -23,7 +24,7 @@ from gmmpipe.sources.plain_line import BLANK_LINE
 from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.shar import RecordingTar, opened_tar, recording_tar_beside
 from gmmpipe.sources.supervisions import Supervisions
-from gmmpipe.sources.text_file import raw_lines
+from gmmpipe.sources.text_file import LONGEST_LINE_BYTES, first_line, raw_lines
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 _PLAIN = "plain"
@@ -60,13 +61,14 @@ class Lhotse:
         return Found([self._manifest(path)]) if item in (Item.CUT, Item.RECORDING) else None
 
     def _find_in(self, folder: Path, ignored: Path | None) -> Found | None:
-        names = [each for each in os.listdir(folder) if _is_other(folder / each, ignored)]
+        visible = (name for name in os.listdir(folder) if name[:1] != ".")
+        names = [name for name in visible if not is_same(folder / name, ignored)]
         items = {name: _look(folder / name) for name in sorted(names) if _may_be(folder / name)}
         if (_PLAIN in items.values()) != self._is_mixed:
             return None
         for item in (Item.CUT, Item.RECORDING):
             if read := [folder / name for name in items if items[name] == item]:
-                _refuse_dangling([folder / name for name in names])
+                refuse_dangling(folder / name for name in names if name.endswith(_ENDINGS))
                 used = {*read, *map(_supervisions_beside, read), *map(recording_tar_beside, read)}
                 others = (name for name in names if folder / name not in used)
                 return Found([self._manifest(each) for each in read], sorted(others))
@@ -114,7 +116,7 @@ def _cleaned_lines(path: Path) -> Iterator[bytes]:
 def _look(path: Path) -> str | None:
     """What the first line of a manifest describes; None if that is nothing with audio."""
     try:
-        values = parse_json(next(filter(None, _cleaned_lines(path)), b""))
+        values = parse_json(first_line(path, LONGEST_LINE_BYTES))
     except (AudioError, ManifestError):
         return None
     return item_of(values) or (_PLAIN if path_field_of(values) else None)
@@ -122,22 +124,6 @@ def _look(path: Path) -> str | None:
 
 def _may_be(path: Path) -> bool:
     return path.name.endswith(_ENDINGS) and path.is_file()
-
-
-def _is_other(path: Path, ignored: Path | None) -> bool:
-    """Whether a name in a folder is neither hidden, nor the file that is to be ignored."""
-    if path.name.startswith("."):
-        return False
-    if ignored is None or path.name != ignored.name:
-        return True
-    return not (ignored.exists() and path.samefile(ignored))
-
-
-def _refuse_dangling(paths: list[Path]) -> None:
-    """Raise ManifestError where a manifest is a link to nothing: its utterances would be lost."""
-    for path in sorted(paths):
-        if path.name.endswith(_ENDINGS) and not path.exists():
-            raise ManifestError(f"{path}: a link to a file that does not exist")
 
 
 def _supervisions_beside(path: Path) -> Path | None:

@@ -9,11 +9,12 @@ from typing import Any
 
 from gmmpipe.audio.archive_index import index_of
 from gmmpipe.errors import AudioError
+from gmmpipe.sources.in_folder import file_names, is_same
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import RANGE_FIELD, parse_json, path_field_of
 from gmmpipe.sources.manifest import Manifest, clean_line
 from gmmpipe.sources.plain_line import plain_line
-from gmmpipe.sources.text_file import first_lines, raw_lines
+from gmmpipe.sources.text_file import first_line, raw_lines
 
 _ALL_SHARDS = "tarred_audio_manifest.json"
 """The manifest of all tars; beside it there may be one for each."""
@@ -37,9 +38,7 @@ class NemoTarred:
             return Found([Manifest(path, path.name, self.name)]) if _is_tarred(path) else None
         if not path.is_dir() or not _may_have_tars(path):
             return None
-        names = sorted(name for name in os.listdir(path) if (path / name).is_file())
-        if ignored is not None:
-            names = [name for name in names if path / name != ignored]
+        names = [name for name in file_names(path) if not is_same(path / name, ignored)]
         read = [_ALL_SHARDS] if _ALL_SHARDS in names else names
         read = [name for name in read if _is_tarred(path / name)]
         if not read:
@@ -106,15 +105,8 @@ def _is_tarred(path: Path) -> bool:
     """Whether the first line of a file names a tar that is there."""
     if not path.name.lower().removesuffix(".gz").endswith(_ENDINGS):
         return False
-    for number, raw in enumerate(first_lines(path, 100)):
-        if cleaned := clean_line(raw, first=number == 0):
-            values = _values(cleaned)
-            return values is not None and _has_tar(path.parent, values["shard_id"])
-    return False
-
-
-def _has_tar(folder: Path, shard: int) -> bool:
-    return (folder / _tar_of(folder, shard)).is_file()
+    values = _values(first_line(path))
+    return values is not None and (path.parent / _tar_of(path.parent, values["shard_id"])).is_file()
 
 
 def _may_have_tars(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """``parquet``: Parquet files with a column of audio, as Hugging Face's datasets are stored."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from gmmpipe.sources.line_fields import END_FIELDS, RANGE_FIELD, START_FIELDS
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.sources.member_lines import TIMES_FIELD
 from gmmpipe.sources.plain_line import plain_line
+from gmmpipe.sources.walk import is_folder, sorted_entries
 
 _MOST_LEVELS = 2
 """How far below a folder its files may lie: ``data/train-00000-of-00010.parquet``."""
@@ -63,23 +63,32 @@ class Parquet:
 
 
 def _listed(folders: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """The Parquet files in the folders, other files, and the folders there, each in order."""
+    """The Parquet files in the folders, other files, and the folders there, each in order.
+
+    Raises:
+        ManifestError: there are such files, and one of the folders cannot be read. Where there are
+            none it is of no concern: a disk of archives has a lost+found.
+    """
     names: list[Path] = []
     others: list[Path] = []
     below: list[Path] = []
+    unreadable: ManifestError | None = None
     for folder in folders:
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from error
+            entries = sorted_entries(folder)
+        except ManifestError as error:
+            unreadable = error
+            continue
         for entry in entries:
-            if os.path.isdir(entry.path):
+            if is_folder(entry):
                 if not entry.name.startswith("."):
                     below.append(Path(entry.path))
             elif is_parquet(entry.name) and what_it_is(entry.name) != "hidden":
                 names.append(Path(entry.path))
             else:
                 others.append(Path(entry.path))
+    if names and unreadable:
+        raise unreadable
     return names, others, below
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gmmpipe.audio.plain_bytes import PlainBytes
-from gmmpipe.audio.tar_headers import DamagedArchiveError, Entry, clean_name, tar_entries
-from gmmpipe.errors import ManifestError
+from gmmpipe.audio.tar_headers import Entry, clean_name, tar_entries
+from gmmpipe.sources.archives import naming_damage
 from gmmpipe.sources.line_fields import RANGE_FIELD
 
 _CUTS, _ENDINGS = "cuts", (".jsonl", ".jsonl.gz")
@@ -71,11 +71,6 @@ def opened_tar(path: Path | None) -> Iterator[RecordingTar]:
     if path is None:
         yield RecordingTar("", iter(()))
         return
-    try:
-        with open(path, "rb", buffering=0) as file:
-            content = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
-            yield RecordingTar(path.name, tar_entries(content))
-    except DamagedArchiveError as error:
-        raise ManifestError(f"{path}: damaged: {error}") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    with naming_damage(path), open(path, "rb", buffering=0) as file:
+        content = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
+        yield RecordingTar(path.name, tar_entries(content))

@@ -33,7 +33,7 @@ class Table:
 
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`. Tables of one folder of Common Voice repeat each other: refused."""
-        found = manifests_at(path, self.name, _is_table, (*ENDINGS, *_MLS_NAMES))
+        found = manifests_at(path, self.name, _is_table, ignored, (*ENDINGS, *_MLS_NAMES))
         if found and len(found.manifests) > 1:
             common_voice = [m.name for m in found.manifests if _is_common_voice(m.path)]
             if len(common_voice) > 1:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gmmpipe.audio.gzip_bytes import GZIP_MAGIC
 from gmmpipe.audio.plain_bytes import PlainBytes
-from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
+from gmmpipe.audio.tar_headers import tar_entries
 from gmmpipe.errors import ManifestError
-from gmmpipe.sources.archives import find_archives
+from gmmpipe.sources.archives import find_archives, naming_damage
 from gmmpipe.sources.endings import ending_of
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content
@@ -33,16 +33,11 @@ class TarArchives:
         if not _is_tar(path):
             yield from tarred_lines(path)
             return
-        try:
-            with open(path, "rb", buffering=0) as file:
-                if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-                    raise ManifestError(f"{path}: packed by gzip; let its name end in .tar.gz")
-                archive = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
-                yield from member_lines(path.name, tar_entries(archive, wants_content), passed_over)
-        except DamagedArchiveError as error:
-            raise ManifestError(f"{path}: damaged: {error}") from error
-        except OSError as error:
-            raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+        with naming_damage(path), open(path, "rb", buffering=0) as file:
+            if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+                raise ManifestError(f"{path}: packed by gzip; let its name end in .tar.gz")
+            archive = PlainBytes(file.fileno(), os.fstat(file.fileno()).st_size)
+            yield from member_lines(path.name, tar_entries(archive, wants_content), passed_over)
 
 
 def _is_tar(path: Path) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gmmpipe.audio.gzip_bytes import GzipBytes
-from gmmpipe.audio.tar_headers import DamagedArchiveError, tar_entries
-from gmmpipe.errors import ManifestError
-from gmmpipe.sources.archives import find_archives
+from gmmpipe.audio.tar_headers import tar_entries
+from gmmpipe.sources.archives import find_archives, naming_damage
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content
 from gmmpipe.sources.translations import Translations
@@ -31,12 +30,8 @@ class TarGzArchives:
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`. Line n is of the n-th audio file."""
-        try:
+        with naming_damage(path):
             yield from self._translations.lines(path, passed_over)
-        except DamagedArchiveError as error:
-            raise ManifestError(f"{path}: damaged: {error}") from error
-        except OSError as error:
-            raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _lines(path: Path, passed_over: Counter[str]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gmmpipe.errors import ManifestError
+from gmmpipe.sources.manifest import clean_line
 
 LONGEST_LINE_BYTES = 1 << 26
 """A small compressed file may hold a line that no memory does."""
@@ -53,3 +54,20 @@ def first_lines(path: Path, count: int) -> list[bytes]:
     with opened(path) as file:
         lines = (file.readline(_LONGEST_FIRST_LINE_BYTES) for _ in range(count))
         return [line for line in lines if line]
+
+
+def first_line(path: Path, longest_bytes: int = _LONGEST_FIRST_LINE_BYTES) -> bytes:
+    """The first line that is not blank, cleaned; of a very long one, only its beginning.
+
+    Nothing if there is none among the first 1,000.
+
+    Raises:
+        ManifestError: the file cannot be read, or is damaged.
+    """
+    with opened(path) as file:
+        for number in range(1_000):
+            raw = file.readline(longest_bytes)
+            line = clean_line(raw, first=number == 0)
+            if line or not raw:
+                break
+        return line

@@ -59,7 +59,8 @@ class Translations:
             self._kept[identity] = start, at, counts
 
     def _read(self, start: int, stop: int) -> Iterator[bytes]:
-        with open(self._file.fileno(), "rb", closefd=False) as file:
+        # Opened anew, it has a place of its own: several may be read by turns.
+        with open(f"/proc/self/fd/{self._file.fileno()}", "rb") as file:
             file.seek(start)
             while file.tell() < stop:
                 yield file.readline()

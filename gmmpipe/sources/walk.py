@@ -36,9 +36,9 @@ def _below(
     """The audio files in the folder `top`/`prefix`, to which `way` leads."""
     if len(way) > _MOST_LEVELS:
         raise ManifestError(f"{top / prefix}: more than {_MOST_LEVELS} folders deep")
-    for entry in _entries(os.path.join(top, prefix)):
+    for entry in sorted_entries(os.path.join(top, prefix)):
         name = prefix + entry.name
-        if not _is_folder(entry):
+        if not is_folder(entry):
             if not entry.name.startswith(".") and is_audio_name(entry.name):
                 yield name
             else:
@@ -53,7 +53,12 @@ def _below(
             yield from _below(top, f"{name}/", [*way, place], passed_over)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def sorted_entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, in the order of the names.
+
+    Raises:
+        ManifestError: the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -61,7 +66,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         raise ManifestError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself

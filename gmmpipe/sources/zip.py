@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmmpipe.audio.tar_headers import DamagedArchiveError
 from gmmpipe.audio.zip_directory import zip_entries
-from gmmpipe.errors import ManifestError
-from gmmpipe.sources.archives import find_archives
+from gmmpipe.sources.archives import find_archives, naming_damage
 from gmmpipe.sources.endings import ending_of
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.member_lines import member_lines, wants_content
@@ -27,13 +25,8 @@ class ZipArchives:
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`. Line n is of the n-th audio file of the archive's directory."""
-        try:
-            with open(path, "rb") as file:
-                yield from member_lines(path.name, zip_entries(file, wants_content), passed_over)
-        except DamagedArchiveError as error:
-            raise ManifestError(f"{path}: damaged: {error}") from error
-        except OSError as error:
-            raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+        with naming_damage(path), open(path, "rb") as file:
+            yield from member_lines(path.name, zip_entries(file, wants_content), passed_over)
 
 
 def _is_zip(path: Path) -> bool:

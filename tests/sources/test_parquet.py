@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from gmmpipe import FeatureStore
 from gmmpipe.audio.member import Member
@@ -271,3 +272,23 @@ def test_its_rows_can_be_written_as_a_manifest(tmp_path: Path) -> None:
     for one, other in zip(direct.utterances(), written.utterances(), strict=True):
         assert one.key == other.key
         assert one.features.equal(other.features)
+
+
+def test_rows_of_mp3_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, rate = soundfile.read(corpus_lines()[0]["wav_path"])
+    soundfile.write(tmp_path / "a.mp3", samples, rate)
+    content = (tmp_path / "a.mp3").read_bytes()
+    rows = [{"audio": {"bytes": content, "path": "a.mp3"}, "id": f"{n}"} for n in range(8)]
+    path = write_parquet(tmp_path / "a.parquet", rows)
+    begun = []
+    batches = AudioParquet.batches
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        begun.append(arguments)
+        return batches(*arguments, **named)
+
+    monkeypatch.setattr(AudioParquet, "batches", counted)
+    for number in range(8):
+        with open_audio(Member(str(path), str(number))) as file:
+            assert file.format == "MP3"
+    assert len(begun) == 1  # one row group, from front to end

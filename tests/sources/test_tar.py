@@ -295,3 +295,19 @@ def test_manifests_come_before_archives_beside_them(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"path": "x.tar#a.flac"}\n')
     assert [m.name for m in find_manifests(str(tmp_path))] == ["m.jsonl"]
     assert [m.name for m in find_manifests(str(tmp_path), "tar")] == ["x.tar"]
+
+
+def test_a_folder_that_cannot_be_read_beside_tars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "a.tar", lambda archive: None)
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def refusing(folder: Any) -> Any:  # as to anyone but root, who may run the tests
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert [each.kind for each in find_manifests(str(tmp_path))] == ["tar"]

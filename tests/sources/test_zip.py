@@ -147,3 +147,24 @@ def test_any_bytes_end_in_a_clear_error(tmp_path: Path) -> None:
                     content_of(path, line)
             except (AudioError, ManifestError):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("field", "detail"), [(24, f"states {2**64 - 1} bytes"), (42, "no header where")]
+)
+def test_numbers_beyond_all_files_are_rejects(tmp_path: Path, field: int, detail: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.wav", bytes(1000))
+    content = path.read_bytes()
+    directory, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    zip64 = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    entry, tail = bytearray(content[directory:end] + zip64), bytearray(content[end:])
+    struct.pack_into("<I", entry, field, 0xFFFFFFFF)
+    struct.pack_into("<H", entry, 30, len(zip64))
+    struct.pack_into("<I", tail, 12, len(entry))
+    path.write_bytes(content[:directory] + entry + tail)
+    (line,), _ = lines_of(path)
+    with pytest.raises(AudioError, match=detail) as caught:
+        content_of(path, line)
+    assert caught.value.reason == "undecodable"
