@@ -184,7 +184,7 @@ def _describe(folder: FeatureFolder, plan: Plan, tried_here: bool, reject: Rejec
     Another run may have tried another path, so only what this run tried is named.
     """
     manifest = plan.index.manifest(folder.manifests, reject.ordinal)
-    start = (folder.options.base_path or manifest.audio_folder).absolute()
+    start = manifest.start_of(reject.path, folder.options.base_path).absolute()
     tried = ""
     if tried_here and reject.path:
         tried = f"; tried {os.path.join(start, reject.path)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gmmpipe.sources.kind import Found, Specificity
-from gmmpipe.sources.manifest import Manifest
+from gmmpipe.sources.manifest import folder_manifest
 from gmmpipe.sources.plain_line import plain_line
 from gmmpipe.sources.walk import audio_files
 
@@ -23,7 +23,7 @@ class AudioFolder:
         """See `SourceKind`. The walk ends at the first audio file."""
         if not path.is_dir() or next(audio_files(path, Counter()), None) is None:
             return None
-        return Found([Manifest(path, path.name, self.name, is_folder=True)])
+        return Found([folder_manifest(path, self.name)])
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`. Line n is of the n-th file; its id is its path without the ending."""

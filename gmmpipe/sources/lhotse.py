@@ -75,7 +75,8 @@ class Lhotse:
         return None
 
     def _manifest(self, path: Path) -> Manifest:
-        return Manifest(path, path.name, self.name)
+        is_shar = recording_tar_beside(path) is not None
+        return Manifest(path, path.name, self.name, has_found_paths=is_shar)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`."""

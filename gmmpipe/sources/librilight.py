@@ -10,7 +10,7 @@ from typing import Any
 from gmmpipe.errors import AudioError, ManifestError
 from gmmpipe.sources.kind import Found, Specificity
 from gmmpipe.sources.line_fields import parse_json
-from gmmpipe.sources.manifest import Manifest, clean_line
+from gmmpipe.sources.manifest import clean_line, folder_manifest
 from gmmpipe.sources.plain_line import plain_line
 from gmmpipe.sources.refusal import refused_line
 from gmmpipe.sources.walk import audio_files
@@ -50,7 +50,7 @@ class LibriLight:
             names = [name for name in names if "/" in name]
         if not any(_SPANS in _described(path, name) for name in names):
             return None
-        return Found([Manifest(path, path.name, self.name, is_folder=True)])
+        return Found([folder_manifest(path, self.name)])
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`. Line n is of the n-th span in all files.

@@ -35,7 +35,7 @@ class NemoTarred:
     def find(self, path: Path, ignored: Path | None = None) -> Found | None:
         """See `SourceKind`."""
         if path.is_file():
-            return Found([Manifest(path, path.name, self.name)]) if _is_tarred(path) else None
+            return Found([_manifest(path)]) if _is_tarred(path) else None
         if not path.is_dir() or not _may_have_tars(path):
             return None
         names = [name for name in file_names(path) if not is_same(path / name, ignored)]
@@ -44,11 +44,15 @@ class NemoTarred:
         if not read:
             return None
         others = [name for name in names if name not in read and not _TAR.fullmatch(name)]
-        return Found([Manifest(path / name, name, self.name) for name in read], others)
+        return Found([_manifest(path / name) for name in read], others)
 
     def translate(self, path: Path, passed_over: Counter[str]) -> Iterator[bytes]:
         """See `SourceKind`."""
         return tarred_lines(path)
+
+
+def _manifest(path: Path) -> Manifest:
+    return Manifest(path, path.name, NemoTarred.name, has_found_paths=True)
 
 
 def tarred_lines(path: Path) -> Iterator[bytes]:

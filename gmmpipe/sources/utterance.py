@@ -151,9 +151,9 @@ def make_key(identifier: str | None, wav_path: str, ordinal: int) -> str:
 
 
 def audio_path(wav_path: str, line: ManifestLine, base_path: Path | None) -> str:
-    """Where a manifest's audio path points: relative ones at `base_path` or the manifest's."""
+    """Where a manifest's audio path points, with the ``--base_path`` that is given."""
     # Not by pathlib, which takes longer over it than the system over opening the file.
-    return os.path.join(base_path or line.manifest.audio_folder, wav_path)
+    return os.path.join(line.manifest.start_of(wav_path, base_path), wav_path)
 
 
 def recording_of(utterance: Utterance, line: ManifestLine, base_path: Path | None) -> str | Member:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from gmmpipe import FeatureStore
+from gmmpipe.sources.find import find_sources
+from gmmpipe.sources.survey import survey
 from helpers.cluster import begin_cluster
 from helpers.kinds import MAKERS
 from helpers.kinds.made import Made
@@ -62,3 +64,12 @@ def test_two_workers_a_kill_a_slice_and_dask_make_the_same_bytes(
     run_gmmpipe(*command, "--task_index", "1", "--num_tasks", "2", "--num_workers", "1")
     run_gmmpipe(*command, "--executor", "dask", "--dask_scheduler", scheduler)
     assert file_bytes(folder) == file_bytes(store)
+
+
+def test_a_base_path_moves_no_file_that_is_found(made: Made, tmp_path: Path) -> None:
+    (source,) = find_sources(made.data_dir)
+    here, there = (survey([source], base)[0].first for base in (None, tmp_path))
+    assert len(there) == 3
+    is_member = "#" in here[0]["path"]
+    if is_member or source.manifests[0].kind in ("folder", "librilight"):
+        assert there == here
