@@ -50,11 +50,12 @@ def main() -> None:
     }
     try:
         import lhotse  # noqa: F401
+        import lilcom  # noqa: F401
 
         rivals["lhotse"] = Rival(run_lhotse, 1)
         rivals[f"lhotse, {threads} threads"] = Rival(run_lhotse, threads)
     except ImportError:
-        print("lhotse is not installed (pip install lhotse lilcom): left out", file=sys.stderr)
+        print("lhotse is left out: pip install lhotse lilcom", file=sys.stderr)
     print(f"CPU seconds an hour of audio, median of {options.runs} runs, and gmmpipe's share of it")
     print(f"{'corpus':12} {'hours':>6}" + "".join(f" {name:>18}" for name in rivals))
     with tempfile.TemporaryDirectory() as folder:
