@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import lhotse
 import numpy as np
 import pytest
 import soundfile
@@ -21,8 +22,6 @@ from helpers.kinds.lhotse_manifests import recordings_of, supervisions_of
 from helpers.kinds.made import corpus_lines
 from helpers.making import make_store, read_speech
 from helpers.results import read_json_lines
-
-lhotse = pytest.importorskip("lhotse")
 
 
 @pytest.fixture(scope="module")
