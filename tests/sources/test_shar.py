@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import lhotse
 import numpy as np
 import pytest
 import soundfile
@@ -17,8 +18,6 @@ from helpers.kinds.lhotse_manifests import cuts_of
 from helpers.kinds.made import corpus_lines
 from helpers.making import make_store, read_speech
 from helpers.results import read_json_lines
-
-lhotse = pytest.importorskip("lhotse")
 
 
 def written(folder: Path, cuts: Any, audio_format: str = "flac", **options: Any) -> Path:
