@@ -18,7 +18,11 @@ _kept = threading.local()
 
 def load_by_key(task: ShardTask, rejected: Rejects) -> Iterator[tuple[Planned, Waveform]]:
     """The utterances with audio, sorted by key, each opened by itself; the others are rejected."""
-    utterances = planned_utterances(task, rejected)
+    utterances = [
+        planned
+        for planned in planned_utterances(task, rejected)
+        if not rejected.add_if_repeat(planned)
+    ]
     for planned in sorted(utterances, key=lambda planned: planned.utterance.key):
         try:
             waveform = load_waveform(
@@ -43,7 +47,12 @@ def load_by_recording(task: ShardTask, rejected: Rejects) -> Iterator[tuple[Plan
     by_recording: dict[Recording, list[Planned]] = {}
     for planned in planned_utterances(task, rejected):
         by_recording.setdefault(planned.recording, []).append(planned)
-    for audio, group in by_recording.items():
+    for audio, planned_here in by_recording.items():
+        # Only now: how long a repeat is may be read from its header, and an archive that can only
+        # be read forward stands at it.
+        group = [planned for planned in planned_here if not rejected.add_if_repeat(planned)]
+        if not group:
+            continue
         try:
             recording = _open(audio)
         except AudioError as error:

@@ -51,13 +51,23 @@ class Rejects:
         self.seconds += seconds
         self.add_line(item, utterance.wav_path, error)
 
+    def add_if_repeat(self, planned: Planned) -> bool:
+        """Reject an utterance whose key an earlier line has; returns whether it is one."""
+        if planned.item.duplicate:
+            detail = f"an earlier line has the key {planned.utterance.key}"
+            self.add(planned, AudioError("duplicate_id", detail))
+        return planned.item.duplicate
+
     def in_order(self) -> list[Reject]:
         """The rejects in the order of their lines."""
         return sorted(self._rejects, key=lambda reject: reject.ordinal)
 
 
 def planned_utterances(task: ShardTask, rejected: Rejects) -> Iterator[Planned]:
-    """The utterances that the task's lines name; the other lines are rejected."""
+    """The utterances that the task's lines name, those that repeat a key too.
+
+    Lines that name none are rejected. No audio is opened.
+    """
     with OpenManifests() as files:
         for item in task.items:
             line = item.line
@@ -68,10 +78,6 @@ def planned_utterances(task: ShardTask, rejected: Rejects) -> Iterator[Planned]:
                 rejected.add_line(item, parsed.path, error)
                 continue
             recording = recording_of(utterance, line, task.base_path)
-            if item.duplicate:
-                repeat = AudioError("duplicate_id", f"an earlier line has the key {utterance.key}")
-                rejected.add(Planned(utterance, item, recording), repeat)
-                continue
-            if item.num_windows > 1:
+            if item.num_windows > 1 and not item.duplicate:
                 utterance = replace(utterance, key=window_key(utterance.key, item.window))
             yield Planned(utterance, item, recording)
