@@ -46,17 +46,25 @@ class Translations:
         self._file = self._file or TemporaryFile()
         counts = Counter[str]()
         start = at = os.fstat(self._file.fileno()).st_size
+        is_kept = True
         self._is_writing = True
         try:
             for raw in self._translate(path, counts):
-                if at < _MOST_BYTES:
-                    at += os.pwrite(self._file.fileno(), raw, at)
+                is_kept = is_kept and at < _MOST_BYTES and self._keep(raw, at)
+                at += len(raw)
                 yield raw
         finally:
             self._is_writing = False
         passed_over.update(counts)
-        if at < _MOST_BYTES:
+        if is_kept:
             self._kept[identity] = start, at, counts
+
+    def _keep(self, raw: bytes, at: int) -> bool:
+        """Write a line at a place; returns whether there was room for all of it."""
+        try:
+            return os.pwrite(self._file.fileno(), raw, at) == len(raw)
+        except OSError:  # a full disk: the archive is then read once more
+            return False
 
     def _read(self, start: int, stop: int) -> Iterator[bytes]:
         # Opened anew, it has a place of its own: several may be read by turns.
