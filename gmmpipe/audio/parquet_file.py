@@ -80,6 +80,12 @@ class AudioParquet:
             descriptor = self._raw.fileno()
             return max(largest_page_bytes(descriptor, chunks[name]) for name in columns)
 
+    def place(self, group: int) -> tuple[int, int]:
+        """Where the audio of a row group begins in the file, and how many bytes it takes there."""
+        with refusing_errors():
+            chunk = self._groups[group].chunks[f"{self.column}.bytes"]
+            return chunk.start, chunk.stop - chunk.start
+
     def has_no_bytes(self, group: int) -> bool:
         """Whether the file says that no row of a row group has bytes of audio."""
         with refusing_errors():

@@ -113,7 +113,8 @@ def _lines(parquet: AudioParquet, path: Path, passed_over: Counter[str]) -> Iter
             if is_elsewhere:
                 yield plain_line({**values, "wav_path": inner})
             else:
-                place = {"wav_path": f"{path.name}#{row}"}
+                # The range is that of the row group: other audio, another digest of the lines.
+                place = {"wav_path": f"{path.name}#{row}", RANGE_FIELD: parquet.place(group)}
                 yield plain_line({"audio_path": inner, **_own_fields(values), **place})
             row += 1
         if row != stop:

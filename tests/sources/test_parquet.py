@@ -60,6 +60,9 @@ def test_plain_columns_are_carried_and_others_passed_over(tmp_path: Path) -> Non
     path = write_parquet(tmp_path / "a.parquet", [row, {**row, "id": "b", "accent": "gb"}])
     lines, passed_over = translated(path)
     first = {"audio_path": row["audio"]["path"], "wav_path": "a.parquet#0", "id": "a"}
+    start, count = lines[0].pop("archive_range")
+    assert lines[1].pop("archive_range") == [start, count]
+    assert row["audio"]["bytes"][:4] in path.read_bytes()[start : start + count]
     assert lines[0] == {**first, "text": "café", "age": 7, "is_native": True}
     assert lines[1]["accent"] == "gb"
     assert passed_over == {"column words": 1}
@@ -106,6 +109,15 @@ def test_translation_reads_no_bytes_of_audio(tmp_path: Path) -> None:
     path.write_bytes(content)
     assert translated(path)[0] == before
     assert len(before) == 40
+
+
+def test_audio_of_another_size_gives_other_lines(tmp_path: Path) -> None:
+    rows = [{**cell, "id": str(n)} for n, cell in enumerate(cells(4))]
+    before, _ = translated(write_parquet(tmp_path / "a.parquet", rows))
+    rows[2]["audio"]["bytes"] += b"more"
+    after, _ = translated(write_parquet(tmp_path / "a.parquet", rows))
+    assert [line["id"] for line in after] == [line["id"] for line in before]
+    assert after != before
 
 
 @pytest.mark.parametrize(
