@@ -1,15 +1,18 @@
 """A word where ``--shuffle_by recordings`` would take much less time."""
 
 import logging
+import re
 
 from gmmpipe.errors import AudioError
 from gmmpipe.featurization.plan import PlanItem, ShardTask
 from gmmpipe.sources.lines import OpenManifests
+from gmmpipe.sources.registry import is_streamed
 from gmmpipe.sources.utterance import ParsedLine, Utterance
 
 log = logging.getLogger(__name__)
 
 _MOST_ITEMS = 256
+_TAR_GZ_MEMBER = re.compile(r"\.(tar\.gz|tgz)#.", re.IGNORECASE)
 _ENDINGS = (".mp3", ".mp2", ".mpga")
 _SEEK_COST = 66e-6
 """CPU seconds that a seek in an MP3 takes for each second before the place: 0.24 s an hour."""
@@ -18,7 +21,7 @@ _WORK_COST = 2e-3
 
 
 def warn_of_slow_segments(task: ShardTask) -> None:
-    """Warn where seeks in MP3s are likely to take longer than all else does.
+    """Warn of members of a tar.gz in a manifest, and where seeks in MP3s take longer than all else.
 
     Lines of one shard are looked at, which is a random sample where utterances are shuffled. No
     audio is opened.
@@ -35,6 +38,13 @@ def warn_of_slow_segments(task: ShardTask) -> None:
                 utterance = ParsedLine(raw).utterance(item.line.ordinal)
             except AudioError:
                 continue
+            if _TAR_GZ_MEMBER.search(utterance.wav_path) and not is_streamed(item.line.manifest):
+                log.warning(
+                    "warning: %s names members of a tar.gz, which is read anew for every shard; "
+                    "--shuffle_by recordings reads it once",
+                    item.line.manifest.path,
+                )
+                return
             longest = task.options.max_seconds
             length += min(utterance.duration_seconds or longest, longest)
             if start := _start_in_mp3(utterance, item, longest):

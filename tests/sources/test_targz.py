@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -16,13 +17,17 @@ from gmmpipe.audio import streamed
 from gmmpipe.audio.gzip_bytes import GzipBytes
 from gmmpipe.audio.member import Member, open_member
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.featurization.options import FeaturizeOptions
+from gmmpipe.featurization.slow_segments import warn_of_slow_segments
 from gmmpipe.sources import targz
 from gmmpipe.sources.find import find_sources
 from gmmpipe.sources.registry import kind_named
 from gmmpipe.sources.targz import TarGzArchives
 from helpers.kinds.archives import add
 from helpers.kinds.made import corpus_lines
-from helpers.making import make_store
+from helpers.making import make_store, save_plan
+from helpers.processes import run
+from helpers.results import read_json_lines
 
 AUDIO = Path(corpus_lines(1)[0]["wav_path"]).read_bytes()
 
@@ -183,3 +188,43 @@ def test_a_store_takes_a_pass_an_archive(
     passes_of_splitting = 2 if options else 0
     assert len(passes) == 2 + passes_of_splitting
     assert FeatureStore.open(store).num_frames > 0
+
+
+def test_repeated_ids_take_no_pass_of_their_own(tmp_path: Path, passes: list[str]) -> None:
+    path = tmp_path / "a.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for number, line in enumerate(corpus_lines()):
+            audio = Path(line["wav_path"])
+            add(tar, f"{number:02d}{audio.suffix}", audio.read_bytes())
+            add(tar, f"{number:02d}.json", json.dumps({"id": f"id-{number // 2}"}).encode())
+    store = make_store(path, tmp_path / "s", utterances_per_shard=4)
+    assert passes == [str(path)]
+    reasons = [reject["reason"] for reject in read_json_lines(store / "rejects.jsonl")]
+    assert reasons == ["duplicate_id"] * 6
+
+
+def test_lines_that_find_no_room_are_made_again(tmp_path: Path) -> None:
+    path, _ = made(tmp_path / "a.tgz", 40)
+    program = (
+        "import resource, sys, pathlib, collections\n"
+        "from gmmpipe.sources.targz import TarGzArchives\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "kind, path = TarGzArchives(), pathlib.Path(sys.argv[1])\n"
+        "first, again = (list(kind.translate(path, collections.Counter())) for _ in range(2))\n"
+        "assert first == again and len(first) == 40, (len(first), len(again))\n"
+    )
+    run([sys.executable, "-c", program, str(path)])
+
+
+def test_a_manifest_of_its_members_gets_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made(tmp_path / "a.tgz", 3)
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"path": "a.tgz#d/1.wav"}\n{"path": "a.tgz#d/2.wav"}\n')
+    for shuffle_by, warns in (("auto", True), ("recordings", False)):
+        caplog.clear()
+        folder = tmp_path / shuffle_by
+        options = FeaturizeOptions(data_dir=str(manifest), output_dir=folder, shuffle_by=shuffle_by)
+        warn_of_slow_segments(save_plan(options).task(0, folder, None))
+        assert any("m.jsonl names members of a tar.gz" in m for m in caplog.messages) == warns
