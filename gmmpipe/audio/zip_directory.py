@@ -57,6 +57,7 @@ def _infos(file: BinaryIO) -> list[zipfile.ZipInfo]:
             raise DamagedArchiveError(f"a directory of {end[5]} bytes")
         with zipfile.ZipFile(file) as archive:
             return archive.infolist()
+    # NotImplementedError is zipfile's word for an archive that needs a later version of zip.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise DamagedArchiveError(str(error)) from error
     except (IndexError, OverflowError, struct.error) as error:

@@ -1,12 +1,13 @@
 """What ``--data_dir`` names: sources, their kinds, and their manifests in order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from gmmpipe.errors import ManifestError
 from gmmpipe.sources import registry
-from gmmpipe.sources.kind import Found
+from gmmpipe.sources.kind import Found, SourceKind
 from gmmpipe.sources.manifest import Manifest
 from gmmpipe.sources.patterns import named_paths
 
@@ -82,7 +83,7 @@ def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
             empty = found  # all that is there is ignored, unless another kind has more
     if empty:
         return empty
-    known = "; ".join(dict.fromkeys(f"{kind.name} ({kind.looks_like})" for kind in asked))
+    known = _known(path, asked)
     if source_kind != registry.AUTO:
         raise ManifestError(f"{name}: no {source_kind} source: {known}")
     if path.is_dir():
@@ -90,3 +91,12 @@ def _look(name: Path, source_kind: str, ignored: Path | None) -> Found:
             f"{name}: no *.jsonl manifest in this folder, nor another source: {known}"
         )
     raise ManifestError(f"{name}: neither a folder nor a .jsonl file, nor another source: {known}")
+
+
+def _known(path: Path, asked: Sequence[SourceKind]) -> str:
+    """What sources look like, of the kinds that know the ending of `path`; else of which kinds."""
+    alike = [kind for kind in asked if path.suffix and path.suffix.lower() in kind.looks_like]
+    if alike or len({kind.name for kind in asked}) == 1:
+        each = (f"{kind.name} ({kind.looks_like})" for kind in alike or asked)
+        return "; ".join(dict.fromkeys(each))
+    return ", ".join(dict.fromkeys(kind.name for kind in asked))
