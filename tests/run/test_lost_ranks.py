@@ -158,10 +158,14 @@ def test_a_rank_that_does_not_answer_is_named_and_the_last_whole_step_kept(
         assert status == 1
         assert f"error: rank {stopped} is gone" in printed[-1]
         assert "--resume auto goes on from" in printed[-1]
-    (kept,) = set(out.glob("gmm_ckpt_*-s*.pt"))
-    step = torch.load(kept, weights_only=True)["resume"]["step"]
+    kept = set(out.glob("gmm_ckpt_*-s*.pt"))
+    steps = {torch.load(path, weights_only=True)["resume"]["step"] for path in kept}
+    assert {path.name for path in kept} == {f"gmm_ckpt_0.004M-s{step}.pt" for step in steps}
+    step = max(steps)
     assert step > 0
-    assert kept.name == f"gmm_ckpt_0.004M-s{step}.pt"
+    # Of two ranks that are left, one may have had the sums of one step more than the other.
+    assert len(kept) in range(1, size)
+    assert steps <= {step - 1, step}
 
     there = inodes(out)
     ranks[stopped].send_signal(signal.SIGCONT)
