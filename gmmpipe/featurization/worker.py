@@ -172,8 +172,10 @@ def _metadata(
         "sample_rate": features.sample_rate,
         "offset": waveform.start_seconds,
     }
-    for name in ("resampler", "audio_scale"):
+    for name in ("ordinal", "resampler", "audio_scale"):
         metadata.pop(name, None)  # a manifest's field of this name would pass for the store's
+    if line.ordinal != line.number:  # several manifests: where the line stands among all of theirs
+        metadata["ordinal"] = line.ordinal
     if waveform.resampler == "soxr":
         metadata["resampler"] = waveform.resampler
     return metadata

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from gmmpipe import FeatureConfig
+from gmmpipe import FeatureConfig, FeatureStore
 from gmmpipe.errors import ManifestError, OptionError, StoreError
 from gmmpipe.featurization.job import featurize
 from gmmpipe.featurization.options import FeaturizeOptions
@@ -225,3 +225,18 @@ def test_an_input_folder_that_is_read_only_is_not_written_to(tmp_path: Path) -> 
     make_store(data, tmp_path / "out")
     assert (times(data), data.stat().st_mtime_ns) == before  # holds for root too
     data.chmod(0o755)
+
+
+def test_samples_tell_where_their_lines_stand_among_those_of_all_manifests(tmp_path: Path) -> None:
+    manifests = [tmp_path / "b.jsonl", tmp_path / "a.jsonl"]
+    texts = (CORPUS / "manifest.jsonl").read_text().splitlines(keepends=True)
+    manifests[0].write_text("".join(texts[:3]))
+    manifests[1].write_text("\n" + "".join(texts[3:5]))  # a blank line counts
+    data_dir = ",".join(map(str, manifests))
+    store = FeatureStore.open(make_store(data_dir, tmp_path / "store", base_path=CORPUS))
+    found = {(u.metadata["manifest"], u.metadata["line"]): u.metadata for u in store.utterances()}
+    ordinals = {place: metadata.get("ordinal") for place, metadata in found.items()}
+    assert ordinals == {
+        **{("b.jsonl", number): None for number in (1, 2, 3)},
+        **{("a.jsonl", number): 3 + number for number in (2, 3)},
+    }
