@@ -1,4 +1,4 @@
-"""gmmpipe: log-mel features once, a Gaussian mixture on them, and the same shards for a JEPA.
+"""gmmpipe: features of speech once, a Gaussian mixture on them, and the same shards for a JEPA.
 
 The public names are imported on first use, so that ``import gmmpipe`` and ``gmmpipe --help`` stay
 free of torch.
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gmmpipe.commands import evaluate, featurize, fit, label
     from gmmpipe.features.log_mel import LogMel
     from gmmpipe.features.log_mel_spec import FeatureConfig, LogMelSpec
+    from gmmpipe.features.mfcc import Mfcc
+    from gmmpipe.features.mfcc_spec import MfccSpec
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -53,6 +55,8 @@ __all__ = [
     "LogMel",
     "LogMelSpec",
     "ManifestError",
+    "Mfcc",
+    "MfccSpec",
     "NoAnswerError",
     "OptionError",
     "RankError",
@@ -72,6 +76,8 @@ _HOMES = {
     "gmmpipe.commands": ["evaluate", "featurize", "fit", "label"],
     "gmmpipe.features.log_mel": ["LogMel"],
     "gmmpipe.features.log_mel_spec": ["FeatureConfig", "LogMelSpec"],
+    "gmmpipe.features.mfcc": ["Mfcc"],
+    "gmmpipe.features.mfcc_spec": ["MfccSpec"],
     "gmmpipe.featurization.options": ["FeaturizeOptions"],
     "gmmpipe.fitting.options": ["FitOptions"],
     "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],

@@ -33,7 +33,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="gmmpipe")
 def cli() -> None:
-    """Log-mel features of speech once, a Gaussian mixture on them, and the same shards for a JEPA.
+    """Features of speech once, a Gaussian mixture on them, and the same shards for a JEPA.
 
     Options are accepted with underscores and with dashes.
     """

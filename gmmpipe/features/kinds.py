@@ -9,10 +9,12 @@ from typing import Any
 from gmmpipe.errors import StoreError
 from gmmpipe.features.external import ExternalSpec
 from gmmpipe.features.log_mel_spec import LogMelSpec
+from gmmpipe.features.mfcc_spec import MfccSpec
 from gmmpipe.features.spec import ComputedSpec, FrameSpec
 
 KINDS: list[type[FrameSpec]] = [
     LogMelSpec,
+    MfccSpec,
     ExternalSpec,
 ]
 
