@@ -11,6 +11,7 @@ from gmmpipe.mixture.floors import VarFloor, at_least
 from gmmpipe.mixture.lloyd import MiniBatchLloyd, unit_parameters
 from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.split_merge import split_and_merge
 from gmmpipe.randomness import permutation, uniforms
 
 INITS = ("kmeans", "kmeans++", "random")
@@ -18,6 +19,9 @@ PLUS_PLUS_FRAMES = 32_768
 LLOYD_PASSES = 2
 FRAMES_PER_COMPONENT = 32
 """Frames for each component that k-means++ draws from, at least."""
+
+MIN_SPLIT_DIM = 256
+"""From so many dimensions on, k-means++ misses clusters: more than log-mels have, or MFCCs."""
 
 MIN_STEP_FRAMES = 1_024
 """Frames of a step of a pass, at least, however few components there are."""
@@ -106,7 +110,10 @@ def _first_centers(centred: Tensor, num_components: int, seed: int, init: str) -
     enough = max(PLUS_PLUS_FRAMES, FRAMES_PER_COMPONENT * num_components)
     chosen = torch.from_numpy(part[:enough])
     frames = centred.index_select(0, chosen.to(centred.device))
-    return k_means_plus_plus(frames, num_components, seed)
+    centers = k_means_plus_plus(frames, num_components, seed)
+    if init == "kmeans" and frames.shape[1] >= MIN_SPLIT_DIM:
+        centers = split_and_merge(frames, centers, seed)
+    return centers
 
 
 def _climb(
