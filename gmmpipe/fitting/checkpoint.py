@@ -15,12 +15,12 @@ from gmmpipe.errors import CheckpointError
 from gmmpipe.features.spec import FrameSpec
 from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
-from gmmpipe.fitting.update_metrics import EVAL_COLUMN, METRIC_COLUMNS, without_eval
+from gmmpipe.fitting.update_metrics import metric_columns, without_eval
 from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_content, on_device
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import read_model
 from gmmpipe.mixture.optimizer import Optimizer, StepConstants
-from gmmpipe.mixture.optimizers import OPTIMIZERS
+from gmmpipe.mixture.optimizers import optimizer_of
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position, RunFiles
@@ -38,6 +38,7 @@ class FitState:
         optimizer: with its moments.
         center: [D], what the statistics are centred by.
         var_floor: the least variance that is allowed, a number or float64 [D].
+        model: ``diag`` or ``kmeans``.
         frames: frames of finished updates.
         updates: finished updates.
         step: finished steps of the update that is under way.
@@ -52,6 +53,7 @@ class FitState:
     optimizer: Optimizer
     center: Tensor
     var_floor: VarFloor
+    model: str = "diag"
     frames: int = 0
     updates: int = 0
     step: int = 0
@@ -95,7 +97,7 @@ class FitState:
         """Let further rows be evaluated on `stores` (digests), and none speak of others."""
         if self.eval_stores not in ([], stores):
             log.warning("warning: --eval_data_dir holds other frames now; eval_nll starts afresh")
-            self.metrics = [without_eval(row) for row in self.metrics]
+            self.metrics = [without_eval(row, self.model) for row in self.metrics]
         self.eval_stores = stores
 
     def to_dict(self, identity: dict[str, Any], features: FrameSpec) -> dict[str, Any]:
@@ -133,7 +135,7 @@ class FitState:
         var_floor = floor_from_content(content)
         if var_floor is None:
             raise ValueError("it has no var_floor")
-        optimizer = OPTIMIZERS[identity["optimizer"]]
+        optimizer = optimizer_of(identity["model"], identity["optimizer"])
         constants = StepConstants(
             center=resume["center"].to(device),
             frames=identity["sgd_batch_size"],
@@ -149,6 +151,7 @@ class FitState:
             optimizer=optimizer.from_state(resume["optimizer"], constants),
             center=constants.center,
             var_floor=on_device(var_floor, device),
+            model=identity["model"],
             frames=content["frames"],
             updates=resume["updates"],
             step=resume["step"],
@@ -166,9 +169,8 @@ class FitState:
 
     def metrics_text(self) -> bytes:
         """The content of ``metrics.tsv``."""
-        return metrics_text(
-            [*METRIC_COLUMNS, EVAL_COLUMN], [row.split("\t") for row in self.metrics]
-        )
+        columns = metric_columns(self.model, with_eval=True)
+        return metrics_text(columns, [row.split("\t") for row in self.metrics])
 
     def checkpoint_name(self) -> str:
         """``gmm_ckpt_{frames in millions}M.pt``, with ``-s{step}`` inside an update."""
@@ -195,6 +197,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = read_model(path)
     try:
+        content["resume"]["identity"].setdefault("model", "diag")  # before there was another
         check_state(content)
         GradientGMM.from_dict(content, path)
         FitState.from_dict(content, torch.device("cpu"))

@@ -11,8 +11,8 @@ from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.floors import hold_above, variance_floor
 from gmmpipe.mixture.optimizer import StepConstants
-from gmmpipe.mixture.optimizers import OPTIMIZERS
-from gmmpipe.mixture.seeding import seed_mixture
+from gmmpipe.mixture.optimizers import optimizer_of
+from gmmpipe.mixture.seeding import seed_centers, seed_mixture
 from gmmpipe.run.world import World
 
 log = logging.getLogger(__name__)
@@ -41,15 +41,16 @@ def seed_state(
     if isinstance(floor, Tensor):
         world.broadcast(floor)  # CUDA's sums may differ from rank to rank, here and below
     bound = hold_above(floor)
-    parameters = seed_mixture(sample, options.K, bound, options.seed, options.init)
+    seeded = seed_centers if options.model == "kmeans" else seed_mixture
+    parameters = seeded(sample, options.K, bound, options.seed, options.init)
     world.broadcast(parameters.flat)
     center = sample.mean(0)
     world.broadcast(center)
-    optimizer = OPTIMIZERS[options.optimizer].start(
+    optimizer = optimizer_of(options.model, options.optimizer).start(
         parameters,
         sample,
         StepConstants(center, schedule.frames_per_step, options.lr, var_floor=bound),
     )
     for tensor in optimizer.tensors():
         world.broadcast(tensor)
-    return FitState(parameters, optimizer, center, floor)
+    return FitState(parameters, optimizer, center, floor, options.model)

@@ -1,6 +1,6 @@
 """What `gmmpipe fit` is asked to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gmmpipe.errors import GmmpipeError, OptionError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VarFloor = Annotated[float | str, Notation("number|percent%", parse_var_floor)]
 
+_OF_MIXTURES = ("optimizer", "lr", "var_floor")
 MAX_LR = 1e30
 """Beyond it, a step of Adam is beyond float32."""
 
@@ -60,6 +61,12 @@ class FitOptions(RunOptions):
         help="Lower bound of a variance: a number, or per cent of each dimension's own variance in "
         "the seeding sample (1%).",
     )
+    model: Literal["diag", "kmeans"] = option(
+        "diag",
+        help="diag: a diagonal Gaussian mixture; or kmeans: hard assignments, variances of 1 and "
+        "equal weights, fitted by mini-batch Lloyd (without --optimizer, --lr and --var_floor "
+        "of their own).",
+    )
     save_every: Frames = option(
         50_000_000, help="Checkpoint after each update that crosses a multiple of this."
     )
@@ -99,6 +106,18 @@ class FitOptions(RunOptions):
         super().__post_init__()
         if self.lr > MAX_LR:
             raise OptionError(f"--lr is {self.lr}, but must be at most {MAX_LR:g}")
+        if self.model == "kmeans":
+            self._refuse_without_effect()
+
+    def _refuse_without_effect(self) -> None:
+        """Raise OptionError where an option of mixtures was given, and the model is k-means."""
+        for one in fields(self):
+            given = getattr(self, one.name)
+            if one.name in _OF_MIXTURES and given != one.default:
+                raise OptionError(
+                    f"--{one.name} {given} has no meaning with --model kmeans, which moves centres "
+                    "by mini-batch Lloyd under variances of 1"
+                )
 
     def schedule(self, store: "FeatureStore") -> Schedule:
         """The schedule of the fit on the frames of `store`.
@@ -135,4 +154,5 @@ class FitOptions(RunOptions):
             "optimizer": self.optimizer,
             "init": self.init,
             "var_floor": self.var_floor,
+            "model": self.model,
         }

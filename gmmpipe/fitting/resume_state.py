@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmmpipe.fitting.update_metrics import METRIC_COLUMNS, read_row
+from gmmpipe.fitting.update_metrics import metric_columns, read_row
 from gmmpipe.mixture.floors import VarFloor, floor_from_content
 from gmmpipe.mixture.model_file import check_count, check_tensor
-from gmmpipe.mixture.optimizers import OPTIMIZERS
+from gmmpipe.mixture.optimizers import MODELS, optimizer_of
 
 
 def check_state(content: dict[str, Any]) -> None:
@@ -22,6 +22,8 @@ def check_state(content: dict[str, Any]) -> None:
     resume, identity = content["resume"], content["resume"]["identity"]
     if type(identity["lr"]) is not float or not 0 < identity["lr"] < math.inf:
         raise ValueError(f"its lr is {identity['lr']!r:.40}")
+    if identity["model"] not in MODELS:
+        raise ValueError(f"its model is {identity['model']!r:.40}")
     for name in ("K", "dim", "batch_update_size", "n_sgd_steps", "sgd_batch_size"):
         check_count(name, identity[name], at_least=1)
     if (identity["K"], identity["dim"]) != (content["K"], content["dim"]):
@@ -39,22 +41,23 @@ def check_state(content: dict[str, Any]) -> None:
         raise ValueError("it lacks the parameters at the start of its update")
     if begun and not 0 < resume["update_stop"] - frames <= identity["batch_update_size"]:
         raise ValueError("its update_stop is not where its update ends")
-    _check_metrics(resume["metrics"], frames, updates)
+    _check_metrics(resume["metrics"], frames, updates, identity["model"])
     if not all(isinstance(digest, str) for digest in resume["eval_stores"]):
         raise ValueError("its eval_stores are no digests")
     _check_tensors(content, updates * identity["n_sgd_steps"] + step)
 
 
-def _check_metrics(rows: Any, frames: int, updates: int) -> None:
+def _check_metrics(rows: Any, frames: int, updates: int, model: str) -> None:
     """One row an update, of the known columns, and the last one where the fit has come to."""
     if not isinstance(rows, list) or len(rows) != updates:
         raise ValueError("its rows of metrics are not one an update")
+    width = len(metric_columns(model))
     stops = [0]
     for number, row in enumerate(rows, start=1):
         cells = row.split("\t")
-        if len(cells) not in (len(METRIC_COLUMNS), len(METRIC_COLUMNS) + 1):
+        if len(cells) not in (width, width + 1):
             raise ValueError(f"its row {number} of metrics has {len(cells)} columns")
-        values = read_row(row)
+        values = read_row(row, model)
         if values["update"] != number or not values["frames"] > stops[-1]:
             raise ValueError(f"its row {number} of metrics is not that of update {number}")
         stops.append(int(cells[0]))
@@ -71,7 +74,7 @@ def _check_tensors(content: dict[str, Any], steps: int) -> None:
     check_tensor("center", resume["center"], (dim,))
     if resume["at_start"] is not None:
         check_tensor("at_start", resume["at_start"], (whole,))
-    kind = OPTIMIZERS[resume["identity"]["optimizer"]]
+    kind = optimizer_of(resume["identity"]["model"], resume["identity"]["optimizer"])
     kind.check_state(optimizer, num_components, dim, steps)
     if content["var_floor"] != resume["identity"]["var_floor"]:
         raise ValueError("its var_floor is not that of its options")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
 from gmmpipe.fitting.update_reader import HeldFrames
-from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
 
@@ -29,7 +28,9 @@ class Stepper:
         self._state = state
         self._world = world
         self._stopping = stopping
-        self._kernel = statistics_kernel(len(state.parameters.means), state.center, extra=2)
+        self._kernel = state.optimizer.make_kernel(
+            len(state.parameters.means), state.center, extra=2
+        )
         self._sums = RepeatedSum(world, self._kernel.statistics.flat)
         self._loaded: tuple[Update, int] | None = None  # which step `_frames` are of
         self._frames = state.center.new_empty(0, len(state.center))

@@ -107,7 +107,7 @@ def summarise(state: FitState, reader: UpdateReader, times: Times, world: World)
     frames_read, frames_used = count_frames(state, reader, world)
     reading = torch.tensor(reader.seconds_reading, device=world.device)
     world.all_reduce(reading)
-    last = read_row(state.metrics[-1])
+    last = read_row(state.metrics[-1], state.model)
     summary = FitSummary(
         frames=state.frames,
         updates=state.updates,

@@ -11,6 +11,7 @@ import torch
 
 from gmmpipe.errors import GmmpipeError, RankGoneError
 from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.dead_centers import move_dead_centers
 from gmmpipe.fitting.event_files import EventFiles
 from gmmpipe.fitting.folder import fit_folder
 from gmmpipe.fitting.held_out import HeldOut
@@ -19,7 +20,13 @@ from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.schedule import Schedule, Update, crosses_multiple
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.summary import FitSummary, Times, count_frames, summarise
-from gmmpipe.fitting.update_metrics import EVAL_COLUMN, format_row, measure_update, mostly_at_floor
+from gmmpipe.fitting.update_metrics import (
+    EVAL_COLUMN,
+    format_row,
+    measure_inertia,
+    measure_update,
+    mostly_at_floor,
+)
 from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.run_folder import RunFolder
@@ -183,6 +190,8 @@ class _Fitting:
         """All steps of an update; its metrics."""
         state = self.state
         before = state.begin_update(update.stop).mixture
+        if state.step == 0:
+            move_dead_centers(state, update, held, self.schedule, self.world)
         while state.step < update.num_steps:
             if self.stepper.step(update, held):
                 raise self.stop.stopped()
@@ -190,12 +199,14 @@ class _Fitting:
         self._check_mixture()
         mixture, avg_loss = state.parameters.mixture, state.loss_sum / state.loss_count
         row = measure_update(update, held, mixture, before, avg_loss, self.schedule, self.world)
+        if state.model == "kmeans":
+            row["inertia"] = measure_inertia(update, held, mixture, self.schedule, self.world)
         if self.held_out:
             self.stop.raise_on_all(self.world)
             row[EVAL_COLUMN] = self.held_out.nll(mixture, self.world)
         if not math.isfinite(row["nll"]):
             raise self._ran_away()
-        state.end_update(update.stop, format_row(row))
+        state.end_update(update.stop, format_row(row, state.model))
         return row
 
     def save(self) -> None:

@@ -3,6 +3,7 @@
 from gmmpipe.fitting.schedule import Schedule, Update
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.floors import VarFloor
+from gmmpipe.mixture.hard_statistics import nearest_square_distances
 from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.run.world import World
@@ -24,8 +25,16 @@ METRIC_COLUMNS = (
     "inter_cluster_dist",
     "intra_cluster_dist",
 )
+MODEL_COLUMNS = {"diag": (), "kmeans": ("inertia",)}
+"""Columns of a model's own, after those of all models."""
 EVAL_COLUMN = "eval_nll"
 """Stands after the others, in rows that were evaluated on held-out frames too."""
+
+
+def metric_columns(model: str, *, with_eval: bool = False) -> tuple[str, ...]:
+    """The columns of a fit of that model, in order."""
+    evaluated = (EVAL_COLUMN,) if with_eval else ()
+    return (*METRIC_COLUMNS, *MODEL_COLUMNS[model], *evaluated)
 
 
 def measure_update(
@@ -61,23 +70,34 @@ def measure_update(
     }
 
 
-def format_row(values: dict[str, float]) -> str:
+def measure_inertia(
+    update: Update, held: HeldFrames, mixture: Mixture, schedule: Schedule, world: World
+) -> float:
+    """Mean squared distance of an update's sample to the nearest mean, the same on every rank."""
+    numbers = schedule.metric_frames(update)
+    total = nearest_square_distances(held.select(numbers), mixture).sum()
+    world.all_reduce(total, short=True)
+    return float(total) / len(numbers)
+
+
+def format_row(values: dict[str, float], model: str) -> str:
     """One line of ``metrics.tsv``, without its end."""
     return "\t".join(
         f"{values[column]:.9g}" if isinstance(values[column], float) else str(values[column])
-        for column in (*METRIC_COLUMNS, EVAL_COLUMN)
+        for column in metric_columns(model, with_eval=True)
         if column in values
     )
 
 
-def read_row(row: str) -> dict[str, float]:
+def read_row(row: str, model: str) -> dict[str, float]:
     """The inverse of `format_row`."""
-    return dict(zip((*METRIC_COLUMNS, EVAL_COLUMN), map(float, row.split("\t")), strict=False))
+    columns = metric_columns(model, with_eval=True)
+    return dict(zip(columns, map(float, row.split("\t")), strict=False))
 
 
-def without_eval(row: str) -> str:
+def without_eval(row: str, model: str) -> str:
     """A row as it would be without held-out frames."""
-    return "\t".join(row.split("\t")[: len(METRIC_COLUMNS)])
+    return "\t".join(row.split("\t")[: len(metric_columns(model))])
 
 
 def mostly_at_floor(mixture: Mixture, var_floor: VarFloor) -> bool:

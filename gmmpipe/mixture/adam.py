@@ -1,14 +1,15 @@
 """Adam on the exact gradient of the likelihood, which follows from the sufficient statistics."""
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from gmmpipe.mixture.floors import on_device
+from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.model_file import check_count, check_tensor
-from gmmpipe.mixture.optimizer import StepConstants
+from gmmpipe.mixture.optimizer import MakeKernel, StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics
 
@@ -28,6 +29,8 @@ class Adam:
     EPSILON = 1e-8
     FINAL_LR_FRACTION = 0.01
     MIN_SCALE = 1e-3
+
+    make_kernel: ClassVar[MakeKernel] = staticmethod(statistics_kernel)
 
     def __init__(self, scale: Tensor, constants: StepConstants) -> None:
         self._scale, self._constants = scale, constants

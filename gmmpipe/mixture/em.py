@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from gmmpipe.mixture.floors import VarFloor, at_least, on_device
 from gmmpipe.mixture.kernels import statistics_kernel
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.model_file import check_tensor
-from gmmpipe.mixture.optimizer import StepConstants
+from gmmpipe.mixture.optimizer import MakeKernel, StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics
 
@@ -35,6 +35,8 @@ class StepwiseEM:
     RATE_OFFSET = 100
     RATE_POWER = 0.7
 
+    make_kernel: ClassVar[MakeKernel] = staticmethod(statistics_kernel)
+
     def __init__(self, sums: Tensor, var_floor: VarFloor) -> None:
         self._sums = sums.double().t().clone(memory_format=torch.contiguous_format).t()
         self._var_floor = var_floor
@@ -42,7 +44,7 @@ class StepwiseEM:
     @classmethod
     def start(cls, parameters: Parameters, sample: Tensor, constants: StepConstants) -> Self:
         """With the sample's statistics, scaled to a step's frames. See `Optimizer.start`."""
-        kernel = statistics_kernel(len(parameters.means), constants.center)
+        kernel = cls.make_kernel(len(parameters.means), constants.center)
         sums = kernel(sample, parameters.mixture).sums.double()
         return cls(sums * (constants.frames / len(sample)), constants.var_floor)
 

@@ -15,6 +15,7 @@ from gmmpipe.files import open_regular, write_atomic
 
 FORMAT_VERSION = 1
 _LARGEST_COUNT = 2**63
+_FOLDER_BIT = 0x10
 _GLOBALS = {
     "collections OrderedDict",
     "torch Size",
@@ -87,6 +88,8 @@ def _check_archive(data: bytes) -> None:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed")
+        if any(member.external_attr & _FOLDER_BIT for member in members):
+            raise ValueError("a part of it is a folder")  # torch would read nothing of it
         if sum(member.file_size for member in members) > len(data):
             raise ValueError("its parts are larger than the whole")
         if damaged := archive.testzip():  # torch.load does not look

@@ -1,11 +1,12 @@
 """`Optimizer`: what each way to fit a mixture by statistics does."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
 from gmmpipe.mixture.floors import VarFloor
+from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.mixture.statistics import Statistics
 
@@ -27,11 +28,36 @@ class StepConstants:
     var_floor: VarFloor
 
 
+class Kernel(Protocol):
+    """What sums the statistics of a step's frames; see `gmmpipe.mixture.statistics`."""
+
+    statistics: Statistics
+
+    def __call__(self, frames: Tensor, mixture: Mixture) -> Statistics:
+        """Statistics of `frames` [N, D] under a mixture, in place of the previous ones."""
+
+    def load(self, frames: Tensor) -> None:
+        """Take the frames of the next `sum_loaded`, and do what needs no mixture yet."""
+
+    def sum_loaded(self, mixture: Mixture) -> Statistics:
+        """Statistics of the frames that were loaded, in place of the previous ones."""
+
+
+class MakeKernel(Protocol):
+    """Makes a kernel."""
+
+    def __call__(self, num_components: int, center: Tensor, extra: int = 0) -> Kernel:
+        """The kernel for K components, a center [D], and `extra` numbers that travel along."""
+
+
 class Optimizer(Protocol):
     """A way to step a mixture by the statistics of some frames.
 
-    It owns its start, its rate and the check of its state. A fit only says how far it is.
+    It owns its start, its rate and the check of its state, and says which statistics it needs. A
+    fit only says how far it is.
     """
+
+    make_kernel: ClassVar[MakeKernel]
 
     @classmethod
     def start(cls, parameters: Parameters, sample: Tensor, constants: StepConstants) -> Self:

@@ -1,29 +1,49 @@
-"""The mixture that a fit starts from: k-means++, Lloyd and stepwise EM passes over one sample."""
+"""The mixture that a fit starts from: k-means++, and passes over one sample."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gmmpipe.mixture.em import StepwiseEM
 from gmmpipe.mixture.floors import VarFloor, at_least
-from gmmpipe.mixture.kernels import statistics_kernel
+from gmmpipe.mixture.lloyd import MiniBatchLloyd, unit_parameters
 from gmmpipe.mixture.mixture import Mixture, block_frames
 from gmmpipe.mixture.parameters import Parameters
+from gmmpipe.mixture.split_merge import split_and_merge
 from gmmpipe.randomness import permutation, uniforms
 
 INITS = ("kmeans", "kmeans++", "random")
 PLUS_PLUS_FRAMES = 32_768
 LLOYD_PASSES = 2
-EM_PASSES = 10
-EM_RATES = (0.7, 0.02)
-"""The weight of a step's statistics in stepwise EM, at the first step and at the last."""
-
 FRAMES_PER_COMPONENT = 32
-"""Frames for each component that a step of EM takes, and that k-means++ draws from, at least."""
+"""Frames for each component that k-means++ draws from, at least."""
 
-EM_STEP_FRAMES = 1_024
-"""Frames of a step of EM, at least, however few components there are."""
+MIN_SPLIT_DIM = 256
+"""From so many dimensions on, k-means++ misses clusters: more than log-mels have, or MFCCs."""
+
+MIN_STEP_FRAMES = 1_024
+"""Frames of a step of a pass, at least, however few components there are."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes over the sample, at a rate that falls along a cosine.
+
+    Args:
+        count: how many.
+        rates: the weight of a step's statistics, at the first step and at the last.
+        frames_per_component: frames that a step takes, for each component.
+    """
+
+    count: int
+    rates: tuple[float, float]
+    frames_per_component: int
+
+
+EM_PASSES = Passes(count=10, rates=(0.7, 0.02), frames_per_component=32)
+CENTER_PASSES = Passes(count=3, rates=(0.5, 0.02), frames_per_component=8)
 
 
 @torch.no_grad()
@@ -48,19 +68,9 @@ def seed_mixture(
     Returns:
         float32 parameters on the sample's device.
     """
-    assert len(sample) >= num_components, "fewer frames than components"
     center = sample.mean(0, dtype=torch.float64).float()
     centred = sample - center
-    if init == "random":
-        numbers = permutation(len(sample), "random centres", seed)[:num_components]
-        centers = centred[torch.from_numpy(numbers).to(sample.device)]
-    else:
-        # The part is random because neighbouring frames are of one utterance.
-        part = permutation(len(sample), "k-means++ part", seed)
-        enough = max(PLUS_PLUS_FRAMES, FRAMES_PER_COMPONENT * num_components)
-        chosen = torch.from_numpy(part[:enough])
-        frames = centred.index_select(0, chosen.to(sample.device))
-        centers = k_means_plus_plus(frames, num_components, seed)
+    centers = _first_centers(centred, num_components, seed, init)
     if init != "kmeans":
         variances = sample.var(0, correction=0).expand_as(centers)
         return _parameters(centers + center, variances, sample.new_ones(num_components), var_floor)
@@ -68,26 +78,66 @@ def seed_mixture(
         centers, variances, counts = lloyd_pass(centred, centers)
     weights = (counts / counts.sum()).clamp_min(1.0 / (2 * len(sample)))
     parameters = _parameters(centers + center, variances, weights, var_floor)
-    _climb(sample, center, parameters, var_floor, seed)
+    _climb(sample, center, parameters, StepwiseEM, EM_PASSES, var_floor, seed)
     return parameters
 
 
+@torch.no_grad()
+def seed_centers(
+    sample: Tensor, num_components: int, var_floor: VarFloor, seed: int, init: str = "kmeans"
+) -> Parameters:
+    """Parameters of unit variances and equal weights from a sample of the data: k-means' start.
+
+    ``kmeans`` is k-means++ on a part of the sample, then passes of mini-batch Lloyd over all of it;
+    the others are the centres alone. Arguments and result are those of `seed_mixture`.
+    """
+    center = sample.mean(0, dtype=torch.float64).float()
+    centers = _first_centers(sample - center, num_components, seed, init)
+    parameters = unit_parameters(centers + center)
+    if init == "kmeans":
+        _climb(sample, center, parameters, MiniBatchLloyd, CENTER_PASSES, var_floor, seed)
+    return parameters
+
+
+def _first_centers(centred: Tensor, num_components: int, seed: int, init: str) -> Tensor:
+    """Frames of a sample [S, D], centred near 0, as the first centres [K, D]."""
+    assert len(centred) >= num_components, "fewer frames than components"
+    if init == "random":
+        numbers = permutation(len(centred), "random centres", seed)[:num_components]
+        return centred[torch.from_numpy(numbers).to(centred.device)]
+    # The part is random because neighbouring frames are of one utterance.
+    part = permutation(len(centred), "k-means++ part", seed)
+    enough = max(PLUS_PLUS_FRAMES, FRAMES_PER_COMPONENT * num_components)
+    chosen = torch.from_numpy(part[:enough])
+    frames = centred.index_select(0, chosen.to(centred.device))
+    centers = k_means_plus_plus(frames, num_components, seed)
+    if init == "kmeans" and frames.shape[1] >= MIN_SPLIT_DIM:
+        centers = split_and_merge(frames, centers, seed)
+    return centers
+
+
 def _climb(
-    sample: Tensor, center: Tensor, parameters: Parameters, var_floor: VarFloor, seed: int
+    sample: Tensor,
+    center: Tensor,
+    parameters: Parameters,
+    method: type[StepwiseEM],
+    passes: Passes,
+    var_floor: VarFloor,
+    seed: int,
 ) -> None:
-    """Passes of stepwise EM over `sample`, in place, at a rate that falls along a cosine.
+    """Passes of stepwise EM, or of mini-batch Lloyd, over `sample`, in place.
 
     The rates are large at first, so that components move between basins of the likelihood; whole
-    passes of EM stay in the basin that they begin in.
+    passes stay in the basin that they begin in.
     """
     num_components = len(parameters.means)
-    step_frames = max(EM_STEP_FRAMES, FRAMES_PER_COMPONENT * num_components)
+    step_frames = max(MIN_STEP_FRAMES, passes.frames_per_component * num_components)
     steps_per_pass = max(1, len(sample) // step_frames)
-    kernel = statistics_kernel(num_components, center)
-    optimizer = StepwiseEM(torch.zeros_like(kernel.statistics.sums), var_floor)
-    last, (high, low) = EM_PASSES * steps_per_pass - 1, EM_RATES
+    kernel = method.make_kernel(num_components, center)
+    optimizer = method(torch.zeros_like(kernel.statistics.sums), var_floor)
+    last, (high, low) = passes.count * steps_per_pass - 1, passes.rates
     step = 0
-    for number in range(EM_PASSES):
+    for number in range(passes.count):
         shuffled = torch.from_numpy(permutation(len(sample), "seeding pass", seed, number))
         for chosen in shuffled.to(sample.device).tensor_split(steps_per_pass):
             statistics = kernel(sample.index_select(0, chosen), parameters.mixture)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Time of a fit step against the GEMMs in it, and against what autograd takes for the same.
 
-A step draws frames, takes their statistics, and moves the mixture by Adam. Its rivals are the bare
+A step draws frames, takes their statistics, and moves the mixture by Adam; that of k-means moves
+its centres by mini-batch Lloyd. Its rivals are the bare
 GEMMs (log joints and statistics of all pairs, in the fastest layout, nothing else), eager autograd
 over the GEMM form of the density, and autograd over the N x K x D difference tensor, which is timed
 on a part of the frames. All in one process, in turn; medians of the runs. The frames and the
@@ -27,8 +28,9 @@ from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.likely_pairs import margin
+from gmmpipe.mixture.lloyd import MiniBatchLloyd
 from gmmpipe.mixture.mixture import Mixture, block_frames
-from gmmpipe.mixture.optimizer import StepConstants
+from gmmpipe.mixture.optimizer import Optimizer, StepConstants
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.world import World
 
@@ -60,6 +62,7 @@ def main() -> None:
     rivals: dict[str, Callable[[], object]] = {
         "step": make_step(stored, parameters.clone(), options.frames),
         "step, all pairs likely": make_step(flat, overlapping, options.frames),
+        "step of k-means": make_step(stored, parameters.clone(), options.frames, MiniBatchLloyd),
         "bare GEMMs": make_gemms(options.frames, *shape),
         "autograd, GEMM form": make_autograd(
             stored[: options.frames].float(), parameters, gemm_joints
@@ -107,7 +110,12 @@ def likely_pairs(frames: Tensor, mixture: Mixture) -> float:
     return float(sum(counts)) / len(frames)
 
 
-def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> Callable[[], object]:
+def make_step(
+    stored: Tensor,
+    parameters: Parameters,
+    frames_per_step: int,
+    method: type[Optimizer] = Adam,
+) -> Callable[[], object]:
     """`gmmpipe.fitting`'s own step; every 50th takes the exact loss too, as in a fit."""
     schedule = Schedule(
         seed=0,
@@ -119,8 +127,8 @@ def make_step(stored: Tensor, parameters: Parameters, frames_per_step: int) -> C
     update = schedule.update_at(0, 0)
     assert update is not None
     constants = StepConstants(stored.float().mean(0), frames_per_step, 1e-3, VAR_FLOOR)
-    adam = Adam(torch.ones_like(parameters.flat), constants)
-    state = FitState(parameters, adam, constants.center, VAR_FLOOR)
+    optimizer = method.start(parameters, stored[:16384].float(), constants)
+    state = FitState(parameters, optimizer, constants.center, VAR_FLOOR)
     world = World(rank=0, size=1, device=torch.device("cpu"))
     stepper = Stepper(schedule, state, world, lambda: False)
     held = HeldFrames(stored, 0, len(stored))

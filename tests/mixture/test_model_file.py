@@ -69,6 +69,18 @@ def test_values_that_are_no_mixture_are_refused_by_name(change, saved) -> None:
         GradientGMM.load(saved)
 
 
+def test_a_part_that_calls_itself_a_folder_is_refused(saved) -> None:
+    """One bit of the archive's table, under no checksum: torch would read nothing of the part."""
+    whole = saved.read_bytes()
+    with zipfile.ZipFile(saved) as archive:
+        entry = whole.index(b"PK\x01\x02", archive.start_dir + 46)
+    damaged = bytearray(whole)
+    damaged[entry + 38] ^= 0x10
+    saved.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=f"^{saved}: .*folder"):
+        read_model(saved)
+
+
 class Bytes:
     """Unpickles as a bytearray of any size."""
 
