@@ -179,8 +179,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def _rename(content: dict[str, Any]) -> None:
-    """Give what earlier versions of this recipe wrote its present names."""
+    """Give what earlier versions of this recipe wrote its present names and options."""
     sizes, identity = content["sizes"], content["resume"]["identity"]
+    identity.setdefault("max_seconds", None)
     if isinstance(sizes, dict) and "num_mels" in sizes:
         sizes["input_dim"] = sizes.pop("num_mels")
     for values in (sizes, identity):

@@ -88,6 +88,7 @@ class Trainer:
             self.store,
             self.gmm,
             batch_size=options.batch_size,
+            max_seconds=options.max_seconds,
             seed=options.seed,
             start_step=step,
             stop_step=options.max_steps,
