@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
-from gmmpipe.errors import OptionError, StoreError
-from gmmpipe.features.spec import ComputedSpec
+from gmmpipe.errors import OptionError
+from gmmpipe.jepa.augmentation import Augmentation
 from gmmpipe.jepa.batch import SHARED_MEMORY, JEPABatch
 from gmmpipe.jepa.batch_order import BatchOrder, Order
 from gmmpipe.jepa.length_order import LengthOrder, LengthPlan, plan_lengths
 from gmmpipe.jepa.masking import block_mask
 from gmmpipe.jepa.open_pool import OpenPool
 from gmmpipe.jepa.targets import NoTargets, TargetSource, label_targets, mixture_targets
+from gmmpipe.jepa.waveforms import Waveforms
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.store.feature_store import FeatureStore
 
@@ -61,6 +62,8 @@ class JEPABatches(IterableDataset[JEPABatch]):
         top_k: how many of the largest posteriors are targets; None for all K.
         temperature: targets are softmax(log joint / temperature).
         wav: whether to add the waveforms, of a store made with ``--store_audio flac``.
+        augment: what is added to the waveforms, with `wav`; features and targets stay those of the
+            clean ones. It is a pure function of (store, seed, epoch, key).
         window: about how many utterances are sorted by length together (a pool). A larger number
             means less padding; a loader process holds the index of this many utterances. With
             `max_seconds` or `max_frames` the pools are the same in all epochs, and the sidecars
@@ -90,6 +93,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         top_k: int | None = None,
         temperature: float = 1.0,
         wav: bool = False,
+        augment: Augmentation | None = None,
         window: int = 16384,
     ) -> None:
         self.store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
@@ -98,11 +102,12 @@ class JEPABatches(IterableDataset[JEPABatch]):
             raise OptionError(f"window is {window}, but must be at least 1")
         if not 0 <= rank < world_size:
             raise OptionError(f"rank is {rank}, but must be within 0 and {world_size - 1}")
-        self._hop_length = _audio_hop(self.store) if wav else 0
+        if augment and not wav:
+            raise OptionError("augment is of waveforms, and without wav=True there are none")
+        self._waveforms = Waveforms.of(self.store, augment, seed) if wav else None
         self._seed, self._pool_utterances = seed, window
         self._size = self._plan_sizes(batch_size, max_seconds, max_frames)
         self._rank, self._world_size = rank, world_size
-        self._wav = wav
         self._targets = _target_source(self.store, gmm, labels, temperature, top_k)
         order = self._make_order()
         if order.smallest_batch < world_size:
@@ -199,8 +204,8 @@ class JEPABatches(IterableDataset[JEPABatch]):
                 "mask": torch.from_numpy(block_mask(len(frames), self._seed, epoch, key)),
                 **opened.targets[shard](position, frames),
             }
-            if self._wav:
-                utterance["wav"] = reader.read_waveform(position)[: len(frames) * self._hop_length]
+            if self._waveforms:
+                utterance["wav"] = self._waveforms.read(reader, position, epoch)
             keys.append(key)
             for name, value in utterance.items():
                 columns.setdefault(name, []).append(value)
@@ -226,16 +231,3 @@ def _target_source(
     if (top_k, temperature) != (None, 1.0):
         raise OptionError("top_k and temperature are of a mixture's posteriors; none is given")
     return NoTargets() if labels is None else label_targets(labels, store)
-
-
-def _audio_hop(store: FeatureStore) -> int:
-    """Samples from one frame to the next in a store of audio; StoreError where there is none."""
-    if not isinstance(store.features, ComputedSpec):
-        raise StoreError(f"frames of kind {store.features.kind} have no audio beside them")
-    for shard in store.shards:
-        if not shard.has_audio:
-            raise StoreError(
-                f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac makes "
-                "stores that do"
-            )
-    return store.features.hop_length

@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.jepa import JEPABatches
+from gmmpipe.jepa import Augmentation, JEPABatches
 
 SHUFFLE_BUFFER = 1000
 Loader = Callable[[], Iterable[Any]]
@@ -59,6 +59,9 @@ def main() -> None:
         rivals["gmmpipe, label store"] = partial(ours, store, options, labels=options.labels)
     if all(shard.has_audio for shard in store.shards):
         rivals["gmmpipe, waveforms"] = partial(ours, store, options, wav=True)
+        rivals["gmmpipe, augmented"] = partial(
+            ours, store, options, wav=True, augment=Augmentation()
+        )
     if options.max_seconds:
         rivals[f"gmmpipe, {options.max_seconds:g} s"] = partial(
             ours, store, options, max_seconds=options.max_seconds

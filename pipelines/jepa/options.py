@@ -13,6 +13,7 @@ from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
+    from gmmpipe.jepa import Augmentation
     from gmmpipe.store.feature_store import FeatureStore
     from pipelines.jepa.model import Sizes
 
@@ -64,6 +65,15 @@ class JEPAOptions(RunOptions):
         help="What the encoder hears: the store's frames, of any kind, or the waveform. log_mel is "
         "an earlier name of features.",
     )
+    mix_prob: float = option(
+        0.0,
+        help="Share of the waveforms that a piece of another one is mixed into.",
+        low=0,
+        high=1,
+    )
+    noise_prob: float = option(
+        0.0, help="Share of the waveforms that get white noise.", low=0, high=1
+    )
     dim: int = option(128, help="Width of the encoder; the predictor's is half of it.", low=1)
     layers: int = option(4, help="Layers of the encoder.", low=1)
     heads: int = option(4, help="Attention heads of a layer.", low=1)
@@ -107,11 +117,26 @@ class JEPAOptions(RunOptions):
             raise OptionError("--batch_size and --max_seconds are given, but a step has one size")
         if not self.max_seconds and not self.batch_size:
             object.__setattr__(self, "batch_size", BATCH_SIZE)
+        if self.augmentation and self.input != "wav":
+            raise OptionError("--mix_prob and --noise_prob are of the waveforms of --input wav")
         if self.dim % (2 * self.heads):
             raise OptionError(
                 f"--dim is {self.dim}, but must be a multiple of twice --heads {self.heads}: the "
                 "predictor has as many heads, and half the width"
             )
+
+    @property
+    def augmentation(self) -> "Augmentation | None":
+        """What is added to the waveforms.
+
+        Raises:
+            OptionError: the shares are together above 1.
+        """
+        if not self.mix_prob and not self.noise_prob:
+            return None
+        from gmmpipe.jepa import Augmentation
+
+        return Augmentation(mix_prob=self.mix_prob, noise_prob=self.noise_prob)
 
     def sizes(self, store: "FeatureStore", num_components: int) -> "Sizes":
         """Sizes of the model.

@@ -96,6 +96,7 @@ class Trainer:
             world_size=self.world.size,
             temperature=options.cluster_temperature,
             wav=options.input == "wav",
+            augment=options.augmentation,
         )
 
     def _train(self) -> None:

@@ -10,6 +10,7 @@ from runs import assert_same, load
 from gmmpipe import FeatureStore
 from gmmpipe.errors import OptionError
 from gmmpipe.jepa import JEPABatches
+from helpers.external import utterances, write
 
 SIZES: dict[str, Any] = {"max_frames": 1500, "window": 20, "seed": 3}
 """30 s a step; 56 utterances in four shards and three pools."""
@@ -63,6 +64,15 @@ def test_any_step_can_be_the_first(store: Path, gmm_path: Path) -> None:
         part = {"top_k": 2, "start_step": start, "stop_step": stop}
         rest = load(JEPABatches(store, gmm_path, **SIZES, **part), start % 2)
         assert_same(whole[start:], rest)
+
+
+@pytest.mark.parametrize("dim", [1, 2048])
+def test_frames_of_any_dimension_have_a_length(dim: int, tmp_path: Path) -> None:
+    store = write(tmp_path / "store", dim)
+    batches = load(JEPABatches(store, max_seconds=2))
+    assert sorted(key for batch in batches for key in batch.keys) == sorted(dict(utterances(dim)))
+    assert all(batch.mask.numel() <= 100 for batch in batches)
+    assert batches[0].features.shape[1] == dim
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 
 from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.errors import OptionError
-from gmmpipe.jepa import JEPABatch, JEPABatches
+from gmmpipe.jepa import Augmentation, JEPABatch, JEPABatches
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.losses import RunningLosses, loss_sums
 from pipelines.jepa.measures import effective_rank, entropy, feature_std
@@ -196,3 +196,13 @@ def test_a_step_has_one_size(store: Path, gmm_path: Path, tmp_path: Path) -> Non
     assert options(max_seconds=20.0).batch_size is None
     with pytest.raises(OptionError, match="--batch_size and --max_seconds are given"):
         options(batch_size=16, max_seconds=20.0)
+
+
+def test_only_waveforms_are_augmented(store: Path, gmm_path: Path, tmp_path: Path) -> None:
+    options = partial(JEPAOptions, str(store), gmm_path, tmp_path)
+    assert options().augmentation is None
+    assert options(input="wav", mix_prob=0.2).augmentation == Augmentation(0.2, noise_prob=0)
+    with pytest.raises(OptionError, match="are of the waveforms of --input wav"):
+        options(mix_prob=0.2)
+    with pytest.raises(OptionError, match="together above 1"):
+        options(input="wav", mix_prob=0.6, noise_prob=0.6)

@@ -133,6 +133,21 @@ def test_steps_of_a_length_are_gone_on_with(store, gmm_path, tmp_path) -> None:
     assert_same_run(whole, rest)
 
 
+def test_noise_and_mixing_are_gone_on_with(audio_stores, gmm_path, tmp_path) -> None:
+    options = {"input": "wav", "mix_prob": 0.5, "noise_prob": 0.5, "max_steps": 6, "save_every": 3}
+    whole = train_here(audio_stores["tar"], gmm_path, tmp_path / "whole", **options)
+    clean = {**options, "mix_prob": 0.0, "noise_prob": 0.0}
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    shutil.copy(whole / "jepa_ckpt_3.pt", rest)
+    with pytest.raises(CheckpointError, match=r"mix_prob is 0\.5 there and 0\.0 here"):
+        train_here(audio_stores["tar"], gmm_path, rest, **clean, resume="auto")
+    train_here(audio_stores["tar"], gmm_path, rest, **options, resume="auto")
+    assert_same_run(whole, rest)
+    other = train_here(audio_stores["tar"], gmm_path, tmp_path / "clean", **clean)
+    assert read_metrics(other)["jepa_loss"] != read_metrics(whole)["jepa_loss"]
+
+
 def test_it_learns_from_waveforms(audio_stores, gmm_path, tmp_path) -> None:
     sizes = {"input": "wav", "max_steps": 60, "log_every": 10, "lr": 3e-3, "conv_dim": 16}
     out = train_here(audio_stores["tar"], gmm_path, tmp_path / "out", **sizes)
