@@ -73,3 +73,13 @@ def uniforms(count: int, *purpose: str | int) -> NDArray[np.float64]:
     """`count` float64 in [0, 1), [count]."""
     raw = raw_stream(*purpose).random_raw(count)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normals(count: int, *purpose: str | int) -> NDArray[np.float64]:
+    """`count` standard normal float64, [count], by Box and Muller (Ann. Math. Stat. 29, 1958).
+
+    Their last bits may differ between processors, as those of numpy's logarithm and cosine do.
+    """
+    draws = uniforms(2 * -(-count // 2), *purpose).reshape(2, -1)
+    radius, angle = np.sqrt(-2.0 * np.log1p(-draws[0])), 2.0 * np.pi * draws[1]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

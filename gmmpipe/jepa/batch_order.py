@@ -7,6 +7,7 @@ remainder. Consecutive steps form a pool, whose utterances are sorted by length 
 batches; the batches are shuffled. So finding any step takes only the sidecars of one pool's shards.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,17 +29,74 @@ class Pool:
         steps: their numbers of the endless sequence.
         shards: which shard each utterance of the pool is in, int64 [n].
         positions: its position in that shard's index, int64 [n].
-        bounds: where the batch of each step would begin and the last one ends, [steps + 1].
     """
 
     steps: range
     shards: NDArray[np.int64]
     positions: NDArray[np.int64]
-    bounds: list[int]
 
 
-class BatchOrder:
+class Order(ABC):
     """Steps of the endless sequence, as utterances.
+
+    Args:
+        utterances_per_shard: int64 [shards].
+        seed: the seed of every draw.
+    """
+
+    steps_per_epoch: int
+    smallest_batch: int
+    """Utterances of the smallest step."""
+
+    def __init__(self, utterances_per_shard: NDArray[np.int64], seed: int) -> None:
+        self._seed = seed
+        self._utterances_per_shard = utterances_per_shard
+        self._sequence = FrameOrder(utterances_per_shard, seed)  # its frames are utterances here
+        self._epoch_utterances = self._sequence.epoch_frames
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step belongs to."""
+        return step // self.steps_per_epoch
+
+    @abstractmethod
+    def pool_of(self, step: int) -> Pool:
+        """The pool that a step belongs to; no pool reaches across epochs."""
+
+    @abstractmethod
+    def cuts(self, pool: Pool, num_frames: NDArray[np.int64]) -> list[int]:
+        """Where one batch ends and the next begins among the utterances sorted by length.
+
+        Args:
+            pool: of this order.
+            num_frames: frames of each of its utterances, int64 [n].
+        """
+
+    def batches(self, pool: Pool, num_frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The batch of each step of a pool, as numbers of its utterances, shortest first.
+
+        Args:
+            pool: of this order.
+            num_frames: frames of each of its utterances, int64 [n].
+        """
+        purpose = (self._seed, pool.steps.start)
+        longer = 1.0 + LENGTH_JITTER * uniforms(len(num_frames), "batch lengths", *purpose)
+        by_length = np.argsort(num_frames * longer, kind="stable")
+        batches = np.split(by_length, self.cuts(pool, num_frames))
+        return [batches[at] for at in permutation(len(batches), "batches", *purpose).tolist()]
+
+    def _utterances(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shards and positions of the utterances [begin, end) of the endless sequence."""
+        shards, positions = [], []
+        for part in self._sequence.ranges(begin, end):
+            count = int(self._utterances_per_shard[part.shard])
+            order = self._sequence.utterance_order(part.epoch, part.shard, count)
+            positions.append(order[part.start : part.stop])
+            shards.append(np.full(part.stop - part.start, part.shard, dtype=np.int64))
+        return np.concatenate(shards), np.concatenate(positions)
+
+
+class BatchOrder(Order):
+    """Steps of about equally many utterances.
 
     Args:
         utterances_per_shard: int64 [shards].
@@ -54,54 +112,28 @@ class BatchOrder:
         pool_utterances: int,
         seed: int,
     ) -> None:
-        self._utterances_per_shard = utterances_per_shard
-        self._seed = seed
-        self._sequence = FrameOrder(utterances_per_shard, seed)  # its frames are utterances here
-        self._epoch_utterances = self._sequence.epoch_frames
+        super().__init__(utterances_per_shard, seed)
         self._pool_steps = max(1, pool_utterances // batch_size)
         self.steps_per_epoch = -(-self._epoch_utterances // batch_size)
-
-    @property
-    def smallest_batch(self) -> int:
-        """Utterances of the smallest step."""
-        return self._epoch_utterances // self.steps_per_epoch
-
-    def epoch_of(self, step: int) -> int:
-        """The epoch that a step belongs to."""
-        return step // self.steps_per_epoch
+        self.smallest_batch = self._epoch_utterances // self.steps_per_epoch
 
     def pool_of(self, step: int) -> Pool:
         """The pool that a step belongs to; no pool reaches across epochs."""
         epoch, within = divmod(step, self.steps_per_epoch)
         first = within - within % self._pool_steps
         beyond = min(first + self._pool_steps, self.steps_per_epoch)
-        bounds = [
-            self._epoch_utterances * at // self.steps_per_epoch for at in range(first, beyond + 1)
-        ]
-        begin = epoch * self._epoch_utterances
-        shards, positions = [], []
-        for part in self._sequence.ranges(begin + bounds[0], begin + bounds[-1]):
-            count = int(self._utterances_per_shard[part.shard])
-            order = self._sequence.utterance_order(part.epoch, part.shard, count)
-            positions.append(order[part.start : part.stop])
-            shards.append(np.full(part.stop - part.start, part.shard, dtype=np.int64))
-        start = epoch * self.steps_per_epoch
-        return Pool(
-            steps=range(start + first, start + beyond),
-            shards=np.concatenate(shards),
-            positions=np.concatenate(positions),
-            bounds=[bound - bounds[0] for bound in bounds],
+        begin, start = epoch * self._epoch_utterances, epoch * self.steps_per_epoch
+        shards, positions = self._utterances(
+            begin + self._bound(first), begin + self._bound(beyond)
         )
+        return Pool(range(start + first, start + beyond), shards, positions)
 
-    def batches(self, pool: Pool, num_frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The batch of each step of a pool, as numbers of its utterances, shortest first.
+    def cuts(self, pool: Pool, num_frames: NDArray[np.int64]) -> list[int]:
+        """The sizes of the batches do not depend on the lengths."""
+        first = pool.steps.start % self.steps_per_epoch
+        within = range(first + 1, first + len(pool.steps))
+        return [self._bound(step) - self._bound(first) for step in within]
 
-        Args:
-            pool: of this order.
-            num_frames: frames of each of its utterances, int64 [n].
-        """
-        purpose = (self._seed, pool.steps.start)
-        longer = 1.0 + LENGTH_JITTER * uniforms(len(num_frames), "batch lengths", *purpose)
-        by_length = np.argsort(num_frames * longer, kind="stable")
-        batches = np.split(by_length, pool.bounds[1:-1])
-        return [batches[at] for at in permutation(len(batches), "batches", *purpose).tolist()]
+    def _bound(self, step: int) -> int:
+        """How many utterances of an epoch come before one of its steps."""
+        return self._epoch_utterances * step // self.steps_per_epoch

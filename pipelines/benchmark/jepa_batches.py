@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Utterances a second and padding of JEPABatches, against a plain loader of the same shards.
+"""Utterances a second, padding and fill of JEPABatches, against a plain loader of the same shards.
 
 The plain loader is torch's DataLoader over `webdataset.WebDataset(...).shuffle(1000).decode()`,
 which pads each batch to its longest utterance; it makes no masks and checks no checksums. With
@@ -7,6 +7,9 @@ targets, both compute the mixture's posteriors utterance by utterance. The rival
 epoch each, and the medians count.
 
     python pipelines/benchmark/jepa_batches.py --data_dir STORE --gmm_path GMM [--num_workers 0]
+
+With --max_seconds, batches by length come in turn with them; their fill is the share of the budget
+that frames take, the rest being padding or room that is left.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.jepa import JEPABatches
+from gmmpipe.jepa import Augmentation, JEPABatches
 
 SHUFFLE_BUFFER = 1000
 Loader = Callable[[], Iterable[Any]]
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--gmm_path", required=True)
     parser.add_argument("--labels", help="also measure targets from this label store")
     parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--max_seconds", type=float, help="also measure batches of this size")
     parser.add_argument("--top_k", type=int, default=8, help="of one of the rows")
     parser.add_argument("--num_workers", type=int, default=0, help="loader processes")
     parser.add_argument("--runs", type=int, default=5)
@@ -55,6 +59,13 @@ def main() -> None:
         rivals["gmmpipe, label store"] = partial(ours, store, options, labels=options.labels)
     if all(shard.has_audio for shard in store.shards):
         rivals["gmmpipe, waveforms"] = partial(ours, store, options, wav=True)
+        rivals["gmmpipe, augmented"] = partial(
+            ours, store, options, wav=True, augment=Augmentation()
+        )
+    if options.max_seconds:
+        rivals[f"gmmpipe, {options.max_seconds:g} s"] = partial(
+            ours, store, options, max_seconds=options.max_seconds
+        )
     print(
         f"{len(store)} utterances, batches of {options.batch_size}, K = {gmm.K}, "
         f"{options.num_workers} loader processes; median of {options.runs} epochs"
@@ -62,6 +73,8 @@ def main() -> None:
     print(f"{'':24} {'utterances a second':>20} {'CPU ms an utterance':>20} {'padding':>8}")
     for name, (rate, cpu, padding) in measure(rivals, options.runs).items():
         print(f"{name:24} {rate:20.0f} {1000 * cpu:20.2f} {padding:8.1%}")
+    if options.max_seconds:
+        print(fill(store, options.max_seconds))
 
 
 def measure(rivals: dict[str, Loader], runs: int) -> dict[str, tuple[float, float, float]]:
@@ -88,8 +101,16 @@ def measure(rivals: dict[str, Loader], runs: int) -> dict[str, tuple[float, floa
 
 
 def ours(store: FeatureStore, options: argparse.Namespace, **what: Any) -> Iterable[Any]:
-    batches = JEPABatches(store, batch_size=options.batch_size, **what)
+    size = {} if "max_seconds" in what else {"batch_size": options.batch_size}
+    batches = JEPABatches(store, **size, **what)
     return DataLoader(batches, batch_size=None, num_workers=options.num_workers)
+
+
+def fill(store: FeatureStore, max_seconds: float) -> str:
+    """How much of the budget the frames of an epoch take, and how many utterances a step has."""
+    sizes = [len(batch.keys) for batch in JEPABatches(store, max_seconds=max_seconds)]
+    share = store.num_frames / (len(sizes) * int(max_seconds * store.features.frame_rate))
+    return f"{len(sizes)} steps of {min(sizes)} to {max(sizes)} utterances; fill {share:.1%}"
 
 
 def plain(

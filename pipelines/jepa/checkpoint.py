@@ -179,8 +179,10 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def _rename(content: dict[str, Any]) -> None:
-    """Give what earlier versions of this recipe wrote its present names."""
+    """Give what earlier versions of this recipe wrote its present names and options."""
     sizes, identity = content["sizes"], content["resume"]["identity"]
+    for name, value in (("max_seconds", None), ("mix_prob", 0.0), ("noise_prob", 0.0)):
+        identity.setdefault(name, value)
     if isinstance(sizes, dict) and "num_mels" in sizes:
         sizes["input_dim"] = sizes.pop("num_mels")
     for values in (sizes, identity):

@@ -13,9 +13,12 @@ from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
 
 if TYPE_CHECKING:
+    from gmmpipe.jepa import Augmentation
     from gmmpipe.store.feature_store import FeatureStore
     from pipelines.jepa.model import Sizes
 
+BATCH_SIZE = 16
+"""Utterances of a step, where no size is given."""
 NOT_IDENTITY = (
     *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
     *("keep", "resume", "overwrite", "device", "exchange_timeout"),
@@ -35,7 +38,15 @@ class JEPAOptions(RunOptions):
     gmm_path: Path = option(help="The mixture.")
     output_dir: Folder = option(help="Where jepa.pt, checkpoints, metrics.tsv and options.yaml go.")
     max_steps: int = option(1000, help="Steps of the whole run; its schedules end there.", low=1)
-    batch_size: int = option(16, help="Utterances of a step, over all ranks.", low=1)
+    batch_size: int | None = option(
+        None, help="Utterances of a step, over all ranks.", shown="16", low=1
+    )
+    max_seconds: float | None = option(
+        None,
+        help="Instead of --batch_size: seconds of a step, over all ranks and with its padding.",
+        shown="none",
+        above=0,
+    )
     lr: float = option(1e-3, help="AdamW's highest rate, between a warm-up and a cosine.", above=0)
     ema_decay: float = option(
         0.996, help="Share of the target encoder that is kept at each step.", low=0, high=1
@@ -53,6 +64,15 @@ class JEPAOptions(RunOptions):
         "features",
         help="What the encoder hears: the store's frames, of any kind, or the waveform. log_mel is "
         "an earlier name of features.",
+    )
+    mix_prob: float = option(
+        0.0,
+        help="Share of the waveforms that a piece of another one is mixed into.",
+        low=0,
+        high=1,
+    )
+    noise_prob: float = option(
+        0.0, help="Share of the waveforms that get white noise.", low=0, high=1
     )
     dim: int = option(128, help="Width of the encoder; the predictor's is half of it.", low=1)
     layers: int = option(4, help="Layers of the encoder.", low=1)
@@ -93,11 +113,30 @@ class JEPAOptions(RunOptions):
         super().__post_init__()
         if self.input == "log_mel":
             object.__setattr__(self, "input", "features")
+        if self.batch_size and self.max_seconds:
+            raise OptionError("--batch_size and --max_seconds are given, but a step has one size")
+        if not self.max_seconds and not self.batch_size:
+            object.__setattr__(self, "batch_size", BATCH_SIZE)
+        if self.augmentation and self.input != "wav":
+            raise OptionError("--mix_prob and --noise_prob are of the waveforms of --input wav")
         if self.dim % (2 * self.heads):
             raise OptionError(
                 f"--dim is {self.dim}, but must be a multiple of twice --heads {self.heads}: the "
                 "predictor has as many heads, and half the width"
             )
+
+    @property
+    def augmentation(self) -> "Augmentation | None":
+        """What is added to the waveforms.
+
+        Raises:
+            OptionError: the shares are together above 1.
+        """
+        if not self.mix_prob and not self.noise_prob:
+            return None
+        from gmmpipe.jepa import Augmentation
+
+        return Augmentation(mix_prob=self.mix_prob, noise_prob=self.noise_prob)
 
     def sizes(self, store: "FeatureStore", num_components: int) -> "Sizes":
         """Sizes of the model.

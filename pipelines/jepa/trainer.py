@@ -88,6 +88,7 @@ class Trainer:
             self.store,
             self.gmm,
             batch_size=options.batch_size,
+            max_seconds=options.max_seconds,
             seed=options.seed,
             start_step=step,
             stop_step=options.max_steps,
@@ -95,6 +96,7 @@ class Trainer:
             world_size=self.world.size,
             temperature=options.cluster_temperature,
             wav=options.input == "wav",
+            augment=options.augmentation,
         )
 
     def _train(self) -> None:

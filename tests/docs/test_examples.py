@@ -47,11 +47,21 @@ def test_labels(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.topk_ids.shape == found.topk_probs.shape == (len(found.labels), 2)
 
 
-def test_the_jepa(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(results)
+def test_the_jepa(
+    results: Path,
+    audio_stores: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its store has audio."""
+    (tmp_path / "store").symlink_to(audio_stores["tar"])
+    for name in ("fit", "jepa"):
+        (tmp_path / name).symlink_to(results / name)
+    monkeypatch.chdir(tmp_path)
     names = run_examples("docs/jepa.md")
     batch = names["batch"]
     assert batch.targets.shape == (*batch.mask.shape, 16)
+    assert [len(frames) for frames in names["heard"]] == batch.lengths.tolist()
     assert batch.features is batch.log_mel or batch.features.equal(batch.log_mel)
 
 

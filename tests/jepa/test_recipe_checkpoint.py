@@ -104,12 +104,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_made_again(
 def test_a_run_of_an_earlier_version_is_read_and_gone_on_with(
     short_run, store, gmm_path, tmp_path
 ) -> None:
-    """It called the frames log_mel, and their dimension num_mels."""
+    """It called the frames log_mel, their dimension num_mels, and knew fewer options."""
     out = tmp_path / "earlier"
     out.mkdir()
     content = torch.load(short_run / "jepa_ckpt_2.pt", weights_only=True)
     sizes, identity = content["sizes"], content["resume"]["identity"]
     sizes["num_mels"] = sizes.pop("input_dim")
+    for name in ("max_seconds", "mix_prob", "noise_prob"):
+        del identity[name]
     sizes["input"] = identity["input"] = "log_mel"
     torch.save(content, out / "jepa_ckpt_2.pt")
     assert load_jepa(out / "jepa_ckpt_2.pt")[0].sizes.input_dim == 80

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ import scipy.stats
 import torch
 
 from gmmpipe import FeatureStore, GradientGMM
-from gmmpipe.jepa import JEPABatch, JEPABatches
+from gmmpipe.errors import OptionError
+from gmmpipe.jepa import Augmentation, JEPABatch, JEPABatches
 from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.losses import RunningLosses, loss_sums
 from pipelines.jepa.measures import effective_rank, entropy, feature_std
 from pipelines.jepa.model import JEPA, FeaturesFrontend, Sizes, WaveformFrontend
+from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.schedule import cluster_weight_at, lr_at
 from pipelines.jepa.trainer import update_target
 
@@ -184,3 +188,21 @@ def test_the_evaluation_sample_is_whole_utterances_each_once(store, jepa) -> Non
     measures = sample.measure(jepa)
     assert measures["effective_rank"] == effective_rank(features)
     assert 0 < measures["usage_entropy"] <= math.log(16)
+
+
+def test_a_step_has_one_size(store: Path, gmm_path: Path, tmp_path: Path) -> None:
+    options = partial(JEPAOptions, str(store), gmm_path, tmp_path)
+    assert options().batch_size == 16
+    assert options(max_seconds=20.0).batch_size is None
+    with pytest.raises(OptionError, match="--batch_size and --max_seconds are given"):
+        options(batch_size=16, max_seconds=20.0)
+
+
+def test_only_waveforms_are_augmented(store: Path, gmm_path: Path, tmp_path: Path) -> None:
+    options = partial(JEPAOptions, str(store), gmm_path, tmp_path)
+    assert options().augmentation is None
+    assert options(input="wav", mix_prob=0.2).augmentation == Augmentation(0.2, noise_prob=0)
+    with pytest.raises(OptionError, match="are of the waveforms of --input wav"):
+        options(mix_prob=0.2)
+    with pytest.raises(OptionError, match="together above 1"):
+        options(input="wav", mix_prob=0.6, noise_prob=0.6)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from recipe import SCRIPT, arguments, assert_same_run, train_here
 
 from gmmpipe import FeatureStore, GradientGMM
+from gmmpipe.errors import CheckpointError
 from helpers.damage import flip, flip_in_frames
 from helpers.processes import pause, run, torchrun, wait_until
 from helpers.results import num_updates, read_metrics
@@ -118,6 +119,33 @@ def test_two_ranks_take_the_steps_of_one(store, gmm_path, tmp_path) -> None:
     models = [torch.load(folder / "jepa.pt", weights_only=True)["jepa"] for folder in (one, two)]
     for name, value in models[0].items():
         assert (value - models[1][name]).abs().max() < 1e-2, name
+
+
+def test_steps_of_a_length_are_gone_on_with(store, gmm_path, tmp_path) -> None:
+    sizes = {"batch_size": None, "max_seconds": 20.0, "max_steps": 12, "save_every": 5}
+    whole = train_here(store, gmm_path, tmp_path / "whole", **sizes)
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    shutil.copy(whole / "jepa_ckpt_5.pt", rest)
+    with pytest.raises(CheckpointError, match=r"max_seconds is 20\.0 there and 30\.0 here"):
+        train_here(store, gmm_path, rest, **{**sizes, "max_seconds": 30.0}, resume="auto")
+    train_here(store, gmm_path, rest, **sizes, resume="auto")
+    assert_same_run(whole, rest)
+
+
+def test_noise_and_mixing_are_gone_on_with(audio_stores, gmm_path, tmp_path) -> None:
+    options = {"input": "wav", "mix_prob": 0.5, "noise_prob": 0.5, "max_steps": 6, "save_every": 3}
+    whole = train_here(audio_stores["tar"], gmm_path, tmp_path / "whole", **options)
+    clean = {**options, "mix_prob": 0.0, "noise_prob": 0.0}
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    shutil.copy(whole / "jepa_ckpt_3.pt", rest)
+    with pytest.raises(CheckpointError, match=r"mix_prob is 0\.5 there and 0\.0 here"):
+        train_here(audio_stores["tar"], gmm_path, rest, **clean, resume="auto")
+    train_here(audio_stores["tar"], gmm_path, rest, **options, resume="auto")
+    assert_same_run(whole, rest)
+    other = train_here(audio_stores["tar"], gmm_path, tmp_path / "clean", **clean)
+    assert read_metrics(other)["jepa_loss"] != read_metrics(whole)["jepa_loss"]
 
 
 def test_it_learns_from_waveforms(audio_stores, gmm_path, tmp_path) -> None:
