@@ -39,6 +39,8 @@ class Evaluation:
         max_posterior: mean of the largest p(k|x).
         em_gap: how much one exact EM step on these frames, under the model's own variance floor
             (`NO_FLOOR` where it has none), lowers the nll: near 0 at a maximum of the likelihood.
+        uncertain_share: share of the frames whose posterior entropy is above 1 bit.
+        usage_entropy: ln `usage_perplexity` over ln K: 1 where all K are used evenly, or K = 1.
     """
 
     frames: int
@@ -49,6 +51,8 @@ class Evaluation:
     posterior_entropy: float
     max_posterior: float
     em_gap: float
+    uncertain_share: float
+    usage_entropy: float
 
 
 def evaluate(data_dir: str, gmm_path: Path, max_frames: int | None, world: World) -> Evaluation:

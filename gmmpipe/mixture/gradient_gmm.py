@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.floors import floor_from_content
 from gmmpipe.mixture.mixture import Mixture, temper
-from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model, write_model
+from gmmpipe.mixture.model_file import FORMAT_VERSION, read_content, write_model
+from gmmpipe.mixture.other_forms import in_other_form, parameters_of
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -149,9 +150,24 @@ class GradientGMM(nn.Module):
             return x.numel() // self.dim
         raise ValueError(f"frames {tuple(x.shape)} are not [N, {self.dim}] or [B, {self.dim}, T]")
 
-    def save(self, path: str | Path) -> None:
-        """Write the model file (gmm.pt in docs/formats.md), whole or not at all."""
-        write_model(Path(path), self.to_dict())
+    def save(self, path: str | Path, form: str = "gmmpipe") -> None:
+        """Write a model file, whole or not at all.
+
+        Args:
+            path: the file.
+            form: ``gmmpipe`` (gmm.pt in docs/formats.md), or ``sjepa``: a torch file of means,
+                variances [K, D] and weights [K], float32, and nothing else.
+
+        Raises:
+            ValueError: there is no such form.
+        """
+        content = self.to_dict()
+        if form == "sjepa":
+            names = {"means": "means", "variances": "covariances", "weights": "weights"}
+            content = {there: content[here] for there, here in names.items()}
+        elif form != "gmmpipe":
+            raise ValueError(f"form is {form!r}, but must be 'gmmpipe' or 'sjepa'")
+        write_model(Path(path), content)
 
     def to_dict(self) -> dict[str, Any]:
         """The model file's content: tensors on the CPU and plain Python values."""
@@ -165,12 +181,30 @@ class GradientGMM(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Read a model file: ``gmm.pt`` or a checkpoint.
+        """Read a model file: ``gmm.pt``, a checkpoint, or one of another program.
+
+        Other programs' files are torch files or .npz with ``means``, ``variances`` or
+        ``covariances`` [K, D] and ``weights``, each also with scikit-learn's ``_`` at its end. They
+        do not say what their frames are. Nothing in a file is ever executed.
 
         Raises:
             CheckpointError: the file is missing, damaged or no model file.
         """
-        return cls.from_dict(read_model(Path(path)), path).to(device)
+        content = read_content(Path(path))
+        if not in_other_form(content):
+            return cls.from_dict(_of_this_version(content, path), path).to(device)
+        try:
+            parameters = parameters_of(content)
+            means, log_vars, log_weights = (
+                parameters[name] for name in ("means", "log_vars", "log_weights")
+            )
+            model = cls(means, log_vars, log_weights)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        values = dict(model.named_buffers())
+        if problem := model._disagreement(values):  # beyond what float32 can hold
+            raise CheckpointError(f"{path}: {problem}")
+        return model.to(device)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str | Path = "model") -> Self:
@@ -237,6 +271,16 @@ class GradientGMM(nn.Module):
             log_vars=torch.from_numpy(np.log(model.covariances_)),
             log_weights=torch.from_numpy(log_weights),
         )
+
+
+def _of_this_version(content: Any, path: str | Path) -> dict[str, Any]:
+    """The content of a gmm.pt; CheckpointError for another one."""
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: not a model file of format version {FORMAT_VERSION}, "
+            "nor one of means, variances and weights"
+        )
+    return content
 
 
 def _check_values(values: dict[str, Any]) -> None:

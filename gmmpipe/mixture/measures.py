@@ -13,7 +13,7 @@ from torch import Tensor
 from gmmpipe.mixture.mixture import Mixture, expand
 from gmmpipe.mixture.statistics import Statistics
 
-_NUM_TOTALS = 5
+_NUM_TOTALS = 6
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class UsageSums:
 
     Args:
         counts: frames whose most likely component is k, [K].
-        totals: frames, Σ ln p(x), Σ (ln p(x))², Σ H(p(k|x)) and Σ max_k p(k|x), [5].
+        totals: frames, Σ ln p(x), Σ (ln p(x))², Σ H(p(k|x)), Σ max_k p(k|x) and the
+            frames with H(p(k|x)) above ln 2, which is 1 bit, [6].
     """
 
     counts: Tensor
@@ -35,7 +36,7 @@ class UsageSums:
 
     @classmethod
     def view(cls, flat: Tensor) -> "UsageSums":
-        """The sums in `flat`, [K + 5], which they share."""
+        """The sums in `flat`, [K + 6], which they share."""
         return cls(*torch.split(flat, [len(flat) - _NUM_TOTALS, _NUM_TOTALS]))
 
     def add(self, joints: Tensor) -> Tensor:
@@ -49,7 +50,11 @@ class UsageSums:
         entropies = scores - (posteriors * joints.clamp_min(-1e300)).sum(1)
         self.counts.add_(torch.bincount(labels, minlength=len(self.counts)))
         self.totals[0] += len(joints)
-        parts = (scores, scores.square(), entropies.clamp_min_(0.0), posteriors.amax(1))
+        uncertain = (entropies > math.log(2)).double()
+        parts = (
+            *(scores, scores.square(), entropies.clamp_min_(0.0)),
+            *(posteriors.amax(1), uncertain),
+        )
         self.totals[1:] += torch.stack([part.sum() for part in parts])
         return posteriors
 
@@ -59,7 +64,7 @@ class UsageSums:
         alive: components that are some frame's most likely one. nll and entropy are in nats a
         frame, means over at least one frame.
         """
-        frames, score, _, entropy, _ = self.totals.tolist()
+        frames, score, _, entropy, *_ = self.totals.tolist()
         return {
             "alive": int((self.counts > 0).sum()),
             "nll": -score / frames,
@@ -77,7 +82,7 @@ class UpdateSums:
     """What an update's metrics are made of; sums over frames, float64, which add up over ranks.
 
     Args:
-        flat: the buffer that the others are views of, [K + 6].
+        flat: the buffer that the others are views of, [K + 7].
         usage: see `UsageSums`.
         distance: Σ_n Σ_k p(k|x)·|x - mean_k|², [1].
     """
@@ -148,21 +153,25 @@ class EvaluationSums:
             self.statistics.add(self.usage.add(joints), expanded)
 
     def measures(self) -> dict[str, float]:
-        """alive, nll, posterior_entropy, nll_stderr, usage_perplexity and max_posterior.
+        """What `gmmpipe evaluate` says after one pass over the frames.
 
         nll_stderr: the standard error of the nll, which takes the frames for independent.
         usage_perplexity: exp H of the shares of frames that the components are the most likely
-        ones of, between 1 and alive. max_posterior: mean of the largest posterior. See
-        `UsageSums.measures` for the first three.
+        ones of, between 1 and alive. max_posterior: mean of the largest posterior.
+        uncertain_share: of the frames, those with a posterior entropy above 1 bit. usage_entropy:
+        H of those shares over ln K (1 for K = 1). See `UsageSums.measures` for the others.
         """
-        frames, score, squares, _, largest = self.usage.totals.tolist()
+        frames, score, squares, _, largest, uncertain = self.usage.totals.tolist()
         variance = max(0.0, squares - score * score / frames) / max(1.0, frames - 1)
         shares = self.usage.alive_counts / frames
+        entropy, most = -float((shares * shares.log()).sum()), math.log(len(self.usage.counts))
         return {
             **self.usage.measures(),
             "nll_stderr": math.sqrt(variance / frames),
-            "usage_perplexity": math.exp(-float((shares * shares.log()).sum())),
+            "usage_perplexity": math.exp(entropy),
             "max_posterior": largest / frames,
+            "uncertain_share": uncertain / frames,
+            "usage_entropy": entropy / most if most else 1.0,
         }
 
 

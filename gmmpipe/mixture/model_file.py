@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,11 @@ _GLOBALS = {
 }
 """All names that a model file needs. Others, like bytearray, could take any amount of memory."""
 
+_PICKLE = (
+    "it is a pickle, and reading one runs what is in it; where you trust it, unpickle it yourself "
+    "and give the scikit-learn model to GradientGMM.from_sklearn"
+)
+
 
 def write_model(path: Path, content: dict[str, Any]) -> None:
     """Write a model file's content to `path`, whole or not at all."""
@@ -44,10 +50,26 @@ def read_model(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged or no model file.
     """
+    content = read_content(path)
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
+    return content
+
+
+def read_content(path: Path) -> Any:
+    """What a torch archive or an .npz of any program holds, as safely as `read_model`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or neither.
+    """
     try:
         with open(open_regular(path), "rb") as file:
             data = file.read()
+        if data.startswith(b"\x80"):
+            raise ValueError(_PICKLE)
         _check_archive(data)
+        if path.suffix == ".npz":
+            return _arrays_in(data)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         for tensor in _tensors_in(content):
             _check_tensor(tensor)
@@ -58,8 +80,6 @@ def read_model(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle fails in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: damaged, or not a model file: {reason}") from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: not a model file of format version {FORMAT_VERSION}")
     return content
 
 
@@ -104,6 +124,24 @@ def _check_pickle(data: bytes) -> None:
         named = opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
         if named and argument not in _GLOBALS:
             raise ValueError(f"it names {argument}")
+
+
+def _arrays_in(data: bytes) -> dict[str, Tensor]:
+    """The arrays of an .npz as tensors; no array is larger than its bytes in the file."""
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.namelist():
+            file = io.BytesIO(archive.read(member))
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError(f"{member} is not of version 1 of the npy format")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype.kind != "f" or dtype.itemsize > 8:
+                continue  # names and counts, of no use here; objects are never unpickled
+            flat = np.frombuffer(file.read(), dtype)
+            array = flat.reshape(shape, order="F" if fortran else "C")
+            native = array.astype(dtype.newbyteorder("="), order="C")
+            arrays[member.removesuffix(".npy")] = torch.from_numpy(native)
+    return arrays
 
 
 def _tensors_in(content: Any) -> Iterator[Tensor]:

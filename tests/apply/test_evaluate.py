@@ -24,7 +24,7 @@ from helpers.results import read_json_lines
 
 KEYS = [
     *("frames", "nll", "nll_stderr", "alive", "usage_perplexity"),
-    *("posterior_entropy", "max_posterior", "em_gap"),
+    *("posterior_entropy", "max_posterior", "em_gap", "uncertain_share", "usage_entropy"),
 ]
 ALONE = alone()
 
@@ -62,6 +62,8 @@ def reference(gmm: GradientGMM, frames: torch.Tensor, floor: float) -> dict[str,
         "posterior_entropy": entropy(posteriors, axis=1).mean(),
         "max_posterior": posteriors.max(1).mean(),
         "em_gap": after.score(x) - scores.mean(),
+        "uncertain_share": (entropy(posteriors, axis=1, base=2) > 1).mean(),
+        "usage_entropy": entropy(counts) / math.log(gmm.K),
     }
 
 
@@ -82,6 +84,8 @@ def test_a_fitted_model_on_speech(store, fitted) -> None:
     assert 1 < got["usage_perplexity"] < 16
     assert got["posterior_entropy"] > 1e-3
     assert 1e-3 < got["em_gap"] < 5
+    assert 0 < got["uncertain_share"] < 0.5
+    assert 0.5 < got["usage_entropy"] < 1
 
 
 def test_silence_under_variances_at_the_floor(silent_store, tmp_path) -> None:
