@@ -168,9 +168,9 @@ def test_a_jepa_hears_the_frames_but_not_a_waveform_that_nobody_has(tmp_path: Pa
     small = {"max_steps": 3, "batch_size": 4, "dim": 16, "layers": 1, "heads": 2, "num_workers": 0}
     options = {"predictor_layers": 1, "log_every": 1, "device": "cpu", **small}
     gmm_path, out = tmp_path / "fit" / "gmm.pt", tmp_path / "jepa"
-    Trainer(JEPAOptions(str(store), gmm_path, out, **options), ALONE).run()
+    Trainer(JEPAOptions(str(store), out, gmm_path, **options), ALONE).run()
     assert len((out / "metrics.tsv").read_text().splitlines()) == 4
     with pytest.raises(OptionError, match="--input wav needs audio, and frames of kind external"):
-        Trainer(JEPAOptions(str(store), gmm_path, out, input="wav", **options), ALONE)
+        Trainer(JEPAOptions(str(store), out, gmm_path, input="wav", **options), ALONE)
     with pytest.raises(StoreError, match="frames of kind external have no audio beside them"):
         JEPABatches(store, wav=True)

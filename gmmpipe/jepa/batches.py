@@ -47,6 +47,9 @@ class JEPABatches(IterableDataset[JEPABatch]):
         labels: instead of `gmm`, the label store of `store` (for several stores, theirs in the same
             order). Its top k are the targets, or else its labels with probability 1. With neither
             `gmm` nor `labels`, batches have no targets.
+        labels_of: the feature store that `labels` are of, where that is not `store`: other frames
+            of the same utterances, such as an encoder's layer. Both have the same shards and keys,
+            and as many frames for each key.
         batch_size: the largest number of utterances of a step, over all ranks; two steps differ by
             at most one. 16 where neither this nor another size is given.
         max_seconds: instead of `batch_size`, the largest size of a step in seconds, over all ranks
@@ -82,6 +85,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         gmm: GradientGMM | str | Path | None = None,
         *,
         labels: str | Path | None = None,
+        labels_of: str | Path | None = None,
         batch_size: int | None = None,
         max_seconds: float | None = None,
         max_frames: int | None = None,
@@ -108,7 +112,7 @@ class JEPABatches(IterableDataset[JEPABatch]):
         self._seed, self._pool_utterances = seed, window
         self._size = self._plan_sizes(batch_size, max_seconds, max_frames)
         self._rank, self._world_size = rank, world_size
-        self._targets = _target_source(self.store, gmm, labels, temperature, top_k)
+        self._targets = _target_source(self.store, gmm, labels, labels_of, temperature, top_k)
         order = self._make_order()
         if order.smallest_batch < world_size:
             raise OptionError(
@@ -221,13 +225,16 @@ def _target_source(
     store: FeatureStore,
     gmm: GradientGMM | str | Path | None,
     labels: str | Path | None,
+    labels_of: str | Path | None,
     temperature: float,
     top_k: int | None,
 ) -> TargetSource:
     if gmm is not None and labels is not None:
         raise OptionError("targets are of a mixture or of a label store, not of both")
+    if labels_of is not None and labels is None:
+        raise OptionError("labels_of says what the labels are of, but there are no labels")
     if gmm is not None:
         return mixture_targets(gmm, store, temperature, top_k)
     if (top_k, temperature) != (None, 1.0):
         raise OptionError("top_k and temperature are of a mixture's posteriors; none is given")
-    return NoTargets() if labels is None else label_targets(labels, store)
+    return NoTargets() if labels is None else label_targets(labels, store, labels_of)

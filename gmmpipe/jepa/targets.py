@@ -127,19 +127,33 @@ def _aligned(row: ShardRow) -> tuple[str, int, int]:
     return row.name.partition(".")[0], row.utterances, row.frames
 
 
-def label_targets(paths: str | Path, store: FeatureStore) -> LabelTargets:
+def label_targets(
+    paths: str | Path, store: FeatureStore, labels_of: str | Path | None = None
+) -> LabelTargets:
     """The targets that the label stores of `store` hold, one label store for each of its folders.
+
+    Args:
+        paths: the label stores.
+        store: the feature store whose utterances get the targets.
+        labels_of: the feature stores that the labels are of, where that is not `store`: other
+            frames of the same utterances, an encoder's layer for one. Their shards hold the same
+            keys as those of `store`, with as many frames for each.
 
     Raises:
         StoreError: a label store is missing, unfinished or damaged, or labels another store, or
-            two were made with different models or options.
+            two were made with different models or options; or `labels_of` has other shards.
     """
     opened = [LabelStore.open(folder) for folder in listed_paths(paths)]
-    if [labels.plan.source_sha256 for labels in opened] != store.digests:
-        raise StoreError(f"{paths}: the labels of other feature stores, or in another order")
+    labelled = store if labels_of is None else FeatureStore.open(labels_of)
+    if [labels.plan.source_sha256 for labels in opened] != labelled.digests:
+        of = "" if labels_of is None else f" than {labels_of}"
+        raise StoreError(f"{paths}: the labels of other feature stores{of}, or in another order")
     rows = [shard.row for labels in opened for shard in labels.shards]
     if [_aligned(row) for row in rows] != [_aligned(shard.row) for shard in store.shards]:
-        raise StoreError(f"{paths}: other shards than those of the feature stores")
+        raise StoreError(
+            f"{paths}: other shards than those of the feature stores: the same utterances, with as "
+            "many frames each, are to be in shards of the same number"
+        )
     how = {(p.gmm_sha256, p.top_k, p.temperature) for p in (labels.plan for labels in opened)}
     if len(how) > 1:
         raise StoreError(f"{paths}: label stores of several models, or made with other options")

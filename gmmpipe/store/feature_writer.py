@@ -188,6 +188,17 @@ class FeatureStoreWriter:
             if len(self._buffer) >= self._utterances_per_shard:
                 self._write_shard()
 
+    def close_shard(self) -> None:
+        """End the present shard, however few utterances it holds; the next one begins another.
+
+        Frames made from another store's utterances can so keep to its shards.
+        """
+        with self._lock:
+            if not self._is_open:
+                raise RuntimeError("a FeatureStoreWriter adds only within its with block")
+            if self._buffer:
+                self._write_shard()
+
     def _take_over(self) -> None:
         """Learn which shards an earlier run has finished, and which utterances they hold."""
         path, suffix = self._folder.path, SHARD_SUFFIXES[self._folder.wanted.format]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
-from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import FORMAT_VERSION, read_model
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position
@@ -41,9 +40,11 @@ class TrainState:
     metrics: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, sizes: Sizes, seed: int, gmm: GradientGMM, device: torch.device) -> "TrainState":
+    def begin(
+        cls, sizes: Sizes, seed: int, moments: tuple[Tensor, Tensor], device: torch.device
+    ) -> "TrainState":
         """Before the first step, the target encoder is the online one."""
-        jepa = JEPA(sizes, seed, gmm).to(device)
+        jepa = JEPA(sizes, seed, moments).to(device)
         target = copy.deepcopy(jepa.encoder).requires_grad_(False)
         groups = [
             {"params": parameters, "weight_decay": WEIGHT_DECAY if decays else 0.0}

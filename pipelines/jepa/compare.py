@@ -34,6 +34,7 @@ from pipelines.jepa.evaluation import EvaluationSample
 from pipelines.jepa.folder import MODEL_FILE
 from pipelines.jepa.measures import effective_rank, entropy, feature_std, singular_values
 from pipelines.jepa.model import JEPA, FeaturesFrontend, Sizes
+from pipelines.jepa.targets import mixture_moments
 
 log = logging.getLogger("gmmpipe.pipelines.jepa")
 KINDS = {"anchored": ("1.0", "0.01"), "unanchored": ("0", "0")}
@@ -131,7 +132,8 @@ def compare(output_dir: Path, num_seeds: int, options: dict[str, object], extra:
     store, gmm = FeatureStore.open(str(options["data_dir"])), GradientGMM.load(options["gmm_path"])
     jepas = {run: load_jepa(folder / MODEL_FILE)[0] for run, folder in folders.items()}
     first = jepas["anchored", 0]
-    jepas |= {("untrained", seed): JEPA(first.sizes, seed, gmm) for seed in range(num_seeds)}
+    moments = mixture_moments(gmm)
+    jepas |= {("untrained", seed): JEPA(first.sizes, seed, moments) for seed in range(num_seeds)}
     sample = EvaluationSample.read(store, first, SAMPLE_SEED, SAMPLE_UTTERANCES)
     measured = [
         Measured(*run, sample.encode(jepa, jepa.encoder), read_metrics(folders.get(run)))
@@ -167,7 +169,7 @@ def read_metrics(folder: Path | None) -> dict[str, list[float]] | None:
 def input_frames(sample: EvaluationSample, sizes: Sizes, gmm: GradientGMM) -> Tensor:
     """The sample's frames as the encoders are given them: each dimension of variance 1."""
     frontend = FeaturesFrontend(sizes)
-    frontend.set_moments(gmm)
+    frontend.set_moments(*mixture_moments(gmm))
     frames = [b.features.transpose(1, 2)[~b.padding_mask] for b in sample.batches]
     return (torch.cat(frames) - frontend.mean) / frontend.std
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from gmmpipe.jepa import JEPABatch
 from pipelines.jepa.measures import entropy
 from pipelines.jepa.model import JEPA, Encoder
+from pipelines.jepa.targets import posteriors_of
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ def loss_sums(jepa: JEPA, target: Encoder, batch: JEPABatch) -> LossSums:
     with torch.no_grad():
         targets = target(signal, real)[batch.mask[real]]
     errors = (predictions - targets).square().mean(1)
-    assert batch.targets is not None, "the batches were asked for with posteriors"
-    posteriors = batch.targets[visible]
+    posteriors = posteriors_of(batch, jepa.sizes.num_components)[visible]
     log_q = jepa.cluster_head(context).log_softmax(1)
     entropies = torch.special.entr(posteriors).sum(1)
     divergences = -(posteriors * log_q).sum(1) - entropies

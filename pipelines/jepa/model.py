@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from gmmpipe.jepa import JEPABatch
-from gmmpipe.mixture.gradient_gmm import GradientGMM
 
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 """Kernel and stride of each, in samples of its input: wav2vec 2.0's (arXiv 2006.11477)."""
@@ -49,14 +48,10 @@ class FeaturesFrontend(nn.Module):
         self.register_buffer("std", torch.ones(sizes.input_dim))
         self.project = nn.Linear(sizes.input_dim, sizes.dim)
 
-    def set_moments(self, gmm: GradientGMM) -> None:
-        """Take the mean and the standard deviation of each dimension from the mixture."""
-        weights = gmm.weights.double()[:, None]
-        means, covariances = gmm.means.double(), gmm.covariances.double()
-        mean = (weights * means).sum(0)
-        variance = (weights * (covariances + (means - mean).square())).sum(0)
+    def set_moments(self, mean: Tensor, std: Tensor) -> None:
+        """Take over the mean and the standard deviation of each dimension, [D] each."""
         self.mean.copy_(mean)
-        self.std.copy_(variance.sqrt())
+        self.std.copy_(std)
 
     def forward(self, features: Tensor) -> Tensor:
         """Each frame alone."""
@@ -160,10 +155,13 @@ class JEPA(nn.Module):
     Args:
         sizes: what sizes they have.
         seed: of the parameters, which are the same on every device and rank.
-        gmm: gives the front end the moments of the frames; None where parameters are loaded.
+        moments: mean and standard deviation of the frames, for the front end; None where
+            parameters are loaded.
     """
 
-    def __init__(self, sizes: Sizes, seed: int = 0, gmm: GradientGMM | None = None) -> None:
+    def __init__(
+        self, sizes: Sizes, seed: int = 0, moments: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.sizes = sizes
         self.encoder = Encoder(sizes)
@@ -180,8 +178,8 @@ class JEPA(nn.Module):
                 nn.init.trunc_normal_(parameter, std=scale, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        if gmm is not None and isinstance(self.encoder.frontend, FeaturesFrontend):
-            self.encoder.frontend.set_moments(gmm)
+        if moments is not None and isinstance(self.encoder.frontend, FeaturesFrontend):
+            self.encoder.frontend.set_moments(*moments)
 
     def signal(self, batch: JEPABatch) -> Tensor:
         """What of a batch the encoder hears."""

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gmmpipe.errors import CheckpointError, OptionError
 from gmmpipe.features.spec import ComputedSpec, FrameSpec
+from gmmpipe.files import listed_paths
 from gmmpipe.option_types import Folder, Paths
 from gmmpipe.options import option
 from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
+from gmmpipe.store.names import STORE_FILE
 
 if TYPE_CHECKING:
     from gmmpipe.jepa import Augmentation
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16
 """Utterances of a step, where no size is given."""
 NOT_IDENTITY = (
-    *("data_dir", "gmm_path", "output_dir", "num_workers", "save_every"),
+    *("data_dir", "gmm_path", "labels", "labels_of"),
+    *("output_dir", "num_workers", "save_every"),
     *("keep", "resume", "overwrite", "device", "exchange_timeout"),
 )
-"""Options that may change when a run goes on. The first two are compared by their contents."""
+"""Options that may change when a run goes on. The first line is compared by contents."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,19 @@ class JEPAOptions(RunOptions):
     """
 
     data_dir: Paths = option(help="Comma-separated feature stores with equal fingerprints.")
-    gmm_path: Path = option(help="The mixture.")
     output_dir: Folder = option(help="Where jepa.pt, checkpoints, metrics.tsv and options.yaml go.")
+    gmm_path: Path | None = option(
+        None, help="The mixture whose posteriors are the targets; or else --labels."
+    )
+    labels: Paths | None = option(
+        None,
+        help="Label stores, whose top k, renormalised to sum to 1, are the targets instead.",
+    )
+    labels_of: Paths | None = option(
+        None,
+        help="The feature stores that --labels are of, where those are not --data_dir: other "
+        "frames of the same utterances.",
+    )
     max_steps: int = option(1000, help="Steps of the whole run; its schedules end there.", low=1)
     batch_size: int | None = option(
         None, help="Utterances of a step, over all ranks.", shown="16", low=1
@@ -113,6 +127,12 @@ class JEPAOptions(RunOptions):
         super().__post_init__()
         if self.input == "log_mel":
             object.__setattr__(self, "input", "features")
+        if (self.gmm_path is None) == (self.labels is None):
+            raise OptionError("give either --gmm_path or --labels: the targets are of one of them")
+        if self.labels_of is not None and self.labels is None:
+            raise OptionError("--labels_of says what --labels are of, but there are none")
+        if self.labels is not None and self.cluster_temperature != 1:
+            raise OptionError("--cluster_temperature is of a mixture's posteriors, not of --labels")
         if self.batch_size and self.max_seconds:
             raise OptionError("--batch_size and --max_seconds are given, but a step has one size")
         if not self.max_seconds and not self.batch_size:
@@ -157,15 +177,24 @@ class JEPAOptions(RunOptions):
         """The values that must be the same for a run to be resumed.
 
         Raises:
-            CheckpointError: the mixture's file cannot be read.
+            CheckpointError: the mixture or the label store cannot be read.
         """
-        try:
-            with open(self.gmm_path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{self.gmm_path}: {error.strerror}") from error
         chosen = {name: value for name, value in asdict(self).items() if name not in NOT_IDENTITY}
-        return {**chosen, "stores": store.digests, "gmm_sha256": digest}
+        identity = {**chosen, "stores": store.digests}
+        if self.labels is not None:
+            # A label store's document has the digest of every shard of it.
+            documents = [folder / STORE_FILE for folder in listed_paths(self.labels)]
+            return {**identity, "labels_sha256": [_sha256(path) for path in documents]}
+        assert self.gmm_path is not None
+        return {**identity, "gmm_sha256": _sha256(self.gmm_path)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
 
 
 def _check_hop(features: FrameSpec) -> None:

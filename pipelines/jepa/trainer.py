@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from gmmpipe import FeatureStore
 from gmmpipe.errors import GmmpipeError, RankError, Stopped
 from gmmpipe.jepa import JEPABatch, JEPABatches
-from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.stop import StopRequest
 from gmmpipe.run.world import World
@@ -25,6 +24,7 @@ from pipelines.jepa.loading import as_raised, ignore_signals, loader_died, loadi
 from pipelines.jepa.losses import loss_sums
 from pipelines.jepa.options import JEPAOptions
 from pipelines.jepa.schedule import cluster_weight_at, lr_at
+from pipelines.jepa.targets import Anchor
 
 log = logging.getLogger("gmmpipe.pipelines.jepa")
 LARGEST_GRADIENT = 1.0
@@ -47,11 +47,11 @@ class Trainer:
         self.world = world = replace(world, stopping=self.stop.is_made)
         self.store = FeatureStore.open(options.data_dir)
         self.store.check_files()
-        self.gmm = GradientGMM.load(options.gmm_path)
-        sizes = options.sizes(self.store, self.gmm.K)
+        self.anchor = Anchor.open(options, self.store)
+        sizes = options.sizes(self.store, self.anchor.num_components)
         identity = options.identity(self.store)
         self.batches_from(0)  # an error of the store or the mixture comes before the folder's
-        self.state = TrainState.begin(sizes, options.seed, self.gmm, world.device)
+        self.state = TrainState.begin(sizes, options.seed, self.anchor.moments, world.device)
         self.folder = jepa_folder(options, identity, self.state, world)
 
     def run(self) -> None:
@@ -86,7 +86,6 @@ class Trainer:
         options = self.options
         return JEPABatches(
             self.store,
-            self.gmm,
             batch_size=options.batch_size,
             max_seconds=options.max_seconds,
             seed=options.seed,
@@ -94,9 +93,9 @@ class Trainer:
             stop_step=options.max_steps,
             rank=self.world.rank,
             world_size=self.world.size,
-            temperature=options.cluster_temperature,
             wav=options.input == "wav",
             augment=options.augmentation,
+            **self.anchor.arguments,
         )
 
     def _train(self) -> None:

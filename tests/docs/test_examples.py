@@ -21,7 +21,7 @@ def results(store: Path, fitted: Path, tmp_path_factory: pytest.TempPathFactory)
     (folder / "fit").symlink_to(fitted.parent)
     label(LabelOptions(store, fitted, folder / "labels", top_k=2))
     small = {"max_steps": 1, "dim": 16, "layers": 1, "heads": 1, "num_workers": 0, "device": "cpu"}
-    Trainer(JEPAOptions(str(store), fitted, folder / "jepa", **small), alone()).run()
+    Trainer(JEPAOptions(str(store), folder / "jepa", fitted, **small), alone()).run()
     return folder
 
 

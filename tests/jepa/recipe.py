@@ -36,12 +36,12 @@ def arguments(store: object, gmm: object, out: Path, **changes: Any) -> list[str
 
 
 def train_here(
-    store: object, gmm: Path, out: Path, world: World | None = None, **changes: Any
+    store: object, gmm: Path | None, out: Path, world: World | None = None, **changes: Any
 ) -> Path:
     """What train.py does, in this process."""
     options = {**SMALL, **changes}
     world = world or alone()
-    Trainer(JEPAOptions(str(store), gmm, out, **options), world).run()
+    Trainer(JEPAOptions(str(store), out, gmm, **options), world).run()
     return out
 
 

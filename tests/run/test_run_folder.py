@@ -96,7 +96,7 @@ def jepas(store: Path, gmm_path: Path) -> Kind:
 
     def trainer(folder: Path, **changes: Any) -> Trainer:
         options = {**sizes, **small, **changes}
-        return Trainer(JEPAOptions(str(store), gmm_path, folder, **options), ALONE)
+        return Trainer(JEPAOptions(str(store), folder, gmm_path, **options), ALONE)
 
     def awake(folder: Path, whole: Path, **changes: Any) -> tuple[RunFolder, Any]:
         sleeper = trainer(folder, **changes)

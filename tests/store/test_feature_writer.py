@@ -364,6 +364,31 @@ def test_utterances_that_are_stored_need_not_be_made_again(tmp_path: Path, caplo
     assert file_bytes(folder) == whole
 
 
+def test_a_shard_may_be_closed_early_and_a_rerun_makes_the_same_ones(tmp_path: Path) -> None:
+    def program(folder: Path, stop: int) -> Path:
+        options = {"frame_rate": 50, "description": LAYER, "utterances_per_shard": 5}
+        with FeatureStoreWriter(folder, dim=3, **options) as writer:
+            for number, (key, frames) in enumerate(utterances(3)):
+                if number == stop:
+                    raise InterruptedError
+                writer.add(key, frames)
+                if number in (2, 7):
+                    writer.close_shard()
+            writer.close_shard()
+            writer.close_shard()
+        with pytest.raises(RuntimeError, match="within its with block"):
+            writer.close_shard()
+        return folder
+
+    whole = program(tmp_path / "whole", 99)
+    shards = FeatureStore.open(whole).shards
+    assert [shard.row.utterances for shard in shards] == [3, 5, 5, 1]
+    for stop in (3, 5, 9):
+        with pytest.raises(InterruptedError):
+            program(tmp_path / "store", stop)
+    assert file_bytes(program(tmp_path / "store", 99)) == file_bytes(whole)
+
+
 def test_a_bad_shard_is_removed_by_verify_and_made_again(tmp_path: Path) -> None:
     folder = write(tmp_path / "store", 3)
     whole = file_bytes(folder)
