@@ -45,7 +45,7 @@ class HubModel(ModelHubMixin, library_name="gmmpipe", tags=["gmm", "speech"]):
 
 def save(content: dict[str, Any], folder: Path, evaluation: Figures | None) -> None:
     """Write a model's files into `folder`."""
-    model = HubModel(content, figures_of(evaluation), str(folder))
+    model = HubModel(content, figures_of(evaluation), folder.resolve().name)  # not its whole path
     try:
         model.save_pretrained(folder)
     except OSError as error:

@@ -66,6 +66,7 @@ def test_other_readers_read_the_files(folder, fitted, evaluation) -> None:
     assert config["features"] == gmm.info["features"]
     assert (config["K"], config["dim"], config["frames"]) == (16, 80, gmm.info["frames"])
     card = huggingface_hub.ModelCard.load(folder / "README.md")
+    assert "from_pretrained('hub')" in card.text
     assert card.data.library_name == "gmmpipe"
     assert f"| nll | {evaluation.nll:.6g} |" in card.text
     assert f"| alive | {evaluation.alive} |" in card.text
