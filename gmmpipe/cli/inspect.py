@@ -60,8 +60,13 @@ def _describe_store(folder: Path) -> dict[str, Any]:
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
-    from gmmpipe.mixture.model_file import read_model
+    from gmmpipe.mixture.gradient_gmm import GradientGMM
+    from gmmpipe.mixture.model_file import read_content, read_model
+    from gmmpipe.mixture.other_forms import in_other_form
 
+    if in_other_form(read_content(path)):
+        gmm = GradientGMM.load(path)
+        return {"kind": "model of another program", "K": gmm.K, "dim": gmm.dim}
     content = read_model(path)
     resume = content.get("resume", {})
     return {

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.floors import floor_from_content
+from gmmpipe.mixture.hub import Shareable
 from gmmpipe.mixture.mixture import Mixture, temper
 from gmmpipe.mixture.model_file import FORMAT_VERSION, read_content, write_model
 from gmmpipe.mixture.other_forms import in_other_form, parameters_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _NO_MODEL = (KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
-class GradientGMM(nn.Module):
+class GradientGMM(Shareable):
     """A diagonal-covariance Gaussian mixture with frozen parameters.
 
     Frames are [N, D], or [B, D, T] as encoders have them (then N = B * T, time fastest). What is

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
+from gmmpipe import GradientGMM
 from gmmpipe.apply.label import LabelOptions, label
 from helpers.making import alone
 
@@ -48,6 +51,16 @@ def test_a_label_store_finished_or_not(store: Path, fitted: Path, tmp_path: Path
 def test_a_model(fitted: Path, invoke) -> None:
     found = json.loads(invoke("inspect", fitted, "--json").stdout)
     assert (found["K"], found["dim"], found["frames"]) == (16, 80, 8000)
+
+
+def test_a_model_of_another_program(fitted: Path, tmp_path: Path, invoke) -> None:
+    gmm = GradientGMM.load(fitted)
+    gmm.save(tmp_path / "s.pt", form="sjepa")
+    means, variances, weights = gmm.means, gmm.covariances, gmm.weights
+    np.savez(tmp_path / "m.npz", means_=means, covariances_=variances, weights_=weights)
+    for name in ("s.pt", "m.npz"):
+        found = json.loads(invoke("inspect", tmp_path / name, "--json").stdout)
+        assert found == {"kind": "model of another program", "K": 16, "dim": 80}
 
 
 def test_something_else_is_one_line_of_error(tmp_path: Path, invoke) -> None:
