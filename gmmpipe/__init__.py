@@ -23,8 +23,8 @@ from gmmpipe.errors import (
 
 if TYPE_CHECKING:
     from gmmpipe.apply.evaluate import Evaluation
-    from gmmpipe.apply.options import EvaluateOptions, ExportOptions, LabelOptions
-    from gmmpipe.commands import evaluate, export, featurize, fit, label
+    from gmmpipe.apply.options import EvaluateOptions, LabelOptions
+    from gmmpipe.commands import evaluate, featurize, fit, label
     from gmmpipe.features.log_mel import LogMel
     from gmmpipe.features.log_mel_spec import FeatureConfig, LogMelSpec
     from gmmpipe.features.mfcc import Mfcc
@@ -43,7 +43,6 @@ __all__ = [
     "ClaimError",
     "EvaluateOptions",
     "Evaluation",
-    "ExportOptions",
     "FeatureConfig",
     "FeatureStore",
     "FeatureStoreWriter",
@@ -66,7 +65,6 @@ __all__ = [
     "StoreError",
     "__version__",
     "evaluate",
-    "export",
     "featurize",
     "fit",
     "label",
@@ -74,8 +72,8 @@ __all__ = [
 
 _HOMES = {
     "gmmpipe.apply.evaluate": ["Evaluation"],
-    "gmmpipe.apply.options": ["EvaluateOptions", "ExportOptions", "LabelOptions"],
-    "gmmpipe.commands": ["evaluate", "export", "featurize", "fit", "label"],
+    "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
+    "gmmpipe.commands": ["evaluate", "featurize", "fit", "label"],
     "gmmpipe.features.log_mel": ["LogMel"],
     "gmmpipe.features.log_mel_spec": ["FeatureConfig", "LogMelSpec"],
     "gmmpipe.features.mfcc": ["Mfcc"],

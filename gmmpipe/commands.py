@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 from gmmpipe.run.stop import raise_stopped, stop_signals
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gmmpipe.apply.evaluate import Evaluation
-    from gmmpipe.apply.options import EvaluateOptions, ExportOptions, LabelOptions
+    from gmmpipe.apply.options import EvaluateOptions, LabelOptions
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -105,22 +103,6 @@ def evaluate(options: "EvaluateOptions") -> "Evaluation":
 
     with stop_signals(raise_stopped), open_world("auto") as world:
         return evaluation.evaluate(options.store, options.gmm_path, options.max_frames, world)
-
-
-def export(options: "ExportOptions") -> "Path":
-    """Write labels in the form that another trainer reads, in manifest order.
-
-    Returns:
-        ``{format}.json`` in `output_dir`, which says what was exported.
-
-    Raises:
-        GmmpipeError: the labels cannot be exported; nothing has appeared then.
-        Stopped: a signal ended the work.
-    """
-    from gmmpipe.apply import export as exporting
-
-    with stop_signals(raise_stopped):
-        return exporting.export(options)
 
 
 @contextmanager

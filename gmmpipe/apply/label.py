@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import LabelIdentity, find_identity
+from gmmpipe.store.schema import LabelIdentity
 from gmmpipe.store.store_info import LabelInfo, StoreInfo
 
 log = logging.getLogger(__name__)
@@ -40,8 +39,7 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
     """
     store = FeatureStore.open(options.store)
     gmm = load_model(options.gmm_path, store, world.device)
-    made_now = options.identity(store, gmm)
-    wanted = world.on_first_rank(lambda: _in_form_of_there(options, made_now))
+    wanted = options.identity(store, gmm)
     output = _LabelFolder(options.output_dir.absolute(), wanted, len(store.shards))
     with ExitStack() as claims:  # rank 0's
         place = world.on_first_rank(lambda: _prepare(output, store, options.overwrite, claims))
@@ -149,18 +147,6 @@ def _publish(folder: _LabelFolder, output: _LabelFolder) -> LabelInfo:
     if folder.path != output.path:
         output.put_next_in_place()
     return info
-
-
-def _in_form_of_there(options: LabelOptions, wanted: LabelIdentity) -> LabelIdentity:
-    """What is wanted; without JSON where an earlier version made or began the same labels there.
-
-    Such a store stays, or is finished, as what it is, so that no store has shards of two forms.
-    """
-    earlier = replace(wanted, features=None)
-    with suppress(StoreError):  # a damaged document is named later
-        if not options.overwrite and find_identity(options.output_dir) == earlier:
-            return earlier
-    return wanted
 
 
 @contextmanager

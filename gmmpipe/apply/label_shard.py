@@ -1,8 +1,7 @@
 """One shard of features to one published shard of labels and its sidecar."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,6 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
     index = shard.sidecar().index
     path = folder / f"{shard.path.stem}{SHARD_SUFFIXES[made.format]}"
     left_out = 0.0
-    # The JSON goes along, so that labels can be exported without their feature store.
-    metadata: Iterator[Mapping[str, Any] | None]
-    metadata = (values for _, values in shard.read_metadata()) if made.has_json else repeat(None)
     with shard_file(path).open_writer(made.columns, has_json=made.has_json) as writer:
         for first, beyond in _blocks(index):
             start, stop = int(index.frame_offset[first]), int(index.frame_offset[beyond])
@@ -40,8 +36,7 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
             left_out += beyond_k
             for at in range(first, beyond):
                 part = slice(index.frame_offset[at] - start, index.frame_offset[at + 1] - start)
-                own = {name: array[part] for name, array in arrays.items()}
-                writer.add(index.keys[at], own, next(metadata))
+                writer.add(index.keys[at], {name: array[part] for name, array in arrays.items()})
         sidecar = writer.finish()
     # Nine digits are kept, because the last bits of a sum depend on the machine.
     mass = None if made.top_k is None else float(f"{left_out:.9g}")

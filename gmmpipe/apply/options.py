@@ -1,8 +1,8 @@
-"""What `gmmpipe label`, `gmmpipe export` and `gmmpipe evaluate` are asked to do."""
+"""What `gmmpipe label` and `gmmpipe evaluate` are asked to do."""
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from gmmpipe.errors import CheckpointError, OptionError
 from gmmpipe.option_types import ExistingFile, ExistingFolder, Folder, Frames, Paths
@@ -52,33 +52,7 @@ class LabelOptions(Options):
         if self.top_k is not None and self.top_k > gmm.K:
             raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
         gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
-        return LabelIdentity(
-            store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature, store.features
-        )
-
-
-@dataclass(frozen=True)
-class ExportOptions(Options):
-    """The options of ``gmmpipe export``, under their names; its help explains each one.
-
-    Raises:
-        OptionError: a value is not allowed.
-    """
-
-    labels: ExistingFolder = option(help="The label store to export.", is_argument=True)
-    format: Literal["km", "kaldi", "units", "lhotse", "parquet"] = option(
-        help="Whose form: fairseq's, Kaldi's, JSON lines, Lhotse's cuts, or a Parquet table."
-    )
-    output_dir: Folder = option(help="The folder to write the files into.")
-    base_path: Folder | None = option(
-        None, help="Prefix of relative audio paths, for km and lhotse.", shown="none"
-    )
-    data_dir: ExistingFolder | None = option(
-        None,
-        help="The feature store that was labelled, for labels of earlier versions.",
-        shown="none",
-    )
-    overwrite: bool = option(False, help="Replace an export of this format in --output_dir.")
+        return LabelIdentity(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Identity(ABC):
 
     @property
     def has_json(self) -> bool:
-        """Whether utterances have metadata."""
+        """Whether utterances have metadata, and the store has rejects."""
         return self.kind == "features"
 
     def to_json(self) -> dict[str, Any]:
@@ -220,8 +220,6 @@ class LabelIdentity(Identity):
         K: components of the model.
         top_k: how many posteriors of a frame are kept; None where none are.
         temperature: of those posteriors.
-        features: what a frame of the feature store is; None in stores of earlier versions, whose
-            utterances have no JSON either.
 
     Raises:
         ValueError: no labels can be so.
@@ -237,7 +235,6 @@ class LabelIdentity(Identity):
     K: int
     top_k: int | None
     temperature: float
-    features: FrameSpec | None = None
 
     def __post_init__(self) -> None:
         check_sha256(self.source_sha256, self.gmm_sha256)
@@ -247,31 +244,6 @@ class LabelIdentity(Identity):
             raise ValueError(f"top_k is {self.top_k} of K = {self.K}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}")
-
-    @property
-    def has_json(self) -> bool:
-        """Whether utterances have the metadata of the feature store."""
-        return self.features is not None
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields of ``store.json`` and ``plan.json``."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "features"}
-        if self.features is not None:
-            values["features"] = self.features.to_json()
-        return {"kind": self.kind, **values}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        features = document.get("features")
-        made = pick(cls, {name: v for name, v in document.items() if name != "features"})
-        return made if features is None else replace(made, features=spec_from_json(features))
-
-    def differences(self, here: Self) -> list[str]:
-        """What differs; frames of another kind are those of another store, which is named."""
-        if self.has_json and here.has_json:
-            return differing(replace(self, features=here.features), here)
-        return differing(self, here)
 
     @property
     def columns(self) -> tuple[Column, ...]:

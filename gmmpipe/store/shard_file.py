@@ -85,7 +85,7 @@ class ShardWriter(ABC):
 
         Returns:
             Its sidecar, to be published once the shard is: with the counts of its row, no rejects
-            and nothing left out; of labels, if the first column is.
+            and nothing left out.
 
         Raises:
             ValueError: a key is none, or they were not sorted.
@@ -95,7 +95,7 @@ class ShardWriter(ABC):
         index = indices.pop(self.columns[0].name)
         num_frames = int(index.frame_offset[-1])
         row = ShardRow(self._name, len(index.keys), num_frames, num_bytes, sha256)
-        kind: Kind = "labels" if self.columns[0].name == "labels" else "features"
+        kind: Kind = "features" if self.has_json else "labels"
         return Sidecar(kind, row, index, indices, row.counts)
 
     @abstractmethod
@@ -140,7 +140,7 @@ class ShardFile(ABC):
 
         Args:
             columns: the arrays that each utterance has.
-            has_json: whether each has metadata too.
+            has_json: whether each has metadata too, as those of a feature store have.
         """
 
     @abstractmethod
