@@ -84,7 +84,7 @@ def write_again(shard: Shard, folder: Path) -> None:
             if shard.has_audio:
                 _, audio = shard.file.read_audio(sidecar.index, position, shard.column)
             writer.add(key, arrays, metadata.get(key), audio)
-        again = writer.finish()
+        again = writer.finish(made.kind)
     found = {name: getattr(sidecar, name) for name in ("tally", "rejects", "left_out")}
     replace(again, **found).write(file.path.with_suffix(".json"))
 
