@@ -82,16 +82,17 @@ def _audio(
 ) -> dict[str, Any]:
     """The fields of a cut that say which part of which file it is.
 
-    Without the file's own header, the file is taken to be mono, at the store's rate, and to end
-    with the utterance.
+    Without the file's own header, or with one of a file that ends before the utterance begins, the
+    file is taken to be mono, at the store's rate, and to end with the utterance.
     """
     offset = values.get("offset")
     start = float(offset) if isinstance(offset, int | float) else 0.0
     given = whole_number(values.get("channel"))
     place = os.path.join(labels.base_path or "", path)
-    header = _header(place) or _Header(rate, round((start + duration) * rate), (given or 0) + 1)
+    header = _header(place)
+    if header is None or start * header.sample_rate >= header.num_samples:
+        header = _Header(rate, round((start + duration) * rate), (given or 0) + 1)
     whole = header.num_samples / header.sample_rate
-    start = min(start, whole)
     # Resampling rounds the number of samples up: by less than one of them.
     duration = min(duration, whole - start)
     channels = [*range(header.num_channels)]

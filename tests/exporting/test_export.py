@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import kaldiio
 import lhotse
 import numpy as np
 import pyarrow.parquet
@@ -17,6 +16,7 @@ import soundfile
 import torch
 
 from gmmpipe import (
+    ClaimError,
     ExportOptions,
     FeatureStore,
     FeatureStoreWriter,
@@ -28,6 +28,8 @@ from gmmpipe import (
     export,
     label,
 )
+from gmmpipe.claim import claim_folder
+from gmmpipe.jepa import JEPABatches
 from gmmpipe.store.documents import write_document
 from helpers.making import CORPUS, make_store, read_speech
 from helpers.processes import GMMPIPE, ROOT, Started, wait_until
@@ -178,7 +180,7 @@ def test_parts_of_files_are_counted_in_a_warning(made, tmp_path, caplog) -> None
     assert f"but {count} of " in caplog.text
 
 
-def test_kaldi_text_is_read_by_kaldiio_and_has_words_for_names(made, fitted, tmp_path) -> None:
+def test_kaldi_text_is_words_behind_a_name_that_is_one(made, fitted, tmp_path) -> None:
     out, rows = write(made[1], tmp_path / "kaldi", "kaldi"), expected(made[0], fitted)
     lines = [line.split() for line in (out / "text").read_text().splitlines()]
     assert [[int(word) for word in words] for _, *words in lines] == [found for _, found in rows]
@@ -188,7 +190,7 @@ def test_kaldi_text_is_read_by_kaldiio_and_has_words_for_names(made, fitted, tmp
     ]
     assert [line[0] for line in lines] == called
     assert len(set(called)) == len(called)
-    counts = kaldiio.utils.open_like_kaldi(str(out / "utt2num_frames"), "r").read().splitlines()
+    counts = (out / "utt2num_frames").read_text().splitlines()
     assert counts == [f"{name} {len(found)}" for name, (_, found) in zip(called, rows, strict=True)]
 
 
@@ -300,6 +302,28 @@ def test_finished_another_and_overwritten(made, tmp_path, invoke) -> None:
     (out / "mine.txt").write_text("mine")
     invoke(*arguments, "kaldi", "--overwrite")
     assert {p.name for p in out.iterdir()} == {"labels.json", "text", "utt2num_frames", "mine.txt"}
+
+
+def test_two_exports_at_once_are_refused(made, tmp_path) -> None:
+    with (
+        claim_folder(tmp_path / "o", "", "another", alone=True),
+        pytest.raises(ClaimError, match="in use by process"),
+    ):
+        export(ExportOptions(made[1], "units", tmp_path / "o"))
+
+
+def test_labels_for_a_jepa_are_those_that_are_exported(made, tmp_path) -> None:
+    out = write(made[1], tmp_path / "units", "units")
+    lines = (out / "units.jsonl").read_text().splitlines()
+    exported = sorted(json.loads(line)["units"] for line in lines)
+    batches = JEPABatches(made[0], labels=made[1], batch_size=4)
+    found = [
+        ids[:length, 0].tolist()
+        for batch in batches
+        for ids, length in zip(batch.topk_ids, batch.lengths.tolist(), strict=True)
+    ]
+    assert len(found) > 10
+    assert all(labels in exported for labels in found)
 
 
 def test_strangers_are_never_touched(made, tmp_path) -> None:
