@@ -24,7 +24,9 @@ from gmmpipe.errors import (
 if TYPE_CHECKING:
     from gmmpipe.apply.evaluate import Evaluation
     from gmmpipe.apply.options import EvaluateOptions, LabelOptions
-    from gmmpipe.commands import evaluate, featurize, fit, label
+    from gmmpipe.commands import evaluate, export, featurize, fit, label
+    from gmmpipe.exporting.folder import ExportInfo
+    from gmmpipe.exporting.options import ExportOptions
     from gmmpipe.features.log_mel import LogMel
     from gmmpipe.features.log_mel_spec import FeatureConfig, LogMelSpec
     from gmmpipe.features.mfcc import Mfcc
@@ -43,6 +45,8 @@ __all__ = [
     "ClaimError",
     "EvaluateOptions",
     "Evaluation",
+    "ExportInfo",
+    "ExportOptions",
     "FeatureConfig",
     "FeatureStore",
     "FeatureStoreWriter",
@@ -65,6 +69,7 @@ __all__ = [
     "StoreError",
     "__version__",
     "evaluate",
+    "export",
     "featurize",
     "fit",
     "label",
@@ -73,7 +78,9 @@ __all__ = [
 _HOMES = {
     "gmmpipe.apply.evaluate": ["Evaluation"],
     "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
-    "gmmpipe.commands": ["evaluate", "featurize", "fit", "label"],
+    "gmmpipe.commands": ["evaluate", "export", "featurize", "fit", "label"],
+    "gmmpipe.exporting.folder": ["ExportInfo"],
+    "gmmpipe.exporting.options": ["ExportOptions"],
     "gmmpipe.features.log_mel": ["LogMel"],
     "gmmpipe.features.log_mel_spec": ["FeatureConfig", "LogMelSpec"],
     "gmmpipe.features.mfcc": ["Mfcc"],

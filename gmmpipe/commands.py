@@ -15,6 +15,8 @@ from gmmpipe.run.stop import raise_stopped, stop_signals
 if TYPE_CHECKING:
     from gmmpipe.apply.evaluate import Evaluation
     from gmmpipe.apply.options import EvaluateOptions, LabelOptions
+    from gmmpipe.exporting.folder import ExportInfo
+    from gmmpipe.exporting.options import ExportOptions
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
@@ -103,6 +105,22 @@ def evaluate(options: "EvaluateOptions") -> "Evaluation":
 
     with stop_signals(raise_stopped), open_world("auto") as world:
         return evaluation.evaluate(options.store, options.gmm_path, options.max_frames, world)
+
+
+def export(options: "ExportOptions") -> "ExportInfo":
+    """Write a label store in the form that another trainer reads.
+
+    Returns:
+        What ``labels.json`` in `output_dir` says.
+
+    Raises:
+        GmmpipeError: the labels cannot be read or written; no file of the export is there then.
+        Stopped: a signal ended the work.
+    """
+    from gmmpipe.exporting import job
+
+    with stop_signals(raise_stopped):
+        return job.export(options)
 
 
 @contextmanager

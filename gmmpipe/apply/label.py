@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ def label(options: LabelOptions, world: World) -> LabelInfo:
         log.info("labelling %d shards, %d finished already", len(missing), total - len(missing))
 
         def work(number: int) -> None:
-            make_label_shard(store.shards[number], folder.path, gmm, wanted)
+            make_label_shard(store.shards[number], folder.path, gmm, folder.wanted)
 
         with (
             _one_thread(),
@@ -101,6 +102,13 @@ class _LabelFolder(StoreFolder[LabelIdentity]):
             raise StoreError(f"{self.path}: holds a store of {kind}; use another --output_dir")
         super().refuse_other()
 
+    def keep_earlier_form(self) -> None:
+        """Want what was begun here in the form of earlier versions, without metadata, if it was."""
+        earlier = replace(self.wanted, features=None)
+        with suppress(StoreError):  # which is raised, and said, by what comes next
+            if earlier in self.made_with():
+                self.wanted = earlier
+
     def find_missing(self) -> list[int] | None:
         """The shards to be made here, under a claim; None where the store is finished."""
         if isinstance(self.obtain_plan(), StoreInfo):
@@ -126,6 +134,8 @@ def _prepare(
     """
     store.check_files()
     swapped = finish_swap(output.path, output.command)
+    if not overwrite:
+        output.keep_earlier_form()
     if (swapped or not overwrite) and output.find_finished(lenient=overwrite):
         return None
     claims.enter_context(output.claim(alone=overwrite))

@@ -1,6 +1,5 @@
 """One shard of features to one published shard of labels and its sidecar."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
 from gmmpipe.store.shard import Shard
-from gmmpipe.store.shard_index import ShardIndex
 from gmmpipe.store.shard_kinds import shard_file
 
 BLOCK_FRAMES = 16384
@@ -26,9 +24,10 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
     """Label one shard of a feature store, and publish the labels and then their sidecar."""
     index = shard.sidecar().index
     path = folder / f"{shard.path.stem}{SHARD_SUFFIXES[made.format]}"
+    metadata = shard.read_metadata() if made.has_json else None
     left_out = 0.0
     with shard_file(path).open_writer(made.columns, has_json=made.has_json) as writer:
-        for first, beyond in _blocks(index):
+        for first, beyond in index.blocks(BLOCK_FRAMES):
             start, stop = int(index.frame_offset[first]), int(index.frame_offset[beyond])
             frames = torch.empty(stop - start, gmm.dim, dtype=torch.float32)
             shard.read_frames(start, stop, frames)
@@ -36,8 +35,10 @@ def make_label_shard(shard: Shard, folder: Path, gmm: GradientGMM, made: LabelId
             left_out += beyond_k
             for at in range(first, beyond):
                 part = slice(index.frame_offset[at] - start, index.frame_offset[at + 1] - start)
-                writer.add(index.keys[at], {name: array[part] for name, array in arrays.items()})
-        sidecar = writer.finish()
+                own = {name: array[part] for name, array in arrays.items()}
+                _, values = ("", None) if metadata is None else next(metadata)
+                writer.add(index.keys[at], own, values)
+        sidecar = writer.finish("labels")
     # Nine digits are kept, because the last bits of a sum depend on the machine.
     mass = None if made.top_k is None else float(f"{left_out:.9g}")
     replace(sidecar, left_out=mass).write(path.with_suffix(".json"))
@@ -68,12 +69,3 @@ def label_frames(
             # digits.
             left_out += float(posteriors.scatter_(1, ids, 0.0).sum())
     return {name: array.numpy() for name, array in arrays.items()}, left_out
-
-
-def _blocks(index: ShardIndex) -> Iterator[tuple[int, int]]:
-    """A shard's utterances in blocks [first, beyond) of `BLOCK_FRAMES` frames or a few more."""
-    first = 0
-    for at, end in enumerate(index.frame_offset[1:].tolist(), start=1):
-        if end - int(index.frame_offset[first]) >= BLOCK_FRAMES or at == len(index.keys):
-            yield first, at
-            first = at

@@ -52,7 +52,9 @@ class LabelOptions(Options):
         if self.top_k is not None and self.top_k > gmm.K:
             raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
         gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
-        return LabelIdentity(store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature)
+        return LabelIdentity(
+            store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature, store.features
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from gmmpipe.cli.common import ANY_DASHES
 
 _COMMANDS = {
     name: f"gmmpipe.cli.{name}"
-    for name in ("manifest", "featurize", "fit", "evaluate", "label", "inspect", "verify")
+    for name in ("manifest", "featurize", "fit", "evaluate", "label", "export", "inspect", "verify")
 }
 
 

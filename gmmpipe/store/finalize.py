@@ -35,7 +35,7 @@ def finalize(
             than `max_reject_fraction` of the lines were not.
     """
     paths = [folder / f"{shard_stem(number)}.json" for number in range(num_shards)]
-    if identity.has_json:
+    if identity.has_rejects:
         first: list[Reject] = []
         sums, rejects_sha256 = _write_rejects(folder, paths, first)
         _check_rejects(folder, sums.tally, max_reject_fraction, "".join(map(describe, first)))

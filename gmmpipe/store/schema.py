@@ -67,7 +67,12 @@ class Identity(ABC):
 
     @property
     def has_json(self) -> bool:
-        """Whether utterances have metadata, and the store has rejects."""
+        """Whether utterances have metadata."""
+        return True
+
+    @property
+    def has_rejects(self) -> bool:
+        """Whether the store is made of lines, of which some may be rejects."""
         return self.kind == "features"
 
     def to_json(self) -> dict[str, Any]:
@@ -220,6 +225,8 @@ class LabelIdentity(Identity):
         K: components of the model.
         top_k: how many posteriors of a frame are kept; None where none are.
         temperature: of those posteriors.
+        features: what a labelled frame is; None in stores of earlier versions, whose utterances
+            have no metadata either.
 
     Raises:
         ValueError: no labels can be so.
@@ -235,6 +242,7 @@ class LabelIdentity(Identity):
     K: int
     top_k: int | None
     temperature: float
+    features: FrameSpec | None = None
 
     def __post_init__(self) -> None:
         check_sha256(self.source_sha256, self.gmm_sha256)
@@ -244,6 +252,24 @@ class LabelIdentity(Identity):
             raise ValueError(f"top_k is {self.top_k} of K = {self.K}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}")
+
+    @property
+    def has_json(self) -> bool:
+        """Whether utterances have the metadata of the feature store."""
+        return self.features is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields of ``store.json`` and ``plan.json``."""
+        values = {"kind": self.kind, **vars(self)}
+        del values["features"]
+        return values if self.features is None else {**values, "features": self.features.to_json()}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        plain = {name: value for name, value in document.items() if name != "features"}
+        features = spec_from_json(document["features"]) if "features" in document else None
+        return replace(pick(cls, plain), features=features)
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -97,7 +97,7 @@ class Shard:
         read_frames(self.file.raw_file(self.column), index, self.column, start, stop, out)
 
     def read_metadata(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Key and JSON of each utterance of a feature store, in order.
+        """Key and JSON of each utterance, in order, where the store has metadata.
 
         Raises:
             StoreError: the shard is missing or damaged, or holds other utterances than its index.

@@ -80,8 +80,11 @@ class ShardWriter(ABC):
         self._shared["keys"].append(key)
         self._shared["num_frames"].append(num_frames)
 
-    def finish(self) -> Sidecar:
+    def finish(self, kind: Kind = "features") -> Sidecar:
         """Write what is left of the shard; nothing can be added then.
+
+        Args:
+            kind: of the store.
 
         Returns:
             Its sidecar, to be published once the shard is: with the counts of its row, no rejects
@@ -95,7 +98,6 @@ class ShardWriter(ABC):
         index = indices.pop(self.columns[0].name)
         num_frames = int(index.frame_offset[-1])
         row = ShardRow(self._name, len(index.keys), num_frames, num_bytes, sha256)
-        kind: Kind = "features" if self.has_json else "labels"
         return Sidecar(kind, row, index, indices, row.counts)
 
     @abstractmethod
@@ -140,7 +142,7 @@ class ShardFile(ABC):
 
         Args:
             columns: the arrays that each utterance has.
-            has_json: whether each has metadata too, as those of a feature store have.
+            has_json: whether each has metadata too; the labels of earlier versions have none.
         """
 
     @abstractmethod

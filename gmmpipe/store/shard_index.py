@@ -1,6 +1,7 @@
 """Where each utterance of a shard lies, and what its bytes are."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -43,6 +44,14 @@ class ShardIndex:
     def frame_offset(self) -> NDArray[np.int64]:
         """First frame of each utterance within the shard, and the total, int64 [utterances + 1]."""
         return np.concatenate([[0], np.cumsum(self.num_frames)]).astype(np.int64)
+
+    def blocks(self, num_frames: int) -> Iterator[tuple[int, int]]:
+        """The utterances in blocks [first, beyond) of `num_frames` frames or a few more."""
+        first = 0
+        for at, end in enumerate(self.frame_offset[1:].tolist(), start=1):
+            if end - int(self.frame_offset[first]) >= num_frames or at == len(self.keys):
+                yield first, at
+                first = at
 
     def take(self, order: NDArray[np.int64]) -> "ShardIndex":
         """The index with its utterances in another order: frames are then numbered in that."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Container
 from io import BytesIO
 from typing import Any
 
@@ -35,14 +36,22 @@ class ShardReader:
         self._indices = shard.sidecar().indices
         self.index = self._indices[0]
 
-    def read_arrays(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Frames [start, stop) of every column, [stop - start, width], in their stored dtypes.
+    def read_arrays(
+        self, start: int, stop: int, names: Container[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Frames [start, stop) of columns, [stop - start, width], in their stored dtypes.
+
+        Args:
+            start, stop: frame numbers within the shard.
+            names: which columns; None for all.
 
         Raises:
             StoreError: the shard is missing or damaged.
         """
         arrays = {}
         for column, index in zip(self._columns, self._indices, strict=True):
+            if names is not None and column.name not in names:
+                continue
             out = torch.empty(stop - start, column.width, dtype=TORCH_DTYPES[column.dtype])
             read_frames(self._shard.file.raw_file(column), index, column, start, stop, out)
             arrays[column.name] = out

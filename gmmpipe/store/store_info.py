@@ -103,7 +103,7 @@ class StoreInfo(Sums, Generic[I]):
             "totals": self._totals(),
             "shards": [row.to_json() for row in self.shards],
         }
-        if self.identity.has_json:
+        if self.identity.has_rejects:
             document["rejects_sha256"] = self.rejects_sha256
         write_document(path, document)
 

@@ -103,7 +103,7 @@ def _check_sums(folder: Path) -> Iterator[tuple[Path, str]]:
     sums = Sums.over(info.identity.kind, paths, add)
     if (sums.tally, sums.left_out_mass) != (info.tally, info.left_out_mass):
         yield folder / STORE_FILE, "its totals are not what its sidecars come to"
-    if not info.identity.has_json:
+    if not info.identity.has_rejects:
         return
     path = folder / REJECTS_FILE
     try:

@@ -49,7 +49,11 @@ def labelled_copy(labelled: Path, tmp_path: Path) -> Path:
 def members(shard: Path) -> dict[str, np.ndarray]:
     """The arrays in a shard as a stranger reads them, in order."""
     with tarfile.open(shard, "r:") as archive:
-        return {m.name: np.load(io.BytesIO(archive.extractfile(m).read())) for m in archive}
+        return {
+            m.name: np.load(io.BytesIO(archive.extractfile(m).read()))
+            for m in archive
+            if m.name.endswith(".npy")
+        }
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
@@ -70,6 +74,33 @@ def test_labels_are_assign_on_every_frame_key_by_key(kind, store, fitted, tmp_pa
     for utterance in opened.utterances():
         there = found[f"{utterance.key}.labels.npy"]
         assert np.array_equal(there, gmm.assign(utterance.features).numpy())
+
+
+@pytest.mark.parametrize("kind", ["tar", "zarr"])
+def test_the_json_of_each_utterance_is_that_of_the_features_byte_by_byte(
+    kind, store, fitted, tmp_path
+) -> None:
+    if kind == "zarr":
+        store = make_store(CORPUS, tmp_path / "zarr", utterances_per_shard=16, format="zarr")
+    labels = LabelStore.open(label_here(store, fitted, tmp_path / "labels"))
+    for shard, beside in zip(labels.shards, FeatureStore.open(store).shards, strict=True):
+        keys = shard.sidecar().index.keys
+        with tarfile.open(shard.path, "r:") as archive:
+            names = archive.getnames()
+            assert names[:2] == [f"{keys[0]}.json", f"{keys[0]}.labels.npy"]
+            found = [archive.extractfile(f"{key}.json").read() for key in keys]
+        assert found == [text.rstrip(b"\n") for text in beside.file.read_json(keys)]
+        assert dict(shard.read_metadata()) == dict(beside.read_metadata())
+
+
+def test_a_flipped_byte_of_its_json_is_found(labelled_copy, invoke) -> None:
+    shard = LabelStore.open(labelled_copy).shards[2]
+    content = bytearray(shard.path.read_bytes())
+    content[content.index(b'"wav_path"') + 3] ^= 1
+    shard.path.write_bytes(content)
+    with pytest.raises(StoreError, match=f"{shard.path.name}: the JSON of utterance .* is corrupt"):
+        list(shard.read_metadata())
+    invoke("verify", labelled_copy, status=1)
 
 
 def test_the_top_k_are_those_of_soft_assign(store, frames, fitted, labelled) -> None:
@@ -122,6 +153,7 @@ def test_store_json_says_what_the_labels_are_of(store, fitted, labelled) -> None
         "K": 16,
         "top_k": 4,
         "temperature": 20.0,
+        "features": FeatureStore.open(store).features.to_json(),
         "totals": {"utterances": 56, "frames": 8561, "bytes": sum(s["bytes"] for s in shards)},
     }
     assert set(file_bytes(labelled)) == {
@@ -145,6 +177,7 @@ def test_webdataset_reads_the_labels_beside_the_features(store, labelled) -> Non
     assert len(pairs) == 56
     for features, labels in pairs:
         assert features["__key__"] == labels["__key__"]
+        assert features["json"] == labels["json"]
         assert len(features["logmel.npy"]) == len(labels["labels.npy"])
         assert labels["topk_probs.npy"].shape == (len(features["logmel.npy"]), 4)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gmmpipe import FeatureStore, GradientGMM, LabelOptions, label
+from gmmpipe import ExportOptions, FeatureStore, GradientGMM, LabelOptions, export, label
 from helpers.making import alone
 from helpers.processes import ROOT
 from pipelines.jepa.options import JEPAOptions
@@ -15,11 +15,12 @@ from pipelines.jepa.trainer import Trainer
 
 @pytest.fixture(scope="module")
 def results(store: Path, fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands of the pages make: store, fit, labels and jepa."""
+    """A folder with what the commands of the pages make: store, fit, labels, cuts and jepa."""
     folder = tmp_path_factory.mktemp("results")
     (folder / "store").symlink_to(store)
     (folder / "fit").symlink_to(fitted.parent)
     label(LabelOptions(store, fitted, folder / "labels", top_k=2))
+    export(ExportOptions(folder / "labels", "lhotse", folder / "lhotse"))
     small = {"max_steps": 1, "dim": 16, "layers": 1, "heads": 1, "num_workers": 0, "device": "cpu"}
     Trainer(JEPAOptions(str(store), folder / "jepa", fitted, **small), alone()).run()
     return folder

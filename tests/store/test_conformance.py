@@ -64,7 +64,7 @@ def write(
             flac = f"fLaC of {key}".encode() if audio else None
             writer.add(key, arrays_of(columns, num_frames), metadata, flac)
         assert not path.exists()
-        return writer.finish()
+        return writer.finish("features" if has_json else "labels")
 
 
 def read(file: ShardFile, index: ShardIndex, column: Column, start: int, stop: int) -> torch.Tensor:

@@ -84,7 +84,7 @@ def write_again(shard: Shard, folder: Path) -> None:
             if shard.has_audio:
                 _, audio = shard.file.read_audio(sidecar.index, position, shard.column)
             writer.add(key, arrays, metadata.get(key), audio)
-        again = writer.finish()
+        again = writer.finish(made.kind)
     found = {name: getattr(sidecar, name) for name in ("tally", "rejects", "left_out")}
     replace(again, **found).write(file.path.with_suffix(".json"))
 
@@ -124,6 +124,9 @@ def test_unfinished_labels_are_finished(tmp_path: Path) -> None:
     made, whole = file_bytes(folder), file_bytes(CHECKED / "labels")
     assert made.keys() == whole.keys()
     assert made["shard-000001.json"] == whole["shard-000001.json"]
+    # Its shards are all without metadata, as those that were there.
+    assert "json_crc32c" not in json.loads(made["shard-000000.json"])["index"]
+    assert "features" not in json.loads(made["store.json"])
     there, here = LabelStore.open(CHECKED / "labels"), LabelStore.open(folder)
     for position in range(2):
         expected, found = (store.read_utterance(0, position) for store in (there, here))

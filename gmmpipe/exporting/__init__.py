@@ -1,0 +1,1 @@
+"""A label store in the forms that other trainers read."""
