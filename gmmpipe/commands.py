@@ -104,7 +104,9 @@ def evaluate(options: "EvaluateOptions") -> "Evaluation":
     from gmmpipe.run.world import open_world
 
     with stop_signals(raise_stopped), open_world("auto") as world:
-        return evaluation.evaluate(options.store, options.gmm_path, options.max_frames, world)
+        return evaluation.evaluate(
+            options.store, options.gmm_path, options.max_frames, world, options.labels_from
+        )
 
 
 def export(options: "ExportOptions") -> "ExportInfo":

@@ -68,3 +68,9 @@ class EvaluateOptions(Options):
     store: Paths = option(help="The feature store, or several, comma-separated.", is_argument=True)
     gmm_path: ExistingFile = option(help="The model file: gmm.pt or a checkpoint.")
     max_frames: Frames | None = option(None, help="Only the first frames, this many.", shown="all")
+    labels_from: str | None = option(
+        None,
+        help="Compare the labels with the classes in this field of the manifest (a speaker, say).",
+        metavar="FIELD",
+        shown="none",
+    )

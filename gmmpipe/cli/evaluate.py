@@ -1,7 +1,6 @@
 """``gmmpipe evaluate``."""
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -28,7 +27,10 @@ def command(options: "EvaluateOptions", as_json: bool) -> None:
         from gmmpipe.run.world import open_world
 
     with open_world("auto") as world:
-        values = asdict(evaluate(options.store, options.gmm_path, options.max_frames, world))
+        found = evaluate(
+            options.store, options.gmm_path, options.max_frames, world, options.labels_from
+        )
+        values = found.to_json()
     if world.rank:
         return
     if as_json:
@@ -36,4 +38,4 @@ def command(options: "EvaluateOptions", as_json: bool) -> None:
     else:
         for name, value in values.items():
             shown = f"{value:.6f}" if isinstance(value, float) else value
-            click.echo(f"{name + ':':18} {shown}")
+            click.echo(f"{name + ':':31}{shown}")

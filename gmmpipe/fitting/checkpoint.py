@@ -15,7 +15,7 @@ from gmmpipe.errors import CheckpointError
 from gmmpipe.features.spec import FrameSpec
 from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
-from gmmpipe.fitting.update_metrics import metric_columns, without_eval
+from gmmpipe.fitting.update_metrics import completed, metric_columns, without_eval
 from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_content, on_device
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.model_file import read_model
@@ -159,7 +159,7 @@ class FitState:
             loss_count=resume["loss_count"],
             update_stop=resume["update_stop"],
             at_start=None if resume["at_start"] is None else view(resume["at_start"]),
-            metrics=list(resume["metrics"]),
+            metrics=[completed(row) for row in resume["metrics"]],
             eval_stores=resume["eval_stores"],
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmmpipe.fitting.update_metrics import metric_columns, read_row
+from gmmpipe.fitting.update_metrics import completed, metric_columns, read_row
 from gmmpipe.mixture.floors import VarFloor, floor_from_content
 from gmmpipe.mixture.model_file import check_count, check_tensor
 from gmmpipe.mixture.optimizers import MODELS, optimizer_of
@@ -53,7 +53,7 @@ def _check_metrics(rows: Any, frames: int, updates: int, model: str) -> None:
         raise ValueError("its rows of metrics are not one an update")
     width = len(metric_columns(model))
     stops = [0]
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(map(completed, rows), start=1):
         cells = row.split("\t")
         if len(cells) not in (width, width + 1):
             raise ValueError(f"its row {number} of metrics has {len(cells)} columns")

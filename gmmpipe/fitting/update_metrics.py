@@ -25,6 +25,8 @@ METRIC_COLUMNS = (
     "inter_cluster_dist",
     "intra_cluster_dist",
 )
+USAGE_COLUMNS = ("uncertain_share", "usage_entropy")
+"""After those, in rows of this version on."""
 MODEL_COLUMNS = {"diag": (), "kmeans": ("inertia",)}
 """Columns of a model's own, after those of all models."""
 EVAL_COLUMN = "eval_nll"
@@ -34,7 +36,7 @@ EVAL_COLUMN = "eval_nll"
 def metric_columns(model: str, *, with_eval: bool = False) -> tuple[str, ...]:
     """The columns of a fit of that model, in order."""
     evaluated = (EVAL_COLUMN,) if with_eval else ()
-    return (*METRIC_COLUMNS, *MODEL_COLUMNS[model], *evaluated)
+    return (*METRIC_COLUMNS, *USAGE_COLUMNS, *MODEL_COLUMNS[model], *evaluated)
 
 
 def measure_update(
@@ -93,6 +95,14 @@ def read_row(row: str, model: str) -> dict[str, float]:
     """The inverse of `format_row`."""
     columns = metric_columns(model, with_eval=True)
     return dict(zip(columns, map(float, row.split("\t")), strict=False))
+
+
+def completed(row: str) -> str:
+    """A row as this version has it; earlier ones did not have `USAGE_COLUMNS`: they are nan."""
+    cells, known = row.split("\t"), len(METRIC_COLUMNS)
+    if len(cells) in (known, known + 1):  # only diag was there, and perhaps eval_nll
+        cells[known:known] = ["nan"] * len(USAGE_COLUMNS)
+    return "\t".join(cells)
 
 
 def without_eval(row: str, model: str) -> str:

@@ -39,8 +39,12 @@ class UsageSums:
         """The sums in `flat`, [K + 6], which they share."""
         return cls(*torch.split(flat, [len(flat) - _NUM_TOTALS, _NUM_TOTALS]))
 
-    def add(self, joints: Tensor) -> Tensor:
-        """Add frames, given their log joints [n, K]; returns their posteriors [n, K]."""
+    def add(self, joints: Tensor) -> tuple[Tensor, Tensor]:
+        """Add frames, given their log joints [n, K].
+
+        Returns:
+            Their posteriors [n, K], and the most likely component of each, int64 [n].
+        """
         labels = joints.argmax(1)
         posteriors = torch.softmax(joints, 1)
         # ln p(x) = ln p(k, x) - ln p(k|x) for any k, without a second pass of exponentials.
@@ -48,7 +52,8 @@ class UsageSums:
         scores = (joints.gather(1, best) - posteriors.gather(1, best).log())[:, 0]
         # A weight of 0 gives -inf, and 0 times that would be NaN.
         entropies = scores - (posteriors * joints.clamp_min(-1e300)).sum(1)
-        self.counts.add_(torch.bincount(labels, minlength=len(self.counts)))
+        # Not by bincount, which would wait for a GPU.
+        self.counts.index_add_(0, labels, torch.ones_like(scores))
         self.totals[0] += len(joints)
         uncertain = (entropies > math.log(2)).double()
         parts = (
@@ -56,25 +61,36 @@ class UsageSums:
             *(posteriors.amax(1), uncertain),
         )
         self.totals[1:] += torch.stack([part.sum() for part in parts])
-        return posteriors
+        return posteriors, labels
 
     def measures(self) -> dict[str, float]:
-        """alive, nll and posterior_entropy.
+        """alive, nll, posterior_entropy, uncertain_share and usage_entropy.
 
-        alive: components that are some frame's most likely one. nll and entropy are in nats a
-        frame, means over at least one frame.
+        alive: components that are some frame's most likely one. nll and posterior_entropy are in
+        nats a frame, means over at least one frame. uncertain_share: of the frames, those with a
+        posterior entropy above 1 bit. usage_entropy: H of the components' shares of the frames,
+        each frame given to its most likely one, over ln K (1 for K = 1).
         """
-        frames, score, _, entropy, *_ = self.totals.tolist()
+        frames, score, _, entropy, _, uncertain = self.totals.tolist()
+        most = math.log(len(self.counts))
         return {
             "alive": int((self.counts > 0).sum()),
             "nll": -score / frames,
             "posterior_entropy": entropy / frames,
+            "uncertain_share": uncertain / frames,
+            "usage_entropy": self.entropy / most if most else 1.0,
         }
 
     @property
     def alive_counts(self) -> Tensor:
         """The frame counts of the components that are alive."""
         return self.counts[self.counts > 0]
+
+    @property
+    def entropy(self) -> float:
+        """H of the components' shares of the frames, nats."""
+        shares = self.alive_counts / self.totals[0]
+        return -float((shares * shares.log()).sum())
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class UpdateSums:
         means = mixture.means.double()
         square_norms = means.square().sum(1)
         for _, block, joints in mixture.log_joints(frames):
-            posteriors = sums.usage.add(joints)
+            posteriors, _ = sums.usage.add(joints)
             # |x - mean|² weighted by posteriors that sum to 1.
             weighted = posteriors @ means
             squares = block.square().sum() - 2 * (block * weighted).sum()
@@ -110,10 +126,10 @@ class UpdateSums:
         return sums
 
     def measures(self) -> dict[str, float]:
-        """alive, nll, posterior_entropy, balance_cv and intra_cluster_dist.
+        """What `UsageSums.measures` says, and balance_cv and intra_cluster_dist.
 
         balance_cv: unbiased standard deviation over mean of the frame counts of the components
-        that are alive. See `UsageSums.measures` for the first three.
+        that are alive.
         """
         alive = self.usage.alive_counts
         spread = float(alive.std()) if len(alive) > 1 else 0.0
@@ -145,33 +161,34 @@ class EvaluationSums:
         return cls(statistics, UsageSums.view(statistics.extra))
 
     @torch.no_grad()
-    def add(self, frames: Tensor, mixture: Mixture) -> None:
-        """Add `frames` [N, D] under a mixture, in memory that does not grow with N."""
+    def add(self, frames: Tensor, mixture: Mixture) -> Tensor:
+        """Add `frames` [N, D] under a mixture; returns the most likely component of each, [N].
+
+        Memory beside the result does not grow with N.
+        """
         origin = self.statistics.center
-        for _, block, joints in mixture.log_joints(frames):
+        labels = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
+        for part, block, joints in mixture.log_joints(frames):
             expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
-            self.statistics.add(self.usage.add(joints), expanded)
+            posteriors, labels[part] = self.usage.add(joints)
+            self.statistics.add(posteriors, expanded)
+        return labels
 
     def measures(self) -> dict[str, float]:
         """What `gmmpipe evaluate` says after one pass over the frames.
 
         nll_stderr: the standard error of the nll, which takes the frames for independent.
         usage_perplexity: exp H of the shares of frames that the components are the most likely
-        ones of, between 1 and alive. max_posterior: mean of the largest posterior.
-        uncertain_share: of the frames, those with a posterior entropy above 1 bit. usage_entropy:
-        H of those shares over ln K (1 for K = 1). See `UsageSums.measures` for the others.
+        ones of, between 1 and alive. max_posterior: mean of the largest posterior. See
+        `UsageSums.measures` for the others.
         """
-        frames, score, squares, _, largest, uncertain = self.usage.totals.tolist()
+        frames, score, squares, _, largest, _ = self.usage.totals.tolist()
         variance = max(0.0, squares - score * score / frames) / max(1.0, frames - 1)
-        shares = self.usage.alive_counts / frames
-        entropy, most = -float((shares * shares.log()).sum()), math.log(len(self.usage.counts))
         return {
             **self.usage.measures(),
             "nll_stderr": math.sqrt(variance / frames),
-            "usage_perplexity": math.exp(entropy),
+            "usage_perplexity": math.exp(self.usage.entropy),
             "max_posterior": largest / frames,
-            "uncertain_share": uncertain / frames,
-            "usage_entropy": entropy / most if most else 1.0,
         }
 
 

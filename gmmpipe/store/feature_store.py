@@ -132,20 +132,47 @@ class FeatureStore:
             IndexError: the range is not within the store.
             StoreError: a shard is missing or damaged.
         """
+        parts = self.parts(start, stop)
+        for shard, _, _ in parts:  # before memory is taken for what a store only claims to hold
+            shard.check_files()
+        frames = torch.empty(stop - start, self.dim, dtype=torch.float32)
+        at = 0
+        for shard, low, high in parts:
+            shard.read_frames(low, high, frames[at : at + high - low])
+            at += high - low
+        return frames
+
+    def parts(self, start: int, stop: int) -> list[tuple[Shard, int, int]]:
+        """Where frames [start, stop) lie: shards, and which frames of each.
+
+        Raises:
+            IndexError: the range is not within the store.
+        """
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"frames {start} to {stop} of a store of {self.num_frames}")
         first_shard = int(np.searchsorted(self._first_frame, start, side="right")) - 1
-        touched = range(first_shard, int(np.searchsorted(self._first_frame, stop)))
-        for number in touched:  # before memory is taken for what a store only claims to hold
-            self.shards[number].check_files()
-        frames = torch.empty(stop - start, self.dim, dtype=torch.float32)
-        for number in touched:
+        parts = []
+        for number in range(first_shard, int(np.searchsorted(self._first_frame, stop))):
             first, beyond = self._first_frame[number : number + 2].tolist()
             low, high = max(start, first), min(stop, beyond)
             if low < high:
-                out = frames[low - start : high - start]
-                self.shards[number].read_frames(low - first, high - first, out)
-        return frames
+                parts.append((self.shards[number], low - first, high - first))
+        return parts
+
+    def utterance_starts(self, start: int, stop: int) -> Tensor:
+        """Those of the frames [start, stop) that an utterance begins with, int64.
+
+        Raises:
+            IndexError: the range is not within the store.
+            StoreError: a sidecar is missing or damaged.
+        """
+        starts = [np.empty(0, dtype=np.int64)]
+        at = start
+        for shard, low, high in self.parts(start, stop):
+            offsets = shard.sidecar().index.frame_offset[:-1]
+            starts.append(offsets[(offsets >= low) & (offsets < high)] - low + at)
+            at += high - low
+        return torch.from_numpy(np.concatenate(starts))
 
     def utterances(self) -> Iterator[StoredUtterance]:
         """Every utterance, in shard order.

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from helpers.results import read_json_lines
 KEYS = [
     *("frames", "nll", "nll_stderr", "alive", "usage_perplexity"),
     *("posterior_entropy", "max_posterior", "em_gap", "uncertain_share", "usage_entropy"),
+    "label_agreement",
 ]
 ALONE = alone()
 
@@ -43,11 +43,20 @@ def silent_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(folder / "m.jsonl", folder / "store")
 
 
-def reference(gmm: GradientGMM, frames: torch.Tensor, floor: float) -> dict[str, float]:
+def starts_of(store: FeatureStore) -> np.ndarray:
+    """The first frame of each utterance, by reading all of them."""
+    return np.cumsum([0, *(len(utt.features) for utt in store.utterances())])[:-1]
+
+
+def reference(
+    gmm: GradientGMM, frames: torch.Tensor, floor: float, starts: np.ndarray
+) -> dict[str, float]:
     """What evaluate should say, by scikit-learn's own E- and M-step in float64."""
     x, before = frames.double().numpy(), gmm.to_sklearn()
     scores, posteriors = before.score_samples(x), before.predict_proba(x)
-    counts = np.bincount(posteriors.argmax(1))
+    labels = posteriors.argmax(1)
+    counts = np.bincount(labels)
+    later = np.setdiff1d(np.arange(1, len(x)), starts)
     after = GaussianMixture(gmm.K, covariance_type="diag")
     totals, after.means_, variances = _estimate_gaussian_parameters(x, posteriors, 0.0, "diag")
     after.weights_ = totals / totals.sum()
@@ -64,15 +73,16 @@ def reference(gmm: GradientGMM, frames: torch.Tensor, floor: float) -> dict[str,
         "em_gap": after.score(x) - scores.mean(),
         "uncertain_share": (entropy(posteriors, axis=1, base=2) > 1).mean(),
         "usage_entropy": entropy(counts) / math.log(gmm.K),
+        "label_agreement": (labels[later] == labels[later - 1]).mean(),
     }
 
 
 def check(store: Path, gmm: Path, floor: float, max_frames: int | None = None) -> dict[str, Any]:
     """Evaluate, compare with the reference, and return what was said."""
-    got = asdict(evaluate(str(store), gmm, max_frames, ALONE))
+    got = evaluate(str(store), gmm, max_frames, ALONE).to_json()
     opened = FeatureStore.open(store)
     frames = opened.read_frames(0, max_frames or opened.num_frames)
-    expected = reference(GradientGMM.load(gmm), frames, floor)
+    expected = reference(GradientGMM.load(gmm), frames, floor, starts_of(opened))
     assert list(got) == KEYS
     assert got == pytest.approx(expected, abs=1e-5)
     return got
@@ -129,7 +139,7 @@ def test_at_a_maximum_of_the_likelihood_the_gap_closes(store, frames, tmp_path) 
 
 def test_max_frames_takes_the_first_and_one_frame_will_do(store, fitted) -> None:
     assert check(store, fitted, floor=0.1, max_frames=1234)["frames"] == 1234
-    one = asdict(evaluate(str(store), fitted, 1, ALONE))
+    one = evaluate(str(store), fitted, 1, ALONE).to_json()
     assert (one["frames"], one["alive"], one["usage_perplexity"]) == (1, 1, 1.0)
     assert one["nll_stderr"] == 0.0
     assert all(math.isfinite(value) for value in one.values())
@@ -144,7 +154,7 @@ def test_two_ranks_print_what_one_finds_once(store, fitted) -> None:
     command = ["evaluate", str(store), "--gmm_path", str(fitted), "--json", "--max_frames", "8k"]
     two = json.loads(run([*torchrun(2, "-m", "gmmpipe"), *command]).stdout)
     assert list(two) == KEYS
-    assert two == pytest.approx(asdict(evaluate(str(store), fitted, 8000, ALONE)), rel=1e-9)
+    assert two == pytest.approx(evaluate(str(store), fitted, 8000, ALONE).to_json(), rel=1e-9)
 
 
 def test_people_get_lines(store, fitted, invoke) -> None:

@@ -98,3 +98,23 @@ def test_states_within_an_update_and_of_short_updates_are_fine(optimizer, store,
     fit_here(store, tmp_path, **sizes, n_sgd_steps=3)
     fit_here(store, tmp_path, **{**sizes, "target_frames": 420}, n_sgd_steps=3, resume="auto")
     assert read_checkpoint(tmp_path / "gmm.pt")["frames"] == 420
+
+
+@pytest.mark.parametrize("with_eval", [False, True])
+def test_rows_of_earlier_versions_go_on(with_eval: bool, store: Path, tmp_path: Path) -> None:
+    held_out = {"eval_data_dir": str(store)} if with_eval else {}
+    fit_here(store, tmp_path / "whole", target_frames=8000, **held_out)
+    fit_here(store, tmp_path / "begun", target_frames=4000, **held_out)
+    model = tmp_path / "begun" / "gmm.pt"
+    content = torch.load(model, weights_only=True)
+    rows = [row.split("\t") for row in content["resume"]["metrics"]]
+    content["resume"]["metrics"] = ["\t".join([*row[:15], *row[17:]]) for row in rows]
+    torch.save(content, model)
+    fit_here(store, tmp_path / "begun", target_frames=8000, resume="auto", **held_out)
+    files = [tmp_path / name / "metrics.tsv" for name in ("whole", "begun")]
+    whole, begun = ([line.split("\t") for line in f.read_text().splitlines()] for f in files)
+    assert whole[0] == begun[0]
+    assert whole[0][15:] == ["uncertain_share", "usage_entropy", *(["eval_nll"] * with_eval)]
+    assert begun[1] == [*whole[1][:15], "nan", "nan", *whole[1][17:]]
+    assert begun[2:] == whole[2:]
+    assert len(whole) == 3

@@ -15,7 +15,10 @@ from gmmpipe.mixture.measures import UpdateSums, shape_measures
 from gmmpipe.mixture.mixture import Mixture
 from gmmpipe.mixture.seeding import seed_mixture
 
-USAGE = ("alive", "balance_cv", "nll", "posterior_entropy", "intra_cluster_dist")
+USAGE = (
+    *("alive", "balance_cv", "nll", "posterior_entropy", "intra_cluster_dist"),
+    *("uncertain_share", "usage_entropy"),
+)
 
 
 def reference_usage(frames: Tensor, model: Mixture) -> dict[str, float]:
@@ -30,6 +33,8 @@ def reference_usage(frames: Tensor, model: Mixture) -> dict[str, float]:
         "nll": -reference.score(x),
         "posterior_entropy": entropy(posteriors, axis=1).mean(),
         "intra_cluster_dist": (posteriors * squared).sum(1).mean(),
+        "uncertain_share": (entropy(posteriors, axis=1, base=2) > 1).mean(),
+        "usage_entropy": entropy(counts) / np.log(model.num_components),
     }
 
 
