@@ -24,11 +24,12 @@ from gmmpipe.errors import (
 if TYPE_CHECKING:
     from gmmpipe.apply.evaluate import Evaluation
     from gmmpipe.apply.options import EvaluateOptions, LabelOptions
-    from gmmpipe.commands import evaluate, featurize, fit, label
+    from gmmpipe.commands import evaluate, featurize, fit, import_frames, label
     from gmmpipe.features.log_mel import LogMel
     from gmmpipe.features.log_mel_spec import FeatureConfig, LogMelSpec
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
+    from gmmpipe.importing.options import ImportOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
     from gmmpipe.store.feature_writer import FeatureStoreWriter
@@ -48,6 +49,7 @@ __all__ = [
     "FitOptions",
     "GmmpipeError",
     "GradientGMM",
+    "ImportOptions",
     "LabelOptions",
     "LabelStore",
     "LogMel",
@@ -63,17 +65,19 @@ __all__ = [
     "evaluate",
     "featurize",
     "fit",
+    "import_frames",
     "label",
 ]
 
 _HOMES = {
     "gmmpipe.apply.evaluate": ["Evaluation"],
     "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
-    "gmmpipe.commands": ["evaluate", "featurize", "fit", "label"],
+    "gmmpipe.commands": ["evaluate", "featurize", "fit", "import_frames", "label"],
     "gmmpipe.features.log_mel": ["LogMel"],
     "gmmpipe.features.log_mel_spec": ["FeatureConfig", "LogMelSpec"],
     "gmmpipe.featurization.options": ["FeaturizeOptions"],
     "gmmpipe.fitting.options": ["FitOptions"],
+    "gmmpipe.importing.options": ["ImportOptions"],
     "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],
     "gmmpipe.store.feature_store": ["FeatureStore"],
     "gmmpipe.store.feature_writer": ["FeatureStoreWriter"],
