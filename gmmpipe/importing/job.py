@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gmmpipe.errors import AudioError, ManifestError, StoreError
 from gmmpipe.features.external import ExternalSpec
 from gmmpipe.features.spec import MAX_DIM
+from gmmpipe.importing.fairseq import FairseqDumps
 from gmmpipe.importing.npy_folder import NpyFolder
 from gmmpipe.importing.options import ImportOptions
 from gmmpipe.importing.shard import good_frames, make_import_shard
@@ -93,13 +94,28 @@ def _open_source(options: ImportOptions, output: Path) -> Source:
     """The source.
 
     Raises:
-        ManifestError: it holds no frames, or the output folder is in it.
+        ManifestError: it holds no frames, or is of two kinds, or the output folder is in it.
     """
     if output.is_relative_to(options.source_path):
         raise ManifestError(f"{options.output_dir}: lies in the source; use another --output_dir")
-    source = NpyFolder(options.source_path)
+    folder = options.source_path
+    stated = {path.stem for path in folder.glob("*.len")}
+    if stated:
+        if others := sorted({path.stem for path in folder.glob("*.npy")} - stated):
+            raise ManifestError(
+                f"{options.source}: of kind fairseq by its .len, or npy by {others[0]}.npy, which "
+                "has none; use a folder of one kind"
+            )
+        dumps = FairseqDumps(folder)
+        if not len(dumps):
+            raise ManifestError(f"{options.source}: no frames: its .len are empty")
+        log.info("%s: %d utterances in %d files", options.source, len(dumps), dumps.num_files)
+        return dumps
+    source = NpyFolder(folder)
     if not len(source):
-        raise ManifestError(f"{options.source}: no frames: there is no .npy file below it")
+        raise ManifestError(
+            f"{options.source}: no frames: neither npy nor fairseq: there is no .npy file below it"
+        )
     log.info("%s: %d files; %d others", options.source, len(source), source.passed_over)
     return source
 

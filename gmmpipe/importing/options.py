@@ -16,7 +16,9 @@ class ImportOptions(Options):
         OptionError: a value is not allowed.
     """
 
-    source: ExistingFolder = option(help="The frames: a folder of {id}.npy.", is_argument=True)
+    source: ExistingFolder = option(
+        help="The frames: a folder of {id}.npy, or of fairseq's .npy with .len.", is_argument=True
+    )
     output_dir: Folder = option(help="The feature store to write.")
     frame_rate: float = option(50.0, help="Frames a second.", low=1e-3, high=1e6)
     description: str | None = option(

@@ -62,6 +62,9 @@ class Source(ABC):
             AudioError: they cannot be read.
         """
 
+    def close(self) -> None:  # noqa: B027
+        """Close the files that are open."""
+
     def duplicates(self) -> set[int]:
         """The numbers of the utterances whose key an earlier one has; 8 bytes each are held."""
         hashes = array("Q")
