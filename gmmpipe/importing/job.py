@@ -1,7 +1,7 @@
 """`import_frames`: frames that another program made to a feature store."""
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from gmmpipe.errors import AudioError, ManifestError, StoreError
 from gmmpipe.features.external import ExternalSpec
 from gmmpipe.features.spec import MAX_DIM
 from gmmpipe.importing.fairseq import FairseqDumps
+from gmmpipe.importing.kaldi import SCP, KaldiScript
 from gmmpipe.importing.npy_folder import NpyFolder
 from gmmpipe.importing.options import ImportOptions
 from gmmpipe.importing.shard import good_frames, make_import_shard
@@ -39,7 +40,11 @@ def import_frames(options: ImportOptions) -> FeatureInfo:
     """
     path = options.output_dir.absolute()
     swapped = finish_swap(path, ImportFolder.command)
-    source = _open_source(options, path)
+    with closing(_open_source(options, path)) as source:
+        return _import(options, source, path, swapped=swapped)
+
+
+def _import(options: ImportOptions, source: Source, path: Path, *, swapped: bool) -> FeatureInfo:
     output = ImportFolder(path, _identity(options, source))
     may_be_finished = swapped or not options.overwrite
     if may_be_finished and (info := output.find_finished(lenient=options.overwrite)):
@@ -99,6 +104,17 @@ def _open_source(options: ImportOptions, output: Path) -> Source:
     if output.is_relative_to(options.source_path):
         raise ManifestError(f"{options.output_dir}: lies in the source; use another --output_dir")
     folder = options.source_path
+    if (folder / SCP).exists():
+        if any(folder.glob("*.npy")):
+            raise ManifestError(
+                f"{options.source}: of kind kaldi by its {SCP}, or npy by its .npy; use a folder "
+                "of one kind"
+            )
+        script = KaldiScript(folder)
+        if not len(script):
+            raise ManifestError(f"{folder / SCP}: no frames: it has no lines")
+        log.info("%s: %d lines of %s", options.source, len(script), SCP)
+        return script
     stated = {path.stem for path in folder.glob("*.len")}
     if stated:
         if others := sorted({path.stem for path in folder.glob("*.npy")} - stated):
@@ -114,7 +130,8 @@ def _open_source(options: ImportOptions, output: Path) -> Source:
     source = NpyFolder(folder)
     if not len(source):
         raise ManifestError(
-            f"{options.source}: no frames: neither npy nor fairseq: there is no .npy file below it"
+            f"{options.source}: no frames: it holds no .npy file, as the kinds npy and fairseq do, "
+            "and no feats.scp of kind kaldi"
         )
     log.info("%s: %d files; %d others", options.source, len(source), source.passed_over)
     return source

@@ -17,7 +17,8 @@ class ImportOptions(Options):
     """
 
     source: ExistingFolder = option(
-        help="The frames: a folder of {id}.npy, or of fairseq's .npy with .len.", is_argument=True
+        help="The frames: a folder of {id}.npy, fairseq's .npy with .len, or feats.scp.",
+        is_argument=True,
     )
     output_dir: Folder = option(help="The feature store to write.")
     frame_rate: float = option(50.0, help="Frames a second.", low=1e-3, high=1e6)
