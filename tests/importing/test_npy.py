@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmmpipe import FeatureStore, GmmpipeError, ImportOptions, import_frames
+from gmmpipe import FeatureStore, FitOptions, GmmpipeError, ImportOptions, fit, import_frames
 
 
 def write_frames(folder: Path, count: int = 30) -> dict[str, np.ndarray]:
@@ -125,3 +125,26 @@ def test_other_frames_are_refused_unless_overwritten(tmp_path: Path) -> None:
     import_frames(ImportOptions(source, tmp_path / "fresh"))
     assert content(store) == content(tmp_path / "fresh")
     assert sum(shard.row.utterances for shard in made.shards) == 6
+
+
+def test_a_fit_runs_on_the_store(tmp_path: Path) -> None:
+    write_frames(tmp_path / "source")
+    import_frames(ImportOptions(tmp_path / "source", tmp_path / "store"))
+    options = FitOptions(
+        str(tmp_path / "store"), tmp_path / "fit", K=2, target_frames=500, n_sgd_steps=2
+    )
+    model = fit(options)
+    assert tuple(model.means.shape) == (2, 7)
+
+
+def test_two_at_once_are_refused_and_a_later_one_finds_it_finished(tmp_path: Path) -> None:
+    source, store = tmp_path / "source", tmp_path / "store"
+    write_frames(source, 40)
+    command = [sys.executable, "-m", "gmmpipe", "import", str(source), "--output_dir", str(store)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in running:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0 or ("another" in said and "Traceback" not in said), said
+    assert 0 in [process.returncode for process in running]
+    import_frames(ImportOptions(source, tmp_path / "alone"))
+    assert content(store) == content(tmp_path / "alone")
