@@ -24,7 +24,7 @@ from gmmpipe.errors import (
 if TYPE_CHECKING:
     from gmmpipe.apply.evaluate import Evaluation
     from gmmpipe.apply.options import EvaluateOptions, LabelOptions
-    from gmmpipe.commands import evaluate, export, featurize, fit, label
+    from gmmpipe.commands import evaluate, export, featurize, fit, import_frames, label
     from gmmpipe.exporting.folder import ExportInfo
     from gmmpipe.exporting.options import ExportOptions
     from gmmpipe.features.log_mel import LogMel
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gmmpipe.features.mfcc_spec import MfccSpec
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
+    from gmmpipe.importing.options import ImportOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
     from gmmpipe.store.feature_writer import FeatureStoreWriter
@@ -54,6 +55,7 @@ __all__ = [
     "FitOptions",
     "GmmpipeError",
     "GradientGMM",
+    "ImportOptions",
     "LabelOptions",
     "LabelStore",
     "LogMel",
@@ -72,13 +74,14 @@ __all__ = [
     "export",
     "featurize",
     "fit",
+    "import_frames",
     "label",
 ]
 
 _HOMES = {
     "gmmpipe.apply.evaluate": ["Evaluation"],
     "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
-    "gmmpipe.commands": ["evaluate", "export", "featurize", "fit", "label"],
+    "gmmpipe.commands": ["evaluate", "export", "featurize", "fit", "import_frames", "label"],
     "gmmpipe.exporting.folder": ["ExportInfo"],
     "gmmpipe.exporting.options": ["ExportOptions"],
     "gmmpipe.features.log_mel": ["LogMel"],
@@ -87,6 +90,7 @@ _HOMES = {
     "gmmpipe.features.mfcc_spec": ["MfccSpec"],
     "gmmpipe.featurization.options": ["FeaturizeOptions"],
     "gmmpipe.fitting.options": ["FitOptions"],
+    "gmmpipe.importing.options": ["ImportOptions"],
     "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],
     "gmmpipe.store.feature_store": ["FeatureStore"],
     "gmmpipe.store.feature_writer": ["FeatureStoreWriter"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gmmpipe.exporting.options import ExportOptions
     from gmmpipe.featurization.options import FeaturizeOptions
     from gmmpipe.fitting.options import FitOptions
+    from gmmpipe.importing.options import ImportOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
     from gmmpipe.store.feature_store import FeatureStore
     from gmmpipe.store.label_store import LabelStore
@@ -44,6 +45,24 @@ def featurize(options: "FeaturizeOptions") -> "FeatureStore | None":
     with stop_signals(raise_stopped):
         finished = job.featurize(options)
         return FeatureStore.open(options.output_dir) if finished else None
+
+
+def import_frames(options: "ImportOptions") -> "FeatureStore":
+    """Make a feature store of frames that another program made, or finish one.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        GmmpipeError: the store cannot be made; finished shards are kept.
+        Stopped: a signal ended the work; finished shards are kept.
+    """
+    from gmmpipe.importing import job
+    from gmmpipe.store.feature_store import FeatureStore
+
+    with stop_signals(raise_stopped):
+        job.import_frames(options)
+        return FeatureStore.open(options.output_dir)
 
 
 def fit(options: "FitOptions") -> "GradientGMM":

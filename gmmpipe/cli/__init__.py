@@ -11,6 +11,7 @@ _COMMANDS = {
     name: f"gmmpipe.cli.{name}"
     for name in ("manifest", "featurize", "fit", "evaluate", "label", "export", "inspect", "verify")
 }
+_COMMANDS["import"] = "gmmpipe.cli.import_frames"
 
 
 class _LazyGroup(click.Group):

@@ -15,6 +15,7 @@ REJECT_REASONS = (
     "unreadable",  # no permission, or an I/O error
     "undecodable",  # not audio that libsndfile knows, or damaged
     "truncated",  # less audio than an exact header states or the manifest promises
+    "wrong_shape",  # of an import: no matrix [T, D], or of another D than the first
     "too_short",  # no frame fits
     "too_long",  # beyond --max_seconds where such audio is skipped
     "non_finite",  # NaN or infinity in the samples, or features that overflow

@@ -158,6 +158,23 @@ class WriterPlan:
 
 
 @dataclass(frozen=True)
+class ImportPlan:
+    """The options, and the source, that decide an imported store's bytes beyond the frames."""
+
+    source_sha256: str
+    lines: int
+    utterances_per_shard: int
+    shuffle: bool
+    seed: int
+    dtype: Dtype
+    format: Format
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields of ``store.json``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class FeatureIdentity(Identity):
     """What decides a feature store's bytes: what a frame is, and what else."""
 
@@ -166,7 +183,7 @@ class FeatureIdentity(Identity):
     command = "gmmpipe featurize"
 
     features: FrameSpec
-    plan: PlanOptions | WriterPlan
+    plan: PlanOptions | WriterPlan | ImportPlan
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -204,6 +221,8 @@ class FeatureIdentity(Identity):
                 raise StoreError(f"shards of {name} {plan.get(name)} cannot be read here")
         if isinstance(features, ComputedSpec):
             return cls(features, pick(PlanOptions, plan))
+        if "source_sha256" in plan:
+            return cls(features, pick(ImportPlan, plan))
         return cls(features, pick(WriterPlan, plan))
 
     def differences(self, here: Self) -> list[str]:
@@ -212,7 +231,9 @@ class FeatureIdentity(Identity):
         there = self.plan
         if isinstance(there, PlanOptions) and isinstance(here.plan, PlanOptions):
             there = replace(there, windows_sha256=here.plan.windows_sha256)
-        return ours + (differing(there, here.plan) if type(there) is type(here.plan) else [])
+        if type(there) is not type(here.plan):
+            return ours or ["another command has made it"]
+        return ours + differing(there, here.plan)
 
 
 @dataclass(frozen=True)

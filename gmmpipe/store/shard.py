@@ -15,7 +15,7 @@ from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
 from gmmpipe.store.names import STORE_FILE, kind_of
 from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_frames
-from gmmpipe.store.schema import FeatureIdentity, I, Identity, WriterPlan, find_identity
+from gmmpipe.store.schema import FeatureIdentity, I, Identity, ImportPlan, WriterPlan, find_identity
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.sidecar import ShardRow, Sidecar
@@ -144,6 +144,8 @@ def read_finished(folder: Path, identity: type[I]) -> StoreInfo[I]:
         raise StoreError(f"{folder}: no such {identity.name}")
     remedy = f"run the same {identity.command} command again to finish it"
     there = find_identity(folder)
+    if isinstance(there, FeatureIdentity) and isinstance(there.plan, ImportPlan):
+        remedy = "run the same gmmpipe import command again to finish it"
     if isinstance(there, FeatureIdentity) and isinstance(there.plan, WriterPlan):
         remedy = "run the program that writes it again to finish it"
     raise StoreError(f"{folder}: not a finished {identity.name} (no {STORE_FILE}); {remedy}")

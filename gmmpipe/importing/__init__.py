@@ -1,0 +1,1 @@
+"""Frames that another program made, as a feature store."""

@@ -1,0 +1,208 @@
+"""`import_frames`: frames that another program made to a feature store."""
+
+import logging
+from contextlib import closing, suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmpipe.errors import AudioError, ManifestError, StoreError
+from gmmpipe.features.external import ExternalSpec
+from gmmpipe.features.spec import MAX_DIM
+from gmmpipe.importing.fairseq import FairseqDumps
+from gmmpipe.importing.kaldi import SCP, KaldiScript
+from gmmpipe.importing.npy_folder import NpyFolder
+from gmmpipe.importing.options import ImportOptions
+from gmmpipe.importing.shard import good_frames, make_import_shard
+from gmmpipe.importing.source import Source
+from gmmpipe.randomness import permutation
+from gmmpipe.run.progress import Progress
+from gmmpipe.store.folder import StoreFolder
+from gmmpipe.store.names import PLAN_FILE, kind_of, shard_names
+from gmmpipe.store.replace import finish_swap
+from gmmpipe.store.schema import FeatureIdentity, ImportPlan
+from gmmpipe.store.store_info import FeatureInfo, StoreInfo
+
+log = logging.getLogger(__name__)
+
+
+def import_frames(options: ImportOptions) -> FeatureInfo:
+    """Make the feature store, or finish what an earlier run began.
+
+    Memory holds the list of utterances, and the frames of one.
+
+    Returns:
+        What ``store.json`` says of the finished store.
+
+    Raises:
+        GmmpipeError: see `gmmpipe.errors`; finished shards are kept.
+    """
+    path = options.output_dir.absolute()
+    swapped = finish_swap(path, ImportFolder.command)
+    with closing(_open_source(options, path)) as source:
+        return _import(options, source, path, swapped=swapped)
+
+
+def _import(options: ImportOptions, source: Source, path: Path, *, swapped: bool) -> FeatureInfo:
+    output = ImportFolder(path, _identity(options, source))
+    may_be_finished = swapped or not options.overwrite
+    if may_be_finished and (info := output.find_finished(lenient=options.overwrite)):
+        log.info("%s is finished already: nothing to do", options.output_dir)
+        return info
+    with output.claim(alone=True):
+        if not options.overwrite:
+            return _make(output, source, options)
+        output.find_own_files()
+        hidden = output.begin_next(_prepared)
+        output.refuse_strangers(output.shard_names)
+        info = _make(hidden, source, options)
+        output.put_next_in_place()
+        return info
+
+
+class ImportFolder(StoreFolder[FeatureIdentity]):
+    """The output folder."""
+
+    command = "gmmpipe import"
+    made_differently = "from other frames, or with other options"
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The file names of all shards."""
+        plan = self.wanted.plan
+        assert isinstance(plan, ImportPlan)
+        return shard_names(-(-plan.lines // plan.utterances_per_shard), self.wanted.format)
+
+    def planned_shards(self) -> list[str] | None:
+        """All shards, where there is a ``plan.json`` that can be read."""
+        with suppress(StoreError):
+            if self.planned_identity() is not None:
+                return self.shard_names
+        return None
+
+    def refuse_other(self) -> None:
+        """Raise StoreError where another store is here, of labels too."""
+        if (kind := kind_of(self.path)) not in (None, "features"):
+            raise StoreError(f"{self.path}: holds a store of {kind}; use another --output_dir")
+        if (self.path / PLAN_FILE).exists():
+            raise StoreError(f"{self.path}: holds another unfinished store. {self.remedy}")
+        super().refuse_other()
+
+
+def _prepared(hidden: ImportFolder) -> ImportFolder:
+    hidden.obtain_plan()
+    return hidden
+
+
+def _open_source(options: ImportOptions, output: Path) -> Source:
+    """The source.
+
+    Raises:
+        ManifestError: it holds no frames, or is of two kinds, or the output folder is in it.
+    """
+    if output.is_relative_to(options.source_path):
+        raise ManifestError(f"{options.output_dir}: lies in the source; use another --output_dir")
+    folder = options.source_path
+    if (folder / SCP).exists():
+        if any(folder.glob("*.npy")):
+            raise ManifestError(
+                f"{options.source}: of kind kaldi by its {SCP}, or npy by its .npy; use a folder "
+                "of one kind"
+            )
+        script = KaldiScript(folder)
+        if not len(script):
+            raise ManifestError(f"{folder / SCP}: no frames: it has no lines")
+        log.info("%s: %d lines of %s", options.source, len(script), SCP)
+        return script
+    stated = {path.stem for path in folder.glob("*.len")}
+    if stated:
+        if others := sorted({path.stem for path in folder.glob("*.npy")} - stated):
+            raise ManifestError(
+                f"{options.source}: of kind fairseq by its .len, or npy by {others[0]}.npy, which "
+                "has none; use a folder of one kind"
+            )
+        dumps = FairseqDumps(folder)
+        if not len(dumps):
+            raise ManifestError(f"{options.source}: no frames: its .len are empty")
+        log.info("%s: %d utterances in %d files", options.source, len(dumps), dumps.num_files)
+        return dumps
+    source = NpyFolder(folder)
+    if not len(source):
+        raise ManifestError(
+            f"{options.source}: no frames: it holds no .npy file, as the kinds npy and fairseq do, "
+            "and no feats.scp of kind kaldi"
+        )
+    log.info("%s: %d files; %d others", options.source, len(source), source.passed_over)
+    return source
+
+
+def _identity(options: ImportOptions, source: Source) -> FeatureIdentity:
+    """What decides the store's bytes.
+
+    Raises:
+        ManifestError: no utterance is good, so that D is not known.
+    """
+    description = {"text": options.description} if options.description else {}
+    spec = ExternalSpec(_find_dim(options, source), options.frame_rate, description)
+    plan = ImportPlan(
+        source_sha256=source.digest,
+        lines=len(source),
+        utterances_per_shard=options.utterances_per_shard,
+        shuffle=options.shuffle,
+        seed=options.seed,
+        dtype=options.dtype,
+        format=options.format,
+    )
+    return FeatureIdentity(spec, plan)
+
+
+def _find_dim(options: ImportOptions, source: Source) -> int:
+    """D of the first good utterance in the order of the source."""
+    first = ""
+    for number in range(len(source)):
+        try:
+            width = good_frames(source, number, None).shape[1]
+            if width <= MAX_DIM:
+                return int(width)
+            raise AudioError("wrong_shape", f"frames of {width} dimensions, more than {MAX_DIM}")
+        except AudioError as error:
+            first = first or f"{source.entry(number).wav_path}: {error}"
+    raise ManifestError(f"{options.source}: no usable frames; the first: {first}")
+
+
+def _make(folder: ImportFolder, source: Source, options: ImportOptions) -> FeatureInfo:
+    """Make the shards that are missing in a folder, under a claim, and publish the store."""
+    if isinstance(info := folder.obtain_plan(), StoreInfo):
+        log.info("%s is finished already: nothing to do", options.output_dir)
+        return info
+    names = folder.shard_names
+    for _ in folder.without_damaged(names):
+        pass
+    missing = folder.missing(len(names))
+    order, size = _order(len(source), options), options.utterances_per_shard
+    duplicates = source.duplicates() if missing else set()
+    with Progress(
+        "import", "shards", total=len(names), start=len(names) - len(missing)
+    ) as progress:
+        for number in missing:
+            items = order[number * size : (number + 1) * size]
+            tally = make_import_shard(folder.path, number, items, source, duplicates, folder.wanted)
+            progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
+    info = folder.finish(len(names), max_reject_fraction=options.max_reject_fraction)
+    totals = info.tally
+    log.info(
+        "%s: %d utterances, %d frames in %d shards; %d rejects",
+        options.output_dir,
+        totals.utterances,
+        totals.frames,
+        len(names),
+        totals.rejects,
+    )
+    return info
+
+
+def _order(num_items: int, options: ImportOptions) -> NDArray[np.int64]:
+    if options.shuffle:
+        return permutation(num_items, "shuffle", options.seed)
+    return np.arange(num_items, dtype=np.int64)
