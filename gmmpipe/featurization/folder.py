@@ -22,9 +22,10 @@ from gmmpipe.store.names import (
     STORE_FILE,
     has_shards,
 )
+from gmmpipe.store.plans import PlanOptions
 from gmmpipe.store.reopen import remove_shards, reopen
 from gmmpipe.store.replace import SWAP_FILE
-from gmmpipe.store.schema import FeatureIdentity, PlanOptions
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.sidecar import ShardRow, Sidecar
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from gmmpipe.sources.line_fields import LONGEST_SECONDS
 from gmmpipe.sources.options import SOURCE_KIND_HELP, SourceKindName
 from gmmpipe.sources.registry import AUTO
 from gmmpipe.store.names import Format
-from gmmpipe.store.schema import Dtype, LongAudio, PlanOptions, ShuffleBy, StoreAudio
+from gmmpipe.store.plans import Dtype, LongAudio, PlanOptions, ShuffleBy, StoreAudio
 
 
 @dataclass(frozen=True)

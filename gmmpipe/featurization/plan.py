@@ -23,7 +23,7 @@ from gmmpipe.sources.lines import read_lines
 from gmmpipe.sources.manifest import Manifest, ManifestLine, clean_line
 from gmmpipe.sources.registry import is_streamed
 from gmmpipe.store.names import shard_names
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.store.plans import PlanOptions
 
 
 @dataclass(frozen=True)

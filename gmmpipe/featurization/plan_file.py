@@ -19,7 +19,7 @@ from gmmpipe.features.kinds import computed_from_json
 from gmmpipe.features.spec import ComputedSpec
 from gmmpipe.files import open_regular
 from gmmpipe.store.documents import pick
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.store.plans import PlanOptions
 
 _BLOCK_ROWS = 1 << 16
 

@@ -17,7 +17,7 @@ from gmmpipe.featurization.manifest_index import COLUMN_DTYPES, MAX_WINDOWS, Man
 from gmmpipe.featurization.plan_file import array_length, read_array, read_blocks
 from gmmpipe.featurization.shard_order import checked_order
 from gmmpipe.sources.manifest import Manifest
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.store.plans import PlanOptions
 
 _MANIFEST_COLUMN = "first_ordinal"
 _LINE_COLUMNS = tuple(name for name in COLUMN_DTYPES if name != _MANIFEST_COLUMN)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gmmpipe.errors import AudioError
 from gmmpipe.randomness import checked_permutation, permutation
 from gmmpipe.sources.utterance import ParsedLine
-from gmmpipe.store.schema import PlanOptions
+from gmmpipe.store.plans import PlanOptions
 
 _STREAMED_MEMBER = re.compile(r"(.*?\.(?:tar\.gz|tgz|parquet))#.", re.IGNORECASE | re.DOTALL)
 """The path of a member of an archive that is read from front to end, or in blocks."""

@@ -20,8 +20,9 @@ from gmmpipe.randomness import permutation
 from gmmpipe.run.progress import Progress
 from gmmpipe.store.folder import StoreFolder
 from gmmpipe.store.names import PLAN_FILE, kind_of, shard_names
+from gmmpipe.store.plans import ImportPlan
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import FeatureIdentity, ImportPlan
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.store_info import FeatureInfo, StoreInfo
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from gmmpipe.features.spec import FrameSpec
 from gmmpipe.files import listed_paths
 from gmmpipe.store.documents import read_document_bytes
 from gmmpipe.store.names import STORE_FILE
-from gmmpipe.store.schema import FeatureIdentity, PlanOptions
+from gmmpipe.store.plans import PlanOptions
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.shard import Shard, read_finished, shards_of
 
 

@@ -30,8 +30,9 @@ from gmmpipe.store.names import (
     is_shard_name,
     shard_name,
 )
+from gmmpipe.store.plans import DTYPES, Dtype, WriterPlan
 from gmmpipe.store.replace import finish_swap
-from gmmpipe.store.schema import DTYPES, Dtype, FeatureIdentity, WriterPlan
+from gmmpipe.store.schema import FeatureIdentity
 from gmmpipe.store.shard_index import is_key
 from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.store_info import StoreInfo

@@ -14,8 +14,9 @@ from torch import Tensor
 from gmmpipe.errors import StoreError
 from gmmpipe.store.columns import Column
 from gmmpipe.store.names import STORE_FILE, kind_of
+from gmmpipe.store.plans import ImportPlan, WriterPlan
 from gmmpipe.store.read_ranges import TORCH_DTYPES, check_extent, read_frames
-from gmmpipe.store.schema import FeatureIdentity, I, Identity, ImportPlan, WriterPlan, find_identity
+from gmmpipe.store.schema import FeatureIdentity, I, Identity, find_identity
 from gmmpipe.store.shard_file import ShardFile
 from gmmpipe.store.shard_kinds import shard_file
 from gmmpipe.store.sidecar import ShardRow, Sidecar

@@ -5,7 +5,7 @@ from typing import Literal
 
 from gmmpipe.option_types import Folder, Paths
 from gmmpipe.options import Options, option
-from gmmpipe.store.schema import Dtype
+from gmmpipe.store.plans import Dtype
 
 
 @dataclass(frozen=True)
