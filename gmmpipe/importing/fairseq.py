@@ -5,7 +5,7 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import AudioError, ManifestError
+from gmmpipe.files import open_regular
 from gmmpipe.importing.npy_file import NpyFile
 from gmmpipe.importing.source import Entry, Source
 
@@ -44,21 +45,22 @@ class _Dump:
 
 
 class FairseqDumps(Source):
-    """The utterances of the dumps of a folder, in the order of the split and the rank.
+    """The utterances of some dumps of a folder, in the order of the split and the rank.
 
     The manifest is the ``.npy``, the line that of the ``.len``. An id is the path in the ``.tsv``
     without its ending; without a ``.tsv`` it is the name of the ``.npy`` and the line.
 
     Args:
         folder: the folder of the dumps.
+        stems: their names without the ending.
 
     Raises:
         ManifestError: a ``.len`` or a ``.tsv`` cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stems: Collection[str]) -> None:
         self._folder = folder
-        stems = sorted((p.stem for p in folder.glob("*.len")), key=_place)
+        stems = sorted(stems, key=_place)
         digest = hashlib.sha256(b"fairseq\n")
         self._dumps = [self._open(stem, digest) for stem in stems]
         self.num_files = len(stems)
@@ -73,7 +75,7 @@ class FairseqDumps(Source):
         path = self._folder / f"{stem}.len"
         lengths = array("q")
         try:
-            with path.open("rb") as file:
+            with open(open_regular(path), "rb") as file:
                 for number, line in enumerate(file, start=1):
                     if not line.strip().isdigit() or len(line) > 18:
                         raise ManifestError(f"{path}: line {number} is no number of frames")
@@ -178,7 +180,7 @@ def _read_tsv(path: Path, digest: Any) -> list[tuple[str, int | None]]:
     """
     rows: list[tuple[str, int | None]] = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with open(open_regular(path), encoding="utf-8") as file:
             file.readline()  # the root: an absolute path
             for number, line in enumerate(file, start=2):
                 digest.update(line.encode())

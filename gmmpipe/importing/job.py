@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from gmmpipe.errors import AudioError, ManifestError, StoreError
 from gmmpipe.features.external import ExternalSpec
 from gmmpipe.features.spec import MAX_DIM
-from gmmpipe.importing.fairseq import FairseqDumps
-from gmmpipe.importing.kaldi import SCP, KaldiScript
-from gmmpipe.importing.npy_folder import NpyFolder
+from gmmpipe.importing.find import open_source
 from gmmpipe.importing.options import ImportOptions
 from gmmpipe.importing.shard import good_frames, make_import_shard
 from gmmpipe.importing.source import Source
@@ -41,7 +39,7 @@ def import_frames(options: ImportOptions) -> FeatureInfo:
     """
     path = options.output_dir.absolute()
     swapped = finish_swap(path, ImportFolder.command)
-    with closing(_open_source(options, path)) as source:
+    with closing(open_source(options.source, path)) as source:
         return _import(options, source, path, swapped=swapped)
 
 
@@ -94,48 +92,6 @@ class ImportFolder(StoreFolder[FeatureIdentity]):
 def _prepared(hidden: ImportFolder) -> ImportFolder:
     hidden.obtain_plan()
     return hidden
-
-
-def _open_source(options: ImportOptions, output: Path) -> Source:
-    """The source.
-
-    Raises:
-        ManifestError: it holds no frames, or is of two kinds, or the output folder is in it.
-    """
-    if output.is_relative_to(options.source_path):
-        raise ManifestError(f"{options.output_dir}: lies in the source; use another --output_dir")
-    folder = options.source_path
-    if (folder / SCP).exists():
-        if any(folder.glob("*.npy")):
-            raise ManifestError(
-                f"{options.source}: of kind kaldi by its {SCP}, or npy by its .npy; use a folder "
-                "of one kind"
-            )
-        script = KaldiScript(folder)
-        if not len(script):
-            raise ManifestError(f"{folder / SCP}: no frames: it has no lines")
-        log.info("%s: %d lines of %s", options.source, len(script), SCP)
-        return script
-    stated = {path.stem for path in folder.glob("*.len")}
-    if stated:
-        if others := sorted({path.stem for path in folder.glob("*.npy")} - stated):
-            raise ManifestError(
-                f"{options.source}: of kind fairseq by its .len, or npy by {others[0]}.npy, which "
-                "has none; use a folder of one kind"
-            )
-        dumps = FairseqDumps(folder)
-        if not len(dumps):
-            raise ManifestError(f"{options.source}: no frames: its .len are empty")
-        log.info("%s: %d utterances in %d files", options.source, len(dumps), dumps.num_files)
-        return dumps
-    source = NpyFolder(folder)
-    if not len(source):
-        raise ManifestError(
-            f"{options.source}: no frames: it holds no .npy file, as the kinds npy and fairseq do, "
-            "and no feats.scp of kind kaldi"
-        )
-    log.info("%s: %d files; %d others", options.source, len(source), source.passed_over)
-    return source
 
 
 def _identity(options: ImportOptions, source: Source) -> FeatureIdentity:

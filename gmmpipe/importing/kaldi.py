@@ -1,14 +1,21 @@
-"""Kaldi's ``feats.scp``: a name, and where in an archive its matrix is, a line."""
+"""Kaldi's matrices: the lines of a ``feats.scp``, or archives read from front to end.
+
+Of kaldiio only the reading of a token and of a matrix is used: it would run a command that a line
+names, and unpickle what an archive holds.
+"""
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmpipe.errors import AudioError, ManifestError, OptionError
+from gmmpipe.files import open_regular as open_descriptor
 from gmmpipe.importing.npy_file import open_regular
 from gmmpipe.importing.source import Entry, Source
 
@@ -16,13 +23,12 @@ SCP = "feats.scp"
 
 
 class KaldiScript(Source):
-    """The lines of a ``feats.scp``, whose relative paths are relative to its folder.
+    """The lines of a ``feats.scp``: a name, and where in an archive its matrix is.
 
-    Of kaldiio only the reading of a matrix is used: it would run a command that a line names, and
-    unpickle what an archive holds.
+    Relative paths are relative to its folder.
 
     Args:
-        folder: the folder of ``feats.scp``.
+        path: the file.
 
     Raises:
         ManifestError: it cannot be read.
@@ -31,26 +37,23 @@ class KaldiScript(Source):
 
     num_files = 1
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            import kaldiio.matio
-        except ImportError:
-            raise OptionError('Kaldi\'s matrices need pip install "gmmpipe[kaldi]"') from None
-        self._kaldi = kaldiio.matio
-        self._folder = str(folder)
+    def __init__(self, path: Path) -> None:
+        self._kaldi = _kaldiio()
+        self._name, self._folder = path.name, str(path.parent)
         digest = hashlib.sha256(b"kaldi\n")
         self._lines: list[tuple[str, str]] = []
         self._sizes: dict[str, int] = {}
         try:
-            text = (folder / SCP).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{folder / SCP}: cannot be read: {error}") from None
-        for number, line in enumerate(text.splitlines(), start=1):
-            name, _, where = line.strip().partition(" ")
-            if not name or not where.strip():
-                raise ManifestError(f"{folder / SCP}: line {number} is not: name, place")
-            self._lines.append((name, where.strip()))
-            digest.update(f"{name}\0{os.path.basename(where)}\0{self._size(where)}\n".encode())
+            with open(open_descriptor(path), encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    name, *rest = line.strip().split(maxsplit=1)
+                    if not rest:
+                        raise ManifestError(f"{path}: line {number} is not: name, place")
+                    self._lines.append((name, rest[0]))
+                    named = f"{name}\0{os.path.basename(rest[0])}\0{self._size(rest[0])}\n"
+                    digest.update(named.encode("utf-8", "surrogatepass"))
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path}: cannot be read: {_reason(error)}") from None
         self.digest = digest.hexdigest()
 
     def _size(self, where: str) -> int:
@@ -72,7 +75,7 @@ class KaldiScript(Source):
     def entry(self, number: int) -> Entry:
         """The utterance of a line."""
         name, where = self._lines[number]
-        return Entry(name, where, SCP, number + 1)
+        return Entry(name, where, self._name, number + 1)
 
     def frames(self, number: int) -> NDArray[Any]:
         """The matrix, or the range of it, that a line names.
@@ -85,24 +88,117 @@ class KaldiScript(Source):
             raise AudioError("unsafe_path", "a command, which is never run")
         path, offset, ranges = self._kaldi._parse_arkpath(where)
         with open_regular(os.path.join(self._folder, path)) as file:
-            try:
-                file.seek(offset or 0)
-                start = file.read(3)
-                file.seek(offset or 0)
-                if start[:2] != b"\0B" or start[2:] not in (b"F", b"D", b"C"):
-                    raise AudioError("undecodable", "no binary matrix of Kaldi's")
-                matrix = self._kaldi.read_matrix_or_vector(file)
-            except AudioError:
-                raise
-            except Exception as error:
-                # kaldiio says of damage whatever struct, NumPy or an assertion says.
-                detail = f"no matrix of Kaldi's: {type(error).__name__}"
-                raise AudioError("undecodable", detail) from None
-        if np.ndim(matrix) != 2:
-            raise AudioError("wrong_shape", f"an array of shape {list(np.shape(matrix))}")
+            file.seek(offset or 0)
+            matrix = _read_matrix(self._kaldi, file)
         frames: NDArray[Any] = np.asarray(matrix if ranges is None else matrix[ranges])
         return frames
 
 
+class KaldiArchives(Source):
+    """The matrices of archives, in the order of the archives and as they lie in each.
+
+    The manifest is the archive, the line the number of the matrix in it. The archives are read
+    once to find where each matrix begins.
+
+    Args:
+        paths: the archives, in order.
+
+    Raises:
+        ManifestError: one cannot be read, or is no archive of binary matrices.
+        OptionError: kaldiio is not installed.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._kaldi = _kaldiio()
+        self._paths, self.num_files = list(paths), len(paths)
+        digest = hashlib.sha256(b"kaldi archives\n")
+        self._matrices: list[tuple[int, int, str, int]] = []  # archive, line, name, offset
+        for number, path in enumerate(self._paths):
+            for line, (name, offset) in enumerate(self._find(path), start=1):
+                self._matrices.append((number, line, name, offset))
+                digest.update(f"{name}\0{offset}\n".encode())
+            digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
+        self.digest = digest.hexdigest()
+
+    def _find(self, path: Path) -> list[tuple[str, int]]:
+        """The name of each matrix, and where it begins; after a damaged one there is none."""
+        found: list[tuple[str, int]] = []
+        try:
+            with open(open_descriptor(path), "rb") as file:
+                while name := self._kaldi.read_token(file):
+                    found.append((name, file.tell()))
+                    if not _is_matrix(file):
+                        raise ManifestError(f"{path}: {name!r:.80} is no binary matrix of Kaldi's")
+                    try:
+                        _read_matrix(self._kaldi, file)
+                    except AudioError:
+                        break  # it is a reject, and where the next one begins is not known
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path}: cannot be read: {_reason(error)}") from None
+        return found
+
+    def __len__(self) -> int:
+        """How many matrices there are."""
+        return len(self._matrices)
+
+    def entry(self, number: int) -> Entry:
+        """The utterance of a matrix."""
+        archive, line, name, offset = self._matrices[number]
+        path = self._paths[archive].name
+        return Entry(name, f"{path}:{offset}", path, line)
+
+    def frames(self, number: int) -> NDArray[Any]:
+        """The matrix.
+
+        Raises:
+            AudioError: it cannot be read.
+        """
+        archive, _, _, offset = self._matrices[number]
+        with open_regular(str(self._paths[archive])) as file:
+            file.seek(offset)
+            return _read_matrix(self._kaldi, file)
+
+
+def _kaldiio() -> ModuleType:
+    try:
+        import kaldiio.matio
+    except ImportError:
+        raise OptionError('Kaldi\'s matrices need pip install "gmmpipe[kaldi]"') from None
+    matio: ModuleType = kaldiio.matio
+    return matio
+
+
+def _is_matrix(file: BinaryIO) -> bool:
+    """Whether a binary matrix begins where the file is, which stays there."""
+    at = file.tell()
+    start = file.read(3)
+    file.seek(at)
+    return start in (b"\0BF", b"\0BD", b"\0BC")
+
+
+def _read_matrix(kaldi: ModuleType, file: BinaryIO) -> NDArray[Any]:
+    """The matrix that begins where the file is.
+
+    Raises:
+        AudioError: there is none, or it is damaged.
+    """
+    if not _is_matrix(file):
+        raise AudioError("undecodable", "no binary matrix of Kaldi's")
+    try:
+        matrix: NDArray[Any] = kaldi.read_matrix_or_vector(file)
+    except Exception as error:
+        # kaldiio says of damage whatever struct, NumPy or an assertion says.
+        if not file.read(1):
+            raise AudioError("truncated", "the archive ends within the matrix") from None
+        raise AudioError("undecodable", f"no matrix of Kaldi's: {type(error).__name__}") from None
+    if np.ndim(matrix) != 2:
+        raise AudioError("wrong_shape", f"an array of shape {list(np.shape(matrix))}")
+    return matrix
+
+
 def _is_command(where: str) -> bool:
     return where.startswith("|") or where.endswith("|")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

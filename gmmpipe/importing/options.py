@@ -1,10 +1,9 @@
 """What `gmmpipe import` is asked to do."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from gmmpipe.option_types import ExistingFolder, Folder
+from gmmpipe.option_types import Folder, Paths
 from gmmpipe.options import Options, option
 
 
@@ -16,8 +15,9 @@ class ImportOptions(Options):
         OptionError: a value is not allowed.
     """
 
-    source: ExistingFolder = option(
-        help="The frames: a folder of {id}.npy, fairseq's .npy with .len, or feats.scp.",
+    source: Paths = option(
+        help="The frames: a folder of {id}.npy; fairseq's .npy with .len; Kaldi's feats.scp or "
+        ".ark; a folder, a file or a quoted pattern of files.",
         is_argument=True,
     )
     output_dir: Folder = option(help="The feature store to write.")
@@ -34,8 +34,3 @@ class ImportOptions(Options):
         0.1, help="More rejects than this fail the import.", low=0, high=1
     )
     overwrite: bool = option(False, help="Replace the store in --output_dir.")
-
-    @property
-    def source_path(self) -> Path:
-        """The source as an absolute path."""
-        return self.source.absolute()
