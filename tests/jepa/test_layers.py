@@ -19,14 +19,14 @@ from gmmpipe.errors import CheckpointError, GmmpipeError, OptionError, StoreErro
 from gmmpipe.jepa import JEPABatches
 from helpers.making import CORPUS, alone, fit_here, make_store
 from helpers.processes import ROOT, Started, run, torchrun, wait_until
+from pipelines.encoders.extraction import Extraction
+from pipelines.encoders.hugging_face import HuggingFaceEncoder
+from pipelines.encoders.options import LayerOptions
+from pipelines.encoders.torchaudio_encoder import TorchaudioEncoder
 from pipelines.jepa.checkpoint import load_jepa
-from pipelines.layers.extraction import Extraction
-from pipelines.layers.hugging_face import HuggingFaceEncoder
-from pipelines.layers.options import LayerOptions
-from pipelines.layers.torchaudio_encoder import TorchaudioEncoder
 
 pytest_plugins = ["recipe_fixtures"]
-SCRIPT = str(ROOT / "pipelines" / "layers" / "extract.py")
+SCRIPT = str(ROOT / "pipelines" / "layers.py")
 CPU = torch.device("cpu")
 CONVOLUTIONS: dict[str, Any] = {
     "conv_dim": (8,) * 7,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gmmpipe.errors import CheckpointError, GmmpipeError
-from pipelines.layers.encoder import sha256_of
+from pipelines.encoders.encoder import sha256_of
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmmpipe.errors import CheckpointError, OptionError
-from pipelines.layers.encoder import sha256_of
+from pipelines.encoders.encoder import sha256_of
 
 SMALLEST = 400
 """Samples of the convolutions' window: a shorter waveform has no frame."""

@@ -15,11 +15,11 @@ from gmmpipe.run.progress import Progress
 from gmmpipe.run.stop import StopRequest
 from gmmpipe.run.world import World
 from gmmpipe.store.shard_reader import ShardReader
+from pipelines.encoders.encoder import LayerEncoder, open_encoder
+from pipelines.encoders.options import LayerOptions
+from pipelines.encoders.plan import batches_of, sampled
+from pipelines.encoders.sources import store_for
 from pipelines.jepa.measures import effective_rank
-from pipelines.layers.encoder import LayerEncoder, open_encoder
-from pipelines.layers.options import LayerOptions
-from pipelines.layers.plan import batches_of, sampled
-from pipelines.layers.sources import store_for
 
 log = logging.getLogger("gmmpipe.pipelines.layers")
 SAMPLE_UTTERANCES = 32

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import OptionError
-from pipelines.layers.options import LayerOptions
+from pipelines.encoders.options import LayerOptions
 
 
 class LayerEncoder(Protocol):
@@ -54,17 +54,17 @@ def open_encoder(options: LayerOptions, device: torch.device) -> LayerEncoder:
     """
     name = options.encoder
     if name.startswith("torchaudio:"):
-        from pipelines.layers.torchaudio_encoder import TorchaudioEncoder
+        from pipelines.encoders.torchaudio_encoder import TorchaudioEncoder
 
         return TorchaudioEncoder.open(name.partition(":")[2], options.weights, device)
     if options.weights is not None:
         raise OptionError("--weights is of a torchaudio bundle")
     path = Path(name)
     if path.is_dir():
-        from pipelines.layers.hugging_face import HuggingFaceEncoder
+        from pipelines.encoders.hugging_face import HuggingFaceEncoder
 
         return HuggingFaceEncoder(path, device)
-    from pipelines.layers.jepa_encoder import JEPAEncoder
+    from pipelines.encoders.jepa_encoder import JEPAEncoder
 
     return JEPAEncoder(path, options.target, device)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipelines.encoders.encoder import sha256_of
 from pipelines.jepa.checkpoint import load_jepa
 from pipelines.jepa.model import HOP_SAMPLES, FeaturesFrontend, positions
-from pipelines.layers.encoder import sha256_of
 
 
 class JEPAEncoder:

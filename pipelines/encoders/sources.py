@@ -6,8 +6,8 @@ from gmmpipe.features.log_mel_spec import LogMelSpec
 from gmmpipe.files import listed_paths
 from gmmpipe.run.world import World
 from gmmpipe.store.names import kind_of
-from pipelines.layers.encoder import LayerEncoder
-from pipelines.layers.options import LayerOptions
+from pipelines.encoders.encoder import LayerEncoder
+from pipelines.encoders.options import LayerOptions
 
 
 def store_for(options: LayerOptions, encoder: LayerEncoder, world: World) -> FeatureStore:

@@ -1,4 +1,4 @@
-"""What extract.py is asked to do."""
+"""What layers.py is asked to do."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from gmmpipe.store.plans import Dtype
 
 @dataclass(frozen=True)
 class LayerOptions(Options):
-    """The options of extract.py, under their names; its help explains each one."""
+    """The options of layers.py, under their names; its help explains each one."""
 
     data_dir: Paths = option(
         help="Comma-separated feature stores: with audio (--store_audio flac), or with the frames "
