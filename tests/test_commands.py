@@ -57,7 +57,7 @@ def _nothing_is_left_changed():
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
+    block, *_ = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
     (tmp_path / "example.py").write_text(block)
     (tmp_path / "manifests").symlink_to(CORPUS)
     done = run([sys.executable, "example.py"], cwd=tmp_path, env=from_checkout())

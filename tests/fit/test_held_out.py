@@ -43,7 +43,7 @@ def mean_nll(model: Path, store: Path) -> float:
 
 def test_eval_nll_is_what_the_model_says_of_the_held_out_frames(evaluated, held_out) -> None:
     header = (evaluated / "metrics.tsv").read_text().splitlines()[0]
-    assert header.split("\t")[15:] == ["eval_nll"]
+    assert header.split("\t")[17:] == ["eval_nll"]
     models = [evaluated / name for name in ("gmm_ckpt_0.004M.pt", "gmm.pt")]
     expected = [mean_nll(model, held_out) for model in models]
     assert read_metrics(evaluated)["eval_nll"] == pytest.approx(expected, abs=1e-5)
@@ -102,7 +102,7 @@ def test_updates_that_were_not_evaluated_have_no_number(evaluated, store, held_o
     last = mean_nll(folder / "gmm.pt", held_out)
     expected = [*first, math.nan, last]
     assert read_metrics(folder)["eval_nll"] == pytest.approx(expected, nan_ok=True, abs=1e-5)
-    assert np.loadtxt(folder / "metrics.tsv", skiprows=1).shape == (4, 16)
+    assert np.loadtxt(folder / "metrics.tsv", skiprows=1).shape == (4, 18)
 
 
 def test_the_column_may_begin_late(store, held_out, tmp_path) -> None:

@@ -57,7 +57,7 @@ def test_a_component_is_the_nearest_centre(fitted, frames) -> None:
 
 def test_metrics_have_the_inertia_and_the_likelihood_of_this_mixture(store, fitted, frames) -> None:
     header = (fitted / "metrics.tsv").read_text().splitlines()[0].split("\t")
-    assert header[14:16] == ["intra_cluster_dist", "inertia"]
+    assert header[14:] == ["intra_cluster_dist", "uncertain_share", "usage_entropy", "inertia"]
     fit_here(
         store,
         fitted.parent / "whole",
