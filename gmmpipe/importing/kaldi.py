@@ -46,11 +46,12 @@ class KaldiScript(Source):
         try:
             with open(open_descriptor(path), encoding="utf-8") as file:
                 for number, line in enumerate(file, start=1):
-                    name, *rest = line.strip().split(maxsplit=1)
-                    if not rest:
+                    parts = line.split(maxsplit=1)
+                    if len(parts) < 2:
                         raise ManifestError(f"{path}: line {number} is not: name, place")
-                    self._lines.append((name, rest[0]))
-                    named = f"{name}\0{os.path.basename(rest[0])}\0{self._size(rest[0])}\n"
+                    name, where = parts[0], parts[1].strip()
+                    self._lines.append((name, where))
+                    named = f"{name}\0{os.path.basename(where)}\0{self._size(where)}\n"
                     digest.update(named.encode("utf-8", "surrogatepass"))
         except (OSError, ValueError) as error:
             raise ManifestError(f"{path}: cannot be read: {_reason(error)}") from None
@@ -88,9 +89,17 @@ class KaldiScript(Source):
             raise AudioError("unsafe_path", "a command, which is never run")
         path, offset, ranges = self._kaldi._parse_arkpath(where)
         with open_regular(os.path.join(self._folder, path)) as file:
-            file.seek(offset or 0)
+            try:
+                file.seek(offset or 0)
+            except (OverflowError, ValueError, OSError):
+                raise AudioError("undecodable", f"no place in a file: {offset}") from None
             matrix = _read_matrix(self._kaldi, file)
-        frames: NDArray[Any] = np.asarray(matrix if ranges is None else matrix[ranges])
+        try:
+            frames: NDArray[Any] = np.asarray(matrix if ranges is None else matrix[ranges])
+        except IndexError:
+            raise AudioError(
+                "wrong_shape", "a range of more dimensions than a matrix has"
+            ) from None
         return frames
 
 

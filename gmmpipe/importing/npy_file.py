@@ -81,6 +81,8 @@ class NpyFile:
         """
         num_rows, width = self.shape
         size = self._dtype.itemsize
+        if not width:
+            raise AudioError("wrong_shape", "frames of no dimension")
         if not self._is_fortran:
             return self._read(begin * width * size, (end - begin) * width).reshape(-1, width)
         columns = [self._read((d * num_rows + begin) * size, end - begin) for d in range(width)]

@@ -131,3 +131,31 @@ def test_without_kaldiio_the_extra_is_named(tmp_path: Path) -> None:
     done = run([sys.executable, "-c", code], check=False)
     assert 'pip install "gmmpipe[kaldi]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_places_that_cannot_be_are_rejects_and_a_blank_line_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    values = np.ones((4, 3), "f4")
+    scp = folder / "feats.scp"
+    kaldiio.save_ark(str(folder / "a.ark"), {"good": values}, scp=str(scp))
+    scp.write_text(
+        scp.read_text() + "far a.ark:99999999999999999999999\nodd a.ark:5[0:1,0:1,0:1]\n"
+    )
+    import_frames(ImportOptions(folder, tmp_path / "store", max_reject_fraction=0.9))
+    lines = (tmp_path / "store/rejects.jsonl").read_text().splitlines()
+    reasons = [row["reason"] for row in map(json.loads, lines)]
+    assert reasons == ["undecodable", "wrong_shape"]
+    scp.write_text(scp.read_text() + "\n")
+    with pytest.raises(ManifestError, match=r"feats\.scp: line 4 is not: name, place"):
+        import_frames(ImportOptions(folder, tmp_path / "other"))
+
+
+def test_an_array_without_dimensions_is_a_reject(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    np.save(folder / "a.npy", np.ones((3, 0)))
+    np.save(folder / "b.npy", np.ones((3, 2)))
+    import_frames(ImportOptions(folder, tmp_path / "store", max_reject_fraction=0.9))
+    (reject,) = map(json.loads, (tmp_path / "store/rejects.jsonl").read_text().splitlines())
+    assert (reject["path"], reject["reason"]) == ("a.npy", "wrong_shape")
