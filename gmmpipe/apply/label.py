@@ -17,7 +17,7 @@ from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.folder import StoreFolder
-from gmmpipe.store.names import STORE_FILE, kind_of, shard_names
+from gmmpipe.store.names import STORE_FILE, kind_of
 from gmmpipe.store.replace import finish_swap
 from gmmpipe.store.schema import LabelIdentity
 from gmmpipe.store.store_info import LabelInfo, StoreInfo
@@ -78,22 +78,11 @@ class _LabelFolder(StoreFolder[LabelIdentity]):
 
     command = "gmmpipe label"
     made_differently = "from another store or model, or with other options"
+    num_shards: int
 
     def __init__(self, path: Path, wanted: LabelIdentity, num_shards: int) -> None:
         super().__init__(path, wanted)
         self.num_shards = num_shards
-
-    @property
-    def shard_names(self) -> list[str]:
-        """The file names of all shards."""
-        return shard_names(self.num_shards, self.wanted.format)
-
-    def planned_shards(self) -> list[str] | None:
-        """All shards, where there is a ``plan.json`` that can be read."""
-        with suppress(StoreError):
-            if self.planned_identity() is not None:
-                return self.shard_names
-        return None
 
     def refuse_other(self) -> None:
         """Raise StoreError where another store is here, of features too."""

@@ -189,5 +189,6 @@ def _read_tsv(path: Path, digest: Any) -> list[tuple[str, int | None]]:
                     raise ManifestError(f"{path}: line {number} is not: path, tab, samples")
                 rows.append((name, int(samples)))
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ManifestError(f"{path}: cannot be read: {reason}") from None
     return rows

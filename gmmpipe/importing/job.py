@@ -1,7 +1,7 @@
 """`import_frames`: frames that another program made to a feature store."""
 
 import logging
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from gmmpipe.importing.source import Source
 from gmmpipe.randomness import permutation
 from gmmpipe.run.progress import Progress
 from gmmpipe.store.folder import StoreFolder
-from gmmpipe.store.names import PLAN_FILE, kind_of, shard_names
+from gmmpipe.store.names import PLAN_FILE, kind_of
 from gmmpipe.store.plans import ImportPlan
 from gmmpipe.store.replace import finish_swap
 from gmmpipe.store.schema import FeatureIdentity
@@ -66,19 +66,11 @@ class ImportFolder(StoreFolder[FeatureIdentity]):
     command = "gmmpipe import"
     made_differently = "from other frames, or with other options"
 
-    @property
-    def shard_names(self) -> list[str]:
-        """The file names of all shards."""
-        plan = self.wanted.plan
+    def __init__(self, path: Path, wanted: FeatureIdentity) -> None:
+        super().__init__(path, wanted)
+        plan = wanted.plan
         assert isinstance(plan, ImportPlan)
-        return shard_names(-(-plan.lines // plan.utterances_per_shard), self.wanted.format)
-
-    def planned_shards(self) -> list[str] | None:
-        """All shards, where there is a ``plan.json`` that can be read."""
-        with suppress(StoreError):
-            if self.planned_identity() is not None:
-                return self.shard_names
-        return None
+        self.num_shards = -(-plan.lines // plan.utterances_per_shard)
 
     def refuse_other(self) -> None:
         """Raise StoreError where another store is here, of labels too."""

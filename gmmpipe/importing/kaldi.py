@@ -142,8 +142,10 @@ class KaldiArchives(Source):
                         _read_matrix(self._kaldi, file)
                     except AudioError:
                         break  # it is a reject, and where the next one begins is not known
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise ManifestError(f"{path}: cannot be read: {_reason(error)}") from None
+        except ValueError:  # a name that is no text
+            raise ManifestError(f"{path}: no archive of Kaldi's binary matrices") from None
         return found
 
     def __len__(self) -> int:

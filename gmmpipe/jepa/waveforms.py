@@ -32,15 +32,7 @@ class Waveforms:
         Raises:
             StoreError: it holds no audio.
         """
-        if not isinstance(store.features, ComputedSpec):
-            raise StoreError(f"frames of kind {store.features.kind} have no audio beside them")
-        for shard in store.shards:
-            if not shard.has_audio:
-                raise StoreError(
-                    f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac "
-                    "makes stores that do"
-                )
-        return cls(store.features.hop_length, augment, seed)
+        return cls(spec_of_audio(store).hop_length, augment, seed)
 
     def read(self, reader: ShardReader, position: int, epoch: int) -> Tensor:
         """The waveform of the utterance at `position` of a shard, float32 [T * hop_length].
@@ -59,3 +51,20 @@ class Waveforms:
     def _clean(self, reader: ShardReader, position: int) -> Tensor:
         num_frames = int(reader.index.num_frames[position])
         return reader.read_waveform(position)[: num_frames * self.hop_length]
+
+
+def spec_of_audio(store: FeatureStore) -> ComputedSpec:
+    """What the frames of a store with audio are.
+
+    Raises:
+        StoreError: it holds no audio.
+    """
+    if not isinstance(store.features, ComputedSpec):
+        raise StoreError(f"frames of kind {store.features.kind} have no audio beside them")
+    for shard in store.shards:
+        if not shard.has_audio:
+            raise StoreError(
+                f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac "
+                "makes stores that do"
+            )
+    return store.features

@@ -68,13 +68,24 @@ def nearest_square_distances(frames: Tensor, mixture: Mixture) -> Tensor:
     """min_k |x - μ_k|² of each frame, float64 [N], for `frames` [N, D]."""
     means = mixture.means.double()
     center = means.mean(0)
-    centers = means - center
-    half_norms = centers.square().sum(1).mul_(0.5)
     nearest = torch.empty(len(frames), dtype=torch.float64, device=frames.device)
     size = block_frames(frames.device)
     for start in range(0, len(frames), size):
         block = frames[start : start + size].double()
-        best = torch.addmm(half_norms, block - center, centers.t(), beta=-1.0).argmax(1)
+        best = nearest_centers(block - center, means - center)
         # From the difference, so that a frame where a centre is has a distance of 0 exactly.
         nearest[start : start + size] = (block - means[best]).square().sum(1)
     return nearest
+
+
+def nearest_centers(frames: Tensor, centers: Tensor) -> Tensor:
+    """The nearest centre of each frame, int64 [N], in blocks.
+
+    Args:
+        frames: [N, D], centred near 0.
+        centers: [K, D], of the same dtype.
+    """
+    half_norms = centers.square().sum(1).mul_(0.5)
+    blocks = torch.split(frames, block_frames(frames.device))
+    products = (torch.addmm(half_norms, block, centers.t(), beta=-1.0) for block in blocks)
+    return torch.cat([product.max(1).indices for product in products])

@@ -10,6 +10,7 @@ ISODATA, Ball and Hall 1965).
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.hard_statistics import nearest_centers
 from gmmpipe.mixture.mixture import block_frames
 from gmmpipe.randomness import uniforms
 
@@ -44,17 +45,9 @@ def split_and_merge(frames: Tensor, centers: Tensor, seed: int) -> Tensor:
     return centers
 
 
-def nearest_centers(frames: Tensor, centers: Tensor) -> Tensor:
-    """The nearest centre of each frame, int64 [S]."""
-    half_norms = centers.square().sum(1).mul_(0.5)
-    blocks = torch.split(frames, block_frames(frames.device))
-    products = (torch.addmm(half_norms, block, centers.t(), beta=-1.0) for block in blocks)
-    return torch.cat([product.max(1).indices for product in products])
-
-
 def cluster_means(frames: Tensor, labels: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """The clusters' means [K, D] and counts [K]; a cluster without frames keeps its centre."""
-    counts = torch.bincount(labels, minlength=len(centers)).to(frames)
+    counts = centers.new_zeros(len(centers)).index_add_(0, labels, torch.ones_like(frames[:, 0]))
     sums = torch.zeros_like(centers).index_add_(0, labels, frames)
     means = sums / counts.clamp_min(1.0)[:, None]
     return torch.where((counts > 0)[:, None], means, centers), counts

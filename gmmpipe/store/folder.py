@@ -59,6 +59,8 @@ class StoreFolder(Generic[I]):
     """What to do then."""
     plan_files: ClassVar[tuple[str, ...]] = (IDENTITY_FILE,)
     """The names of what an unfinished store is made by."""
+    num_shards: int | None = None
+    """How many shards the store is to have, where that follows from `wanted` alone."""
 
     def __init__(self, path: Path, wanted: I) -> None:
         self.path = path
@@ -79,8 +81,16 @@ class StoreFolder(Generic[I]):
                 raise
         return None
 
+    @property
+    def shard_names(self) -> list[str]:
+        """The file names of all shards, where `num_shards` is known; else none."""
+        return shard_names(self.num_shards or 0, self.wanted.format)
+
     def planned_shards(self) -> list[str] | None:
         """The shards of the plan that lies here; None where there is none that can be read."""
+        with suppress(StoreError):
+            if self.num_shards is not None and self.planned_identity() is not None:
+                return self.shard_names
         return None
 
     def load_plan(self) -> Any:

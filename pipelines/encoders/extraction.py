@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmmpipe import FeatureStore, FeatureStoreWriter
 from gmmpipe.errors import OptionError, StoreError
-from gmmpipe.features.spec import ComputedSpec
+from gmmpipe.jepa.waveforms import spec_of_audio
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.stop import StopRequest
 from gmmpipe.run.world import World
@@ -189,17 +189,9 @@ def _check_input(store: FeatureStore, encoder: LayerEncoder) -> None:
                 f"{store.dim}"
             )
         return
-    features = store.features
-    if not isinstance(features, ComputedSpec):
-        raise StoreError(f"the encoder hears audio, and frames of kind {features.kind} have none")
+    features = spec_of_audio(store)
     if features.sample_rate != encoder.sample_rate:
         raise StoreError(
             f"the encoder hears audio of {encoder.sample_rate} Hz, the store's has "
             f"{features.sample_rate} Hz: featurize with --sample_rate {encoder.sample_rate}"
         )
-    for shard in store.shards:
-        if not shard.has_audio:
-            raise StoreError(
-                f"{shard.path.parent}: holds no audio; gmmpipe featurize --store_audio flac makes "
-                "stores that do"
-            )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gmmpipe import FeatureStore
+from gmmpipe.randomness import permutation
 from gmmpipe.store.shard_index import ShardIndex
 
 
@@ -34,7 +35,7 @@ def sampled(store: FeatureStore, seed: int, count: int) -> Iterator[tuple[int, i
     """Shard and position of utterances chosen by the seed, in the store's order."""
     counts = np.array([shard.row.utterances for shard in store.shards])
     ends = counts.cumsum()
-    chosen = np.random.default_rng(seed).permutation(int(ends[-1]))[:count]
+    chosen = permutation(int(ends[-1]), "layer sample", seed)[:count]
     for number in np.sort(chosen).tolist():
         shard = int(np.searchsorted(ends, number, side="right"))
         yield shard, number - int(ends[shard] - counts[shard])

@@ -17,14 +17,14 @@ from helpers.making import CORPUS, alone, corpus_part, fit_here, make_store
 from helpers.processes import run_gmmpipe
 from helpers.results import file_bytes
 
-SPEC = MfccSpec(n_mels=23)
+MFCC = MfccSpec(n_mels=23)
 
 
 @pytest.mark.parametrize("kind", ["tar", "zarr"])
 def test_frames_go_from_audio_to_labels_and_a_jepa(kind: str, tmp_path: Path) -> None:
     path = make_store(
         *(CORPUS, tmp_path / "store"),
-        features=SPEC,
+        features=MFCC,
         format=kind,
         store_audio="flac",
         long_audio="split",
@@ -32,9 +32,9 @@ def test_frames_go_from_audio_to_labels_and_a_jepa(kind: str, tmp_path: Path) ->
         utterances_per_shard=32,
     )
     store = FeatureStore.open(path)
-    assert (store.features, store.dim, store.features.kind) == (SPEC, 39, "mfcc")
+    assert (store.features, store.dim, store.features.kind) == (MFCC, 39, "mfcc")
     assert len(store) > 56  # some are windows
-    transform = SPEC.make_transform()
+    transform = MFCC.make_transform()
     for shard in store.shards:
         reader = ShardReader(shard)
         for position in range(0, len(reader.index.keys), 5):
@@ -60,7 +60,7 @@ def test_frames_go_from_audio_to_labels_and_a_jepa(kind: str, tmp_path: Path) ->
 
 
 def test_webdataset_decodes_the_frames(tmp_path: Path) -> None:
-    path = make_store(CORPUS, tmp_path / "store", features=SPEC)
+    path = make_store(CORPUS, tmp_path / "store", features=MFCC)
     frames = {utt.key: utt.features for utt in FeatureStore.open(path).utterances()}
     samples = webdataset.WebDataset(str(path / "shard-000000.tar"), shardshuffle=False).decode()
     found = {sample["__key__"]: sample["features.npy"] for sample in samples}
@@ -71,7 +71,7 @@ def test_webdataset_decodes_the_frames(tmp_path: Path) -> None:
 
 
 def test_a_mixture_of_log_mels_is_refused(tmp_path: Path) -> None:
-    path = make_store(CORPUS, tmp_path / "mfcc", features=SPEC)
+    path = make_store(CORPUS, tmp_path / "mfcc", features=MFCC)
     other = make_store(CORPUS, tmp_path / "logmel", features=LogMelSpec(n_mels=39))
     fit_here(other, tmp_path / "fit")
     with pytest.raises(CheckpointError, match="kind is log_mel there and mfcc in the store"):
@@ -87,7 +87,7 @@ def test_slices_and_a_config_file_make_the_same_store(tmp_path: Path) -> None:
     for index in "01":
         run_gmmpipe(*sliced, "--num_tasks", "2", "--task_index", index)
     whole = make_store(
-        *(manifest, tmp_path / "whole"), base_path=CORPUS, features=SPEC, utterances_per_shard=5
+        *(manifest, tmp_path / "whole"), base_path=CORPUS, features=MFCC, utterances_per_shard=5
     )
     assert file_bytes(tmp_path / "sliced") == file_bytes(whole)
 

@@ -4,28 +4,12 @@ import numpy as np
 import pytest
 
 from gmmpipe.jepa.batch_order import BatchOrder
-
-COUNTS = np.array([7, 0, 12, 5, 1, 9, 3, 0, 11])
-"""Utterances of the shards; some hold rejects alone."""
-
-
-def lengths_of(counts: np.ndarray) -> list[np.ndarray]:
-    """Frames of each utterance of each shard, as skewed as those of real corpora."""
-    draws = np.random.default_rng(0)
-    return [np.exp(draws.normal(5.2, 0.7, count)).astype(np.int64) + 1 for count in counts]
-
-
-def batches_of(order: BatchOrder, epoch: int, lengths: list[np.ndarray]) -> list[list[tuple]]:
-    """The (shard, position) pairs of every batch of an epoch."""
-    batches, step = [], epoch * order.steps_per_epoch
-    while step < (epoch + 1) * order.steps_per_epoch:
-        pool = order.pool_of(step)
-        assert pool.steps.start == step
-        pairs = list(zip(pool.shards.tolist(), pool.positions.tolist(), strict=True))
-        num_frames = np.array([lengths[shard][position] for shard, position in pairs])
-        batches += [[pairs[at] for at in batch] for batch in order.batches(pool, num_frames)]
-        step = pool.steps.stop
-    return batches
+from helpers.batch_orders import (
+    COUNTS,
+    assert_any_step_finds_its_pool,
+    batches_of,
+    lengths_of,
+)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 16, 47, 48, 100])
@@ -56,13 +40,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_any_step_of_a_pool_finds_it() -> None:
     order = BatchOrder(COUNTS, 3, 10, seed=5)
-    for step in range(5 * order.steps_per_epoch):
-        pool = order.pool_of(step)
-        assert step in pool.steps
-        other = order.pool_of(pool.steps[-1])
-        assert other.steps == pool.steps
-        assert np.array_equal(other.shards, pool.shards)
-        assert np.array_equal(other.positions, pool.positions)
+    assert_any_step_finds_its_pool(order)
 
 
 def test_a_batch_is_of_about_one_length() -> None:

@@ -9,37 +9,20 @@ from hypothesis import strategies as st
 
 from gmmpipe.jepa.batch_order import LENGTH_JITTER
 from gmmpipe.jepa.length_order import LengthOrder, cut_by_length, plan_lengths
+from helpers.batch_orders import (
+    COUNTS,
+    assert_any_step_finds_its_pool,
+    batches_of,
+    lengths_of,
+)
 
 LENGTHS = st.lists(st.integers(1, 40) | st.integers(1, 800), min_size=1, max_size=60)
-COUNTS = np.array([7, 0, 12, 5, 1, 9, 3, 0, 11])
-"""Utterances of the shards; some hold rejects alone."""
-
-
-def lengths_of(counts: np.ndarray) -> list[np.ndarray]:
-    """Frames of each utterance of each shard, as skewed as those of real corpora."""
-    draws = np.random.default_rng(0)
-    return [np.exp(draws.normal(5.2, 0.7, count)).astype(np.int64) + 1 for count in counts]
 
 
 def order_of(lengths: list[np.ndarray], max_frames: int, window: int, seed: int) -> LengthOrder:
     counts = np.array([len(shard) for shard in lengths])
     plan = plan_lengths(counts, lengths.__getitem__, max_frames, window, seed)
     return LengthOrder(counts, plan, seed)
-
-
-def batches_of(order: LengthOrder, epoch: int, lengths: list[np.ndarray]) -> list[list[tuple]]:
-    """The (shard, position) pairs of every batch of an epoch."""
-    batches, step = [], epoch * order.steps_per_epoch
-    while step < (epoch + 1) * order.steps_per_epoch:
-        pool = order.pool_of(step)
-        assert pool.steps.start == step
-        pairs = list(zip(pool.shards.tolist(), pool.positions.tolist(), strict=True))
-        num_frames = np.array([lengths[shard][position] for shard, position in pairs])
-        here = order.batches(pool, num_frames)
-        assert len(here) == len(pool.steps)
-        batches += [[pairs[at] for at in batch] for batch in here]
-        step = pool.steps.stop
-    return batches
 
 
 def assert_fit(batches: list[list[int]], max_frames: int) -> None:
@@ -114,13 +97,7 @@ def test_an_epoch_has_every_utterance_once_within_the_budget(max_frames: int, wi
 
 def test_any_step_of_a_pool_finds_it() -> None:
     order = order_of(lengths_of(COUNTS), 900, 10, seed=5)
-    for step in range(5 * order.steps_per_epoch):
-        pool = order.pool_of(step)
-        assert step in pool.steps
-        other = order.pool_of(pool.steps[-1])
-        assert other.steps == pool.steps
-        assert np.array_equal(other.shards, pool.shards)
-        assert np.array_equal(other.positions, pool.positions)
+    assert_any_step_finds_its_pool(order)
 
 
 def test_batches_are_full_and_other_utterances_meet_in_each_epoch() -> None:
