@@ -1,0 +1,60 @@
+"""A fit on fake CUDA, to count what its steps ask of the device."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.initial_state import seed_state
+from gmmpipe.fitting.options import FitOptions
+from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule
+from gmmpipe.fitting.step import Stepper
+from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.run.world import World
+
+WORLD = World(0, 1, torch.device("cuda", 0))
+FITS: dict[str, dict[str, Any]] = {
+    "adam": {"optimizer": "adam"},
+    "em": {"optimizer": "em"},
+    "kmeans": {"model": "kmeans"},
+}
+"""The options of every way to fit."""
+
+
+class FakeFit:
+    """A fit of one update, before its first step; to be made within `fake_cuda`.
+
+    Args:
+        K, dim: of the mixture.
+        frames: of the update.
+        frames_per_step: of a step.
+        options: further ones of the fit.
+    """
+
+    def __init__(
+        self,
+        K: int = 64,  # noqa: N803 (the option's name for it)
+        dim: int = 80,
+        frames: int = 8000,
+        frames_per_step: int = 512,
+        **options: Any,
+    ) -> None:
+        self.options = FitOptions("store", Path("fit"), K=K, **options)
+        self.schedule = Schedule(0, frames, frames, 4 * LOSS_EVERY_STEPS, frames_per_step)
+        update = self.schedule.update_at(0, 0)
+        assert update is not None
+        self.update = update
+        stored = torch.zeros(frames, dim, dtype=torch.float16, device=WORLD.device)
+        self.held = HeldFrames(stored, 0, frames)
+        self.go_on_from(seed_state(self.options, self.schedule, update, self.held, WORLD))
+
+    def go_on_from(self, state: FitState) -> None:
+        """Let the next step begin from this state."""
+        self.state = state
+        self.before = state.begin_update(self.update.stop)
+        self.stepper = Stepper(self.schedule, self.state, WORLD, lambda: False)
+
+    def step(self) -> None:
+        """Take the next step."""
+        self.stepper.step(self.update, self.held)
