@@ -1,13 +1,13 @@
 """CUDA on a machine without one: operations on tensors that have a device and no data, counted.
 
 Shapes, dtypes and devices are those of a GPU; no value is known. Where Python asks for one, it gets
-1.0, True, 0 or zeros. So code runs down one way of each branch, and an operation whose tensors are on
-two devices is an error, as it is on a GPU.
+1.0, True, 0 or an array of ones: so code runs down one way of each branch. An operation on tensors
+of two devices is an error, as it is on a GPU.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -31,6 +31,7 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.masked_select.default: lambda x, mask: x.new_zeros(1),
     aten.bincount.default: lambda x, weights=None, length=0: x.new_zeros(max(1, length)),
     aten.equal.default: lambda x, other: True,
+    aten.allclose.default: lambda x, other, *bounds, **named: True,
 }
 """What has a value, or a shape, that the device alone knows: the host waits for each of them."""
 
@@ -78,7 +79,8 @@ class _Counting(TorchDispatchMode):
         kwargs = kwargs or {}
         given = _tensors((args, kwargs))
         if func in _ANSWERS:
-            self.counts.waits[func._opname] += any(tensor.is_cuda for tensor in given)
+            if any(tensor.is_cuda for tensor in given):
+                self.counts.waits[func._opname] += 1
             return _ANSWERS[func](*args, **kwargs)
         if func is aten.is_pinned.default:
             return self.is_pinned(args[0])
@@ -106,8 +108,8 @@ class _Counting(TorchDispatchMode):
         """Indices without masks: their places are known to the device alone; here it is one."""
         plain: list[Tensor | None] = []
         for index in indices:
-            if index is not None:
-                self.counts.copies["index"] += indexed.is_cuda and not index.is_cuda
+            if index is not None and indexed.is_cuda and not index.is_cuda:
+                self.counts.copies["index"] += 1
             if index is not None and index.dtype == torch.bool:
                 self.counts.waits["mask"] += index.is_cuda
                 plain += [index.new_zeros(1, dtype=torch.int64)] * index.ndim
@@ -143,10 +145,34 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
-    """Zeros of a tensor's shape and dtype, in memory of their own."""
+    """Ones of a tensor's shape and dtype, in memory of their own."""
     if tensor.is_cuda:
         raise TypeError("a tensor of CUDA is copied to the host before numpy sees it")
-    return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    return np.ones(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def _deep_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of the same `FakeTensorMode`, which torch would copy too."""
+    copied = _like(tensor, tensor.detach().clone())
+    memo[id(tensor)] = copied
+    return copied
+
+
+def _module_to(module: torch.nn.Module, *where: Any, **named: Any) -> torch.nn.Module:
+    """As `Module.to`, which swaps tensors, and those without data cannot be swapped."""
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = _like(tensor, tensor.detach().to(*where, **named))
+    return module
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """A value as a parameter where the tensor is one."""
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(value, tensor.requires_grad)
+    return value
 
 
 @contextmanager
@@ -162,11 +188,13 @@ def fake_cuda() -> Iterator[Counts]:
         counts.waits["tolist"] += tensor.is_cuda
         return np.full(tuple(tensor.shape), _value_of(tensor)).tolist()
 
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.multiple(FakeTensor, create=True, numpy=_numpy))
-        stack.enter_context(mock.patch.multiple(FakeTensor, create=True, tolist=to_list))
-        stack.enter_context(FakeTensorMode())
-        stack.enter_context(_Counting(counts))
+    answers = {"numpy": _numpy, "tolist": to_list, "__deepcopy__": _deep_copy}
+    with (
+        mock.patch.multiple(FakeTensor, create=True, **answers),
+        mock.patch.object(torch.nn.Module, "to", _module_to),
+        FakeTensorMode(),
+        _Counting(counts),
+    ):
         yield counts
 
 
