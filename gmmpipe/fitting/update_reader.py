@@ -16,39 +16,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmmpipe.fitting.schedule import Schedule, Update
+from gmmpipe.fitting.update_buffers import Places, UpdateBuffers, update_buffers
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.frame_order import FrameOrder, FrameRange
 
-_PIECE_FRAMES = 1 << 16
 _POLL_SECONDS = 0.2
 _SHARDS_AN_UPDATE = 256
 """Of how many shards an update has frames, where shards are of a few recordings each."""
 
 
 def read_pipeline(
-    store: FeatureStore, order: FrameOrder, ranges: list[FrameRange], out: Tensor
+    store: FeatureStore,
+    order: FrameOrder,
+    ranges: list[FrameRange],
+    places: Places,
+    closing: threading.Event,
 ) -> wds.DataPipeline:
-    """A webdataset pipeline: ranges of frames in, the number of frames that it put into `out` out.
+    """A webdataset pipeline: ranges of frames in, the number of frames that it has placed out.
 
     Args:
         store: where the frames lie.
         order: what their numbers mean.
-        ranges: what to read, and to which places of `out`.
-        out: [n, D] in the dtype that frames are held in.
+        ranges: what to read, and to which numbers of the update.
+        places: where frames of these numbers go, in the dtype that they are held in.
+        closing: ends the pipeline once it is set.
     """
-    stage = partial(_read_ranges, store=store, order=order, out=out)
+    stage = partial(_read_ranges, store=store, order=order, places=places, closing=closing)
     return wds.DataPipeline(partial(iter, ranges), stage)
 
 
 def _read_ranges(
-    ranges: Iterator[FrameRange], store: FeatureStore, order: FrameOrder, out: Tensor
+    ranges: Iterator[FrameRange],
+    store: FeatureStore,
+    order: FrameOrder,
+    places: Places,
+    closing: threading.Event,
 ) -> Iterator[int]:
     for part in ranges:
+        if not places.wait(closing):
+            return
         shard = store.shards[part.shard]
         utterances = order.utterance_order(part.epoch, part.shard, shard.row.utterances)
-        place = out[part.at : part.at + part.stop - part.start]
-        shard.read_frames(part.start, part.stop, place, utterances)
+        with places.place(part.at, part.stop - part.start) as place:
+            shard.read_frames(part.start, part.stop, place, utterances)
         yield len(place)
 
 
@@ -72,7 +83,7 @@ class HeldFrames:
 
 
 class UpdateReader:
-    """Reads one update ahead, into two buffers that take turns.
+    """Reads one update ahead, into two buffers that take turns (`gmmpipe.fitting.update_buffers`).
 
     Args:
         store: the frames.
@@ -99,7 +110,7 @@ class UpdateReader:
             store.frames_per_shard, schedule.seed, num_parts(store, schedule.update_frames)
         )
         self._counting = threading.Lock()
-        self._buffers: list[Tensor] = []
+        self._buffers: UpdateBuffers | None = None
         self._iterating = False
         self.frames_read = 0
         self.frames_used = 0
@@ -135,6 +146,8 @@ class UpdateReader:
                     update = following
         finally:
             self._iterating = False
+            if self._buffers is not None:
+                self._buffers.end()
 
     def _begin(
         self, update: Update, readers: ThreadPoolExecutor, closing: threading.Event
@@ -142,26 +155,22 @@ class UpdateReader:
         """Start reading this rank's part of an update."""
         start, stop = update.rank_slice(self._world.rank, self._world.size)
         ranges = self._order.ranges(update.start + start, update.start + stop)
-        pieces = [piece for part in ranges for piece in _split(part)]
-        out = self._buffer(update)
-        return [
-            readers.submit(
-                self._drain,
-                read_pipeline(self._store, self._order, pieces[n :: self._num_workers], out),
-                closing,
-            )
-            for n in range(self._num_workers)
-        ]
+        buffers = self._open_buffers()
+        pieces = [piece for part in ranges for piece in _split(part, buffers.piece_frames)]
+        reading = []
+        for n, places in enumerate(buffers.begin(update.index)):
+            own = pieces[n :: self._num_workers]
+            pipeline = read_pipeline(self._store, self._order, own, places, closing)
+            reading.append(readers.submit(self._drain, pipeline))
+        return reading
 
-    def _drain(self, pipeline: wds.DataPipeline, closing: threading.Event) -> None:
+    def _drain(self, pipeline: wds.DataPipeline) -> None:
         began = time.monotonic()
         for count in pipeline:
             now = time.monotonic()
             with self._counting:
                 self.frames_read += count
                 self.seconds_reading += now - began
-            if closing.is_set():
-                return
             began = now
 
     def _wait(self, reading: list[Future[None]]) -> bool:
@@ -173,21 +182,19 @@ class UpdateReader:
                 future.result()
         return not waiting
 
-    def _buffer(self, update: Update) -> Tensor:
-        """The host buffer that an update is read into."""
-        if not self._buffers:
+    def _open_buffers(self) -> UpdateBuffers:
+        """The buffers, which are made once there is something to read."""
+        if self._buffers is None:
             num_frames = -(-self._schedule.update_frames // self._world.size)
-            shape = (num_frames, self._store.dim)
-            pinned = self._world.device.type == "cuda"
-            self._buffers = [
-                torch.empty(shape, dtype=self._store.dtype, pin_memory=pinned) for _ in range(2)
-            ]
-        return self._buffers[update.index % 2]
+            store, device = self._store, self._world.device
+            self._buffers = update_buffers(
+                num_frames, store.dim, store.dtype, device, self._num_workers
+            )
+        return self._buffers
 
     def _held(self, update: Update) -> HeldFrames:
         start, stop = update.rank_slice(self._world.rank, self._world.size)
-        frames = self._buffer(update)[: stop - start].to(self._world.device)
-        return HeldFrames(frames, start, stop)
+        return HeldFrames(self._open_buffers().frames(update.index, stop - start), start, stop)
 
 
 def num_parts(store: FeatureStore, update_frames: int) -> int:
@@ -201,10 +208,10 @@ def num_parts(store: FeatureStore, update_frames: int) -> int:
     return math.ceil(shards * store.num_frames / len(store.shards) / update_frames)
 
 
-def _split(part: FrameRange) -> Iterator[FrameRange]:
+def _split(part: FrameRange, size: int) -> Iterator[FrameRange]:
     """A range in pieces: several readers can share them, and a stop waits for one at most."""
-    for start in range(part.start, part.stop, _PIECE_FRAMES):
-        stop = min(start + _PIECE_FRAMES, part.stop)
+    for start in range(part.start, part.stop, size):
+        stop = min(start + size, part.stop)
         yield FrameRange(part.epoch, part.shard, start, stop, part.at + start - part.start)
 
 

@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from common import make_store, median_seconds, multiply_store
 
 from gmmpipe import FeatureStore
+from gmmpipe.fitting.update_buffers import InPlace
 from gmmpipe.fitting.update_reader import read_pipeline
 from gmmpipe.store.frame_order import FrameOrder
 from gmmpipe.store.names import STORE_FILE, shard_stem
@@ -124,7 +126,9 @@ def make_reader(path: Path, num_frames: int) -> Callable[[], None]:
         forget_sidecars()
         order = FrameOrder(store.frames_per_shard, seed=0)
         ranges = list(order.ranges(0, num_frames))
-        assert sum(read_pipeline(store, order, ranges, out)) == num_frames
+        assert (
+            sum(read_pipeline(store, order, ranges, InPlace(out), threading.Event())) == num_frames
+        )
 
     return read
 

@@ -10,6 +10,7 @@ float32, and checks nothing. One thread, the same frames, in turn, files in the 
 
 import argparse
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import webdataset as wds
 from common import make_store, median_seconds
 
 from gmmpipe import FeatureStore
+from gmmpipe.fitting.update_buffers import InPlace
 from gmmpipe.fitting.update_reader import read_pipeline
 from gmmpipe.store.frame_order import FrameOrder
 
@@ -57,7 +59,8 @@ def make_reader(store: FeatureStore) -> Callable[[], None]:
 
     def read() -> None:
         ranges = list(order.ranges(0, store.num_frames))
-        assert sum(read_pipeline(store, order, ranges, out)) == len(out)
+        pipeline = read_pipeline(store, order, ranges, InPlace(out), threading.Event())
+        assert sum(pipeline) == len(out)
 
     return read
 
