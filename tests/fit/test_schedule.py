@@ -1,5 +1,6 @@
 """Which frames, and when: properties that hold for every position."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -211,3 +212,14 @@ def test_shares_of_steps_are_exact_at_the_scale_of_fifty_thousand_hours() -> Non
     assert len(found) == 192
     assert sum(update.num_steps for update in found) == 192 * 2000
     assert (found[-1].stop, found[-1].num_steps) == (9_600_000_000, 2000)
+
+
+def test_the_memory_of_the_samples_does_not_grow_with_the_update() -> None:
+    update = schedule(update_frames=50_000_000, target_frames=50_000_000).update_at(0, 0)
+    for draw in (Schedule.metric_frames, Schedule.seeding_frames):
+        tracemalloc.start()
+        numbers = draw(schedule(), update)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(numbers) < update.num_frames
+        assert peak < 50e6, "a byte a frame; a permutation takes 16"
