@@ -166,6 +166,7 @@ class _Sending:
         self._turn = (self._turn + 1) % len(self._slots)
         frames = slot.frames[:count]
         yield frames
+        torch.cuda.set_device(self._stream.device)  # each thread begins on the first GPU
         with torch.cuda.stream(self._stream):
             self._buffer[at : at + count].copy_(frames, non_blocking=True)
             slot.sent.record(self._stream)

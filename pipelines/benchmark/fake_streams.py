@@ -5,7 +5,6 @@ What is ordered after what is decided by the bookkeeping of torch's CUDA sanitiz
 """
 
 import itertools
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 _numbers = itertools.count(1)
 _MAIN = 0
-"""The stream that each thread begins with."""
+"""The stream that is current at first."""
 
 
 class Streams:
@@ -27,30 +26,26 @@ class Streams:
 
     Args:
         races: operations on memory that another stream was still to write, or to read.
+        current: the stream that operations go to.
     """
 
     def __init__(self) -> None:
         self.races: list[str] = []
         self._handler = EventHandler()
-        self._local = threading.local()
+        self.current = FakeStream(self, _MAIN)
         self._kept: list[Any] = []  # a storage that is freed would lend its number to another
-
-    @property
-    def current(self) -> "FakeStream":
-        """The stream of this thread."""
-        return getattr(self._local, "stream", None) or FakeStream(self, _MAIN)
 
     @contextmanager
     def entered(self, stream: "FakeStream") -> Iterator[None]:
         """As ``torch.cuda.stream``."""
-        before, self._local.stream = self.current, stream
+        before, self.current = self.current, stream
         try:
             yield
         finally:
-            self._local.stream = before
+            self.current = before
 
     def watch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
-        """Note what an operation reads and writes on the stream of this thread."""
+        """Note what an operation reads and writes on the current stream."""
         written: set[int] = set()
         named = {argument.name: argument for argument in func._schema.arguments}
         given = [*zip(named.values(), args, strict=False)]
@@ -81,6 +76,7 @@ class FakeStream:
     def __init__(self, streams: Streams, number: int | None = None) -> None:
         self._streams = streams
         self.number = next(_numbers) if number is None else number
+        self.device = torch.device("cuda", 0)
 
     def wait_stream(self, other: "FakeStream") -> None:
         """What comes later here waits for what is under way there."""
@@ -132,6 +128,7 @@ def fake_streams() -> Iterator[Streams]:
         "Event": lambda: FakeEvent(streams),
         "current_stream": lambda device=None: streams.current,
         "stream": streams.entered,
+        "set_device": lambda device: None,
     }
     with mock.patch.multiple(torch.cuda, **names), _Watching(streams):
         yield streams

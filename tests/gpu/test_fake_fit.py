@@ -1,20 +1,24 @@
 """A fit on fake CUDA: nothing mixes devices, and an ordinary step waits for nothing."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from gmmpipe import FeatureStore
 from gmmpipe.features.log_mel_spec import LogMelSpec
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.dead_centers import move_dead_centers
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS
+from gmmpipe.fitting.trainer import _Fitting
 from gmmpipe.fitting.update_metrics import measure_inertia, measure_update, mostly_at_floor
 from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.seeding import INITS, MIN_SPLIT_DIM, seed_centers, seed_mixture
 from gmmpipe.mixture.split_merge import split_and_merge
+from gmmpipe.run.stop import StopRequest
 from pipelines.benchmark.fake_cuda import CUDA, Counts, counted, fake_cuda
 from pipelines.benchmark.fake_fit import FITS, WORLD, FakeFit
 
@@ -103,19 +107,42 @@ def test_dead_centres_are_moved_on_the_device(counts: Counts) -> None:
 
 
 @pytest.mark.parametrize("options", FITS.values(), ids=FITS)
-def test_metrics_and_held_out_frames_are_measured_on_the_device(
-    options: dict[str, Any], counts: Counts
-) -> None:
+def test_metrics_are_measured_on_the_device(options: dict[str, Any], counts: Counts) -> None:
     fit = FakeFit(init="random", **options)
     mixture, before = fit.state.parameters.mixture, fit.before.mixture
     row = measure_update(fit.update, fit.held, mixture, before, 0.0, fit.schedule, WORLD)
     assert row["frames"] == 8000
     assert measure_inertia(fit.update, fit.held, mixture, fit.schedule, WORLD) > 0
     mostly_at_floor(mixture, fit.state.var_floor)
-    held_out = HeldOut(fit.held.frames, 8000, ["digest"])
+
+
+def test_held_out_frames_go_to_the_device_once(store: Path, counts: Counts) -> None:
+    features = FeatureStore.open(store).features
+    held_out = HeldOut.read(str(store), features, WORLD)
+    assert on_cuda(held_out.frames)
+    mixture = FakeFit(init="random").state.parameters.mixture
     asked = counted(lambda: held_out.nll(mixture, WORLD), counts)
     assert asked.waits.total() == 1
     assert not asked.copies
+
+
+@pytest.mark.parametrize("options", FITS.values(), ids=FITS)
+def test_a_whole_update_is_fitted_on_the_device(
+    options: dict[str, Any], store: Path, counts: Counts
+) -> None:
+    fit = FakeFit(init="random", steps=3, **options)
+    held_out = HeldOut.read(str(store), FeatureStore.open(store).features, WORLD)
+    nothing: Any = None  # neither folder nor reader is asked within an update
+    fitting = _Fitting(
+        *(fit.options, fit.schedule, held_out, nothing, nothing, fit.state, WORLD, StopRequest())
+    )
+    step = fitting.stepper.step
+    # What the flag of a stop says is not known here.
+    fitting.stepper.step = lambda *of: step(*of) and False  # type: ignore[method-assign]
+    row = fitting.fit_update(fit.update, fit.held)
+    assert {"nll", "eval_nll"} < row.keys()
+    assert fit.state.updates == 1
+    assert len(fit.state.metrics) == 1
 
 
 def test_a_value_that_is_looked_at_is_noticed(

@@ -28,29 +28,30 @@ def counts() -> Iterator[Counts]:
         yield counts
 
 
+class AtOnce(ThreadPoolExecutor):
+    """Does what it is given before it goes on: threads cannot share a mode without data.
+
+    So all pieces of an update are sent as early as they ever may be.
+    """
+
+    def submit(self, function: Any, *args: Any) -> Future[Any]:  # type: ignore[override]
+        done: Future[Any] = Future()
+        done.set_result(function(*args))
+        return done
+
+
 @pytest.fixture
 def streams(counts: Counts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Streams]:
-    """Fake streams, also in reader threads; pieces are small."""
+    """Fake streams; pieces are small."""
+    monkeypatch.setattr(update_reader, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(update_buffers, "MAX_PIECE_FRAMES", PIECE_FRAMES)
     with fake_streams() as streams:
-        modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
-
-        class Readers(ThreadPoolExecutor):
-            def submit(self, function: Any, *args: Any) -> Future[Any]:  # type: ignore[override]
-                return super().submit(within, function, *args)
-
-        def within(function: Any, *args: Any) -> None:
-            with modes[0], modes[1], modes[2]:
-                function(*args)
-
-        monkeypatch.setattr(update_reader, "ThreadPoolExecutor", Readers)
-        monkeypatch.setattr(update_buffers, "MAX_PIECE_FRAMES", PIECE_FRAMES)
         yield streams
 
 
 def read_updates(store: Path) -> list[torch.Tensor]:
     """Read all updates and select from each, as a fit does; the frames of each."""
-    # One thread: two cannot enter the same fake mode at once.
-    reader = UpdateReader(FeatureStore.open(store), RULES, World(0, 1, CUDA), 1, lambda: False)
+    reader = UpdateReader(FeatureStore.open(store), RULES, World(0, 1, CUDA), 2, lambda: False)
     found = []
     for update, held in reader.updates(RULES.update_at(0, 0)):
         assert held is not None

@@ -12,10 +12,9 @@ from gmmpipe import FeatureStore, GradientGMM
 from gmmpipe.apply.evaluate import evaluate
 from gmmpipe.apply.label_shard import label_frames, make_label_shard
 from gmmpipe.jepa import JEPABatch
-from gmmpipe.jepa.targets import MixtureTargets
+from gmmpipe.jepa.targets import MixtureTargets, mixture_targets
 from gmmpipe.mixture.measures import EvaluationSums
 from gmmpipe.mixture.mixture import Mixture
-from gmmpipe.run.world import World
 from gmmpipe.store.schema import LabelIdentity
 from pipelines.benchmark.fake_cuda import CUDA, Counts, counted, fake_cuda
 from pipelines.benchmark.fake_fit import WORLD
@@ -75,13 +74,32 @@ def test_a_model_moves_between_devices_and_to_other_forms(counts: Counts) -> Non
     assert {buffer.device.type for buffer in back.buffers()} == {"cpu"}
     assert on_cuda(*back.to(CUDA).buffers())
     assert on_cuda(*GradientGMM.of(back.mixture).buffers())
-    assert gmm.to_sklearn().means_.shape == (K, D)
+    as_sklearn = gmm.to_sklearn()
+    assert as_sklearn.means_.shape == (K, D)
+    assert on_cuda(*GradientGMM.from_sklearn(as_sklearn).to(CUDA).buffers())
 
 
-def test_a_model_is_loaded_to_the_device(gmm_path: Path, counts: Counts) -> None:
+@pytest.mark.parametrize("form", ["gmmpipe", "sjepa"])
+def test_a_model_is_saved_from_the_device(
+    form: str, counts: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[dict[str, Any]] = []  # tensors without data cannot be written
+    monkeypatch.setattr(
+        "gmmpipe.mixture.gradient_gmm.write_model", lambda _, content: written.append(content)
+    )
+    a_model().save("gmm.pt", form)
+    tensors = [value for value in written[0].values() if isinstance(value, Tensor)]
+    assert len(tensors) >= 3
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+
+
+def test_a_model_is_loaded_to_the_device(gmm_path: Path, store: Path, counts: Counts) -> None:
     gmm = GradientGMM.load(gmm_path, CUDA)
     assert on_cuda(*gmm.buffers())
     assert gmm.var_floor == 0.1
+    # Loader processes compute on the CPU.
+    targets = mixture_targets(gmm, FeatureStore.open(store), 1.0, 2)
+    assert {buffer.device.type for buffer in targets.gmm.buffers()} == {"cpu"}
 
 
 @pytest.mark.parametrize("top_k", [None, 8])
@@ -98,13 +116,6 @@ def test_labels_come_back_from_the_device(
     assert (left_out > 0) == (top_k is not None)
 
 
-class Calm(World):
-    """No rank ever has anything to say; what a flag on the device says, nobody knows here."""
-
-    def any(self, flag: bool, *, short: bool = False) -> bool:
-        return False
-
-
 def test_a_shard_is_labelled_and_a_store_evaluated(
     store: Path, gmm_path: Path, tmp_path: Path, counts: Counts
 ) -> None:
@@ -112,7 +123,7 @@ def test_a_shard_is_labelled_and_a_store_evaluated(
     made = LabelIdentity("0" * 64, "0" * 64, gmm.K, 2, 1.0)
     make_label_shard(FeatureStore.open(store).shards[0], tmp_path, gmm, made)
     assert len(list(tmp_path.iterdir())) == 2
-    evaluation = evaluate(str(store), gmm_path, 5000, Calm(0, 1, CUDA), labels_from="lang")
+    evaluation = evaluate(str(store), gmm_path, 5000, WORLD, labels_from="lang")
     assert evaluation.frames == 5000
 
 
