@@ -27,11 +27,36 @@ from torch import Tensor
 BLOCK_FRAMES = 512
 """Frames per block on a CPU: [512, K] posteriors stay in a core's cache at K = 1024."""
 CUDA_BLOCK_FRAMES = 16384
+"""Frames per block on a GPU, at most: as many fill one."""
+_MIN_CUDA_BLOCK_FRAMES, _CUDA_TILE_FRAMES = 1024, 128
+_L2_BYTES = 40 << 20
+"""Of an A100; newer cards have more."""
 
 
-def block_frames(device: torch.device) -> int:
-    """The number of frames of a block: it bounds memory, and fills the device."""
-    return CUDA_BLOCK_FRAMES if device.type == "cuda" else BLOCK_FRAMES
+def block_frames(device: torch.device, num_components: int | None = None) -> int:
+    """The number of frames of a block: it bounds memory, and fills the device.
+
+    Args:
+        device: where the frames are.
+        num_components: K, if a block is to have as many frames that its float32 log joints
+            [n, K] fit half of a GPU's L2 cache, where what passes over them finds them.
+    """
+    if device.type != "cuda":
+        return BLOCK_FRAMES
+    if num_components is None:
+        return CUDA_BLOCK_FRAMES
+    most = max(_l2_bytes(device) // 2 // (4 * num_components), _MIN_CUDA_BLOCK_FRAMES)
+    most -= most % _CUDA_TILE_FRAMES
+    num_blocks = -(-CUDA_BLOCK_FRAMES // most)
+    even = -(-CUDA_BLOCK_FRAMES // num_blocks)  # a last block of few frames does not fill a GPU
+    return even + -even % _CUDA_TILE_FRAMES
+
+
+def _l2_bytes(device: torch.device) -> int:
+    """The size of a GPU's L2 cache; without a GPU (tensors without storage), a usual one."""
+    if not torch.cuda.is_available():
+        return _L2_BYTES
+    return int(torch.cuda.get_device_properties(device).L2_cache_size) or _L2_BYTES
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class StatisticsKernel:
     ) -> None:
         self.statistics = Statistics.zeros(num_components, center, extra)
         self._expanded = center.new_empty(SPAN_FRAMES, 2 * len(center), dtype=torch.float32)
-        shape = (block or block_frames(center.device), self._padded(num_components))
+        columns = self._padded(num_components)
+        shape = (block or block_frames(center.device, columns), columns)
         self._joints = center.new_empty(shape, dtype=torch.float32)
         self._loaded: tuple[Tensor, list[Tensor]] | None = None
 
