@@ -55,10 +55,11 @@ class Stepper:
         if step + 1 < update.num_steps:  # while the sums travel
             self._load(update, step + 1, held)
         self._sums.wait()
-        rate = state.optimizer.rate_at(
+        scalars = state.optimizer.scalars_at(
             self._schedule.steps_before(update, step), self._schedule.progress(update, step)
         )
-        state.optimizer.step(statistics, state.parameters, rate)
+        state.optimizer.step(statistics, state.parameters, *scalars)
+        state.optimizer.count_steps()
         if is_loss_step(step):
             state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
             state.loss_count += 1

@@ -54,22 +54,38 @@ class Adam:
         low = high * self.FINAL_LR_FRACTION
         return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def step(self, statistics: Statistics, parameters: Parameters, rate: float) -> None:
-        """A step of Adam; `rate` is the learning rate. See `Optimizer.step`."""
+    def scalars_at(self, steps_before: int, progress: float, ahead: int = 0) -> tuple[float, float]:
+        """The learning rate and the second moment, corrected for their bias, as of `corrected`."""
+        return self.corrected(self.rate_at(steps_before, progress), ahead)
+
+    def corrected(self, lr: float, ahead: int = 0) -> tuple[float, float]:
+        """The learning rate over the first moment's bias, and the second moment's bias."""
+        beta1, beta2 = self.BETAS
+        count = self._count + ahead + 1
+        return lr / (1 - beta1**count), 1 - beta2**count
+
+    def step(
+        self, statistics: Statistics, parameters: Parameters, *scalars: float | Tensor
+    ) -> None:
+        """A step of Adam; `scalars` are those of `corrected`. See `Optimizer.step`."""
         gradient = Parameters.view(self._gradient, *parameters.means.shape)
         nll_gradient(statistics, parameters, self._constants.frames, out=gradient)
-        self.descend(parameters.flat, gradient.flat, rate)
+        self.descend(parameters.flat, gradient.flat, *scalars)
         torch.clamp_min(parameters.log_vars, self._log_floor, out=parameters.log_vars)
 
-    def descend(self, values: Tensor, gradient: Tensor, lr: float) -> None:
-        """Move `values` against `gradient`, in place."""
+    def descend(
+        self, values: Tensor, gradient: Tensor, rate: float | Tensor, bias: float | Tensor
+    ) -> None:
+        """Move `values` against `gradient`, in place; `rate` and `bias` are as of `corrected`."""
         beta1, beta2 = self.BETAS
-        self._count += 1
         self._first.lerp_(gradient, 1 - beta1)
         self._second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        rate = lr / (1 - beta1**self._count)
-        root = (self._second / (1 - beta2**self._count)).sqrt_().add_(self.EPSILON)
-        values.addcdiv_(self._first * self._scale, root, value=-rate)
+        root = (self._second / bias).sqrt_().add_(self.EPSILON)
+        values.sub_((self._first * self._scale).mul_(rate).div_(root))
+
+    def count_steps(self, number: int = 1) -> None:
+        """See `Optimizer.count_steps`."""
+        self._count += number
 
     def tensors(self) -> list[Tensor]:
         """The scale and both moments."""

@@ -52,8 +52,18 @@ class StepwiseEM:
         """The weight of a step's statistics among the running ones; it falls over all updates."""
         return math.pow(steps_before + self.RATE_OFFSET, -self.RATE_POWER)
 
-    def step(self, statistics: Statistics, parameters: Parameters, rate: float) -> None:
-        """A step of EM; `rate` is the weight of the latest statistics. See `Optimizer.step`."""
+    def scalars_at(self, steps_before: int, progress: float, ahead: int = 0) -> tuple[float]:
+        """The rate alone: no step counts those before it."""
+        return (self.rate_at(steps_before, progress),)
+
+    def count_steps(self, number: int = 1) -> None:
+        """See `Optimizer.count_steps`."""
+
+    def step(
+        self, statistics: Statistics, parameters: Parameters, *scalars: float | Tensor
+    ) -> None:
+        """A step of EM; the scalar is the weight of the latest statistics. See `Optimizer.step`."""
+        (rate,) = scalars
         self._sums.lerp_(statistics.sums.double(), rate)
         m_step(replace(statistics, sums=self._sums), parameters, self._var_floor)
 

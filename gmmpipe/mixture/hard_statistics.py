@@ -33,32 +33,36 @@ class HardStatisticsKernel:
         self._center = center
         self._affinities = center.new_empty(size, num_components, dtype=torch.float32)
         self._rows = center.new_ones(size, width, dtype=torch.float64)
-        self._loaded: Tensor | None = None
+        self._loaded: tuple[Tensor, Tensor | None] | None = None
 
     def __call__(self, frames: Tensor, mixture: Mixture) -> Statistics:
         """Statistics of `frames` [N, D] (any floating dtype), in place of the previous ones."""
         self.load(frames)
         return self.sum_loaded(mixture)
 
-    def load(self, frames: Tensor) -> None:
+    def load(self, frames: Tensor, weights: Tensor | None = None) -> None:
         """Take the frames of the next `sum_loaded`."""
-        self._loaded = frames
+        self._loaded = frames, weights
 
     @torch.no_grad()
     def sum_loaded(self, mixture: Mixture) -> Statistics:
         """Statistics of the frames that were loaded, in place of the previous ones."""
         assert self._loaded is not None, "frames are loaded once for each sum of them"
-        frames, self._loaded = self._loaded, None
+        (frames, weights), self._loaded = self._loaded, None
         sums = self.statistics.sums
         self.statistics.flat.zero_()
         centers = mixture.means - self._center
         half_norms = centers.square().sum(1).mul_(0.5)
-        for block in torch.split(frames, len(self._rows)):
+        for start in range(0, len(frames), len(self._rows)):
+            block = frames[start : start + len(self._rows)]
             affinities = self._affinities[: len(block)]
             centred = block.float() - self._center
             torch.addmm(half_norms, centred, centers.t(), beta=-1.0, out=affinities)
             rows = self._rows[: len(block)]
             rows[:, :-1] = block
+            rows[:, -1] = 1.0
+            if weights is not None:
+                rows.mul_(weights[start : start + len(block), None])
             sums.index_add_(0, affinities.max(1).indices, rows)
         return self.statistics
 

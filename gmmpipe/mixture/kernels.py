@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel
 from gmmpipe.mixture.likely_pairs import LikelyPairsKernel
 from gmmpipe.mixture.statistics import StatisticsKernel
 
@@ -11,6 +12,7 @@ MIN_LIKELY_COMPONENTS = 256
 KERNELS: dict[str, type[StatisticsKernel]] = {
     "all_pairs": StatisticsKernel,
     "likely_pairs": LikelyPairsKernel,
+    "fused_pairs": FusedStatisticsKernel,
 }
 
 
@@ -29,6 +31,7 @@ def statistics_kernel(
         kind: one of `KERNELS`, instead of the fastest.
     """
     if kind is None:
-        likely = center.device.type == "cpu" and num_components >= MIN_LIKELY_COMPONENTS
-        kind = "likely_pairs" if likely else "all_pairs"
+        many = num_components >= MIN_LIKELY_COMPONENTS
+        on_cpu = "likely_pairs" if many else "all_pairs"
+        kind = on_cpu if center.device.type == "cpu" else "fused_pairs"
     return KERNELS[kind](num_components, center, extra)

@@ -40,8 +40,11 @@ class MiniBatchLloyd(StepwiseEM):
 
     make_kernel: ClassVar[MakeKernel] = HardStatisticsKernel
 
-    def step(self, statistics: Statistics, parameters: Parameters, rate: float) -> None:
-        """A step of Lloyd; `rate` is the weight of the latest statistics. See `Optimizer.step`."""
+    def step(
+        self, statistics: Statistics, parameters: Parameters, *scalars: float | Tensor
+    ) -> None:
+        """A step of Lloyd; the scalar is that of `StepwiseEM.step`."""
+        (rate,) = scalars
         self._sums.lerp_(statistics.sums, rate)
         counts = self._sums[:, -1:]
         means = self._sums[:, :-1] / counts.clamp_min(_MIN_COUNT)

@@ -154,7 +154,7 @@ def _block(frames: Tensor, start: int, stop: int) -> Tensor:
 def expand(frames: Tensor, center: Tensor, out: Tensor) -> Tensor:
     """[x - center, (x - center)²] of `frames` [n, D], written to the first n rows of `out`."""
     n, dim = frames.shape
-    expanded = out[:n]
+    expanded = out[:n, : 2 * dim]
     torch.sub(frames, center, out=expanded[:, :dim])
     torch.mul(expanded[:, :dim], expanded[:, :dim], out=expanded[:, dim:])
     return expanded

@@ -36,8 +36,14 @@ class Kernel(Protocol):
     def __call__(self, frames: Tensor, mixture: Mixture) -> Statistics:
         """Statistics of `frames` [N, D] under a mixture, in place of the previous ones."""
 
-    def load(self, frames: Tensor) -> None:
-        """Take the frames of the next `sum_loaded`, and do what needs no mixture yet."""
+    def load(self, frames: Tensor, weights: Tensor | None = None) -> None:
+        """Take the frames of the next `sum_loaded`, and do what needs no mixture yet.
+
+        Args:
+            frames: [N, D].
+            weights: 1 for each frame that counts and 0 for one that adds to no sum, float32 [N];
+                None where all count. For a GPU alone.
+        """
 
     def sum_loaded(self, mixture: Mixture) -> Statistics:
         """Statistics of the frames that were loaded, in place of the previous ones."""
@@ -54,7 +60,8 @@ class Optimizer(Protocol):
     """A way to step a mixture by the statistics of some frames.
 
     It owns its start, its rate and the check of its state, and says which statistics it needs. A
-    fit only says how far it is.
+    fit only says how far it is. What differs from step to step are a few scalars, known long
+    before: so a GPU can have those of coming steps at hand.
     """
 
     make_kernel: ClassVar[MakeKernel]
@@ -77,14 +84,29 @@ class Optimizer(Protocol):
             progress: how far the step's update is, from 0 at its first step to 1 at its last.
         """
 
-    def step(self, statistics: Statistics, parameters: Parameters, rate: float) -> None:
+    def scalars_at(self, steps_before: int, progress: float, ahead: int = 0) -> tuple[float, ...]:
+        """The scalars of a step that is to come, of which the first is how far it goes.
+
+        Args:
+            steps_before, progress: as of `rate_at`.
+            ahead: how many steps are to be counted before it.
+        """
+
+    def step(
+        self, statistics: Statistics, parameters: Parameters, *scalars: float | Tensor
+    ) -> None:
         """Move `parameters`, in place, to where the statistics that were taken at them point.
+
+        It is counted by `count_steps`, not here, where a GPU may do it long after.
 
         Args:
             statistics: of the frames of a step, over all ranks.
             parameters: at which they were taken; no variance is left below the floor.
-            rate: how far to go.
+            scalars: as of `scalars_at`, or float64 tensors [] of them on the device.
         """
+
+    def count_steps(self, number: int = 1) -> None:
+        """Count steps that were taken; a negative number takes some back."""
 
     def tensors(self) -> list[Tensor]:
         """The tensors of its state, for all ranks to take from one at the start."""

@@ -15,6 +15,10 @@ SPAN_FRAMES = 16384
 """Frames that are expanded at once; a step of a fit has as many by default."""
 
 
+_Span = tuple[Tensor, Tensor | None]
+"""Frames [n, D] and their weights."""
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Sums over frames, as views of one flat buffer: what ranks exchange.
@@ -83,7 +87,7 @@ class StatisticsKernel:
         columns = self._padded(num_components)
         shape = (block or block_frames(center.device, columns), columns)
         self._joints = center.new_empty(shape, dtype=torch.float32)
-        self._loaded: tuple[Tensor, list[Tensor]] | None = None
+        self._loaded: tuple[Tensor, list[_Span]] | None = None
 
     def __call__(self, frames: Tensor, mixture: Mixture) -> Statistics:
         """Statistics of `frames` [N, D] (any floating dtype), in place of the previous ones."""
@@ -91,10 +95,12 @@ class StatisticsKernel:
         return self.sum_loaded(mixture)
 
     @torch.no_grad()
-    def load(self, frames: Tensor) -> None:
+    def load(self, frames: Tensor, weights: Tensor | None = None) -> None:
         """Take the frames of the next `sum_loaded`, and do what needs no mixture yet."""
-        first, *later = torch.split(frames, SPAN_FRAMES)
-        self._loaded = expand(first.float(), self.statistics.center, self._expanded), later
+        spans = torch.split(frames, SPAN_FRAMES)
+        shares = [None] * len(spans) if weights is None else torch.split(weights, SPAN_FRAMES)
+        first, *later = zip(spans, shares, strict=True)
+        self._loaded = self._expand(*first), later
 
     @torch.no_grad()
     def sum_loaded(self, mixture: Mixture) -> Statistics:
@@ -108,12 +114,15 @@ class StatisticsKernel:
             total = flat.double()
             for span in later:
                 flat.zero_()
-                self._add(
-                    expand(span.float(), self.statistics.center, self._expanded), matrix, bias
-                )
+                self._add(self._expand(*span), matrix, bias)
                 total += flat
             flat.copy_(total)
         return self.statistics
+
+    def _expand(self, frames: Tensor, weights: Tensor | None) -> Tensor:
+        """The rows of the products, of frames [n, D]."""
+        assert weights is None, "a kernel for a CPU takes all frames"
+        return expand(frames.float(), self.statistics.center, self._expanded)
 
     def _padded(self, num_components: int) -> int:
         """How many columns the log joints have: K, or more where a kernel needs that."""

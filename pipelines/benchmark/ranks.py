@@ -104,7 +104,8 @@ def work(frames_per_step: int) -> None:
         def work_alone() -> None:
             frames = held.select(rules.step_frames(update, 0))
             sums = kernel(frames, other.mixture)
-            other_adam.step(sums, other, 1e-3)
+            other_adam.step(sums, other, *other_adam.corrected(1e-3))
+            other_adam.count_steps()
 
         # One after the other: where they took turns, a step would wait for the other rank's work.
         medians = [

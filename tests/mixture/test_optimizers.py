@@ -155,6 +155,12 @@ def gradients(count: int, size: int = 500) -> list[Tensor]:
     return [size_of_each * torch.randn(size, generator=generator) for _ in range(count)]
 
 
+def descend(adam: Adam, values: Tensor, gradient: Tensor, lr: float) -> None:
+    """A step of Adam, counted."""
+    adam.descend(values, gradient, *adam.corrected(lr))
+    adam.count_steps()
+
+
 def test_adam_is_torch_optims_adam_over_200_steps() -> None:
     start = torch.randn(500, generator=torch.Generator().manual_seed(4))
     ours, theirs = start.clone(), start.clone().requires_grad_()
@@ -162,7 +168,7 @@ def test_adam_is_torch_optims_adam_over_200_steps() -> None:
     reference = torch.optim.Adam([theirs], lr=1.0)
     for step, gradient in enumerate(gradients(200)):
         lr = 1e-2 * (1 + math.cos(step / 50))
-        adam.descend(ours, gradient, lr)
+        descend(adam, ours, gradient, lr)
         theirs.grad = gradient.clone()
         reference.param_groups[0]["lr"] = lr
         reference.step()
@@ -175,7 +181,7 @@ def test_adams_scale_is_a_learning_rate_of_each_coordinate() -> None:
     adams = Adam(torch.ones(500), CONSTANTS), Adam(torch.full((500,), 3.0), CONSTANTS)
     for gradient in gradients(5):
         for adam, values in zip(adams, (one, three), strict=True):
-            adam.descend(values, gradient, 1e-2)
+            descend(adam, values, gradient, 1e-2)
     torch.testing.assert_close(three, 3 * one)
 
 
@@ -184,12 +190,12 @@ def test_adam_goes_on_exactly_from_its_state() -> None:
     adam, first = (Adam(torch.linspace(1, 2, 500), CONSTANTS) for _ in range(2))
     steps = gradients(20)
     for gradient in steps:
-        adam.descend(whole, gradient, 1e-2)
+        descend(adam, whole, gradient, 1e-2)
     for gradient in steps[:10]:
-        first.descend(parts, gradient, 1e-2)
+        descend(first, parts, gradient, 1e-2)
     second = Adam.from_state(first.state_dict(), CONSTANTS)
     for gradient in steps[10:]:
-        second.descend(parts, gradient, 1e-2)
+        descend(second, parts, gradient, 1e-2)
     assert torch.equal(whole, parts)
 
 
@@ -198,7 +204,7 @@ def test_adam_counts_its_steps_beyond_what_narrow_numbers_hold(count) -> None:
     adam = Adam(torch.ones(3), CONSTANTS)
     adam = Adam.from_state({**adam.state_dict(), "count": count}, CONSTANTS)
     values = torch.zeros(3)
-    adam.descend(values, torch.ones(3), 1.0)
+    descend(adam, values, torch.ones(3), 1.0)
     assert adam.state_dict()["count"] == count + 1
     assert isinstance(adam.state_dict()["count"], int)
     # Bias corrections are gone by then: (1 - 0.9) / sqrt(1 - 0.999).
@@ -210,9 +216,8 @@ def test_a_step_of_adam_follows_the_gradient_and_stops_at_the_floor(sample, para
     statistics = statistics_of(sample, here, center)
     gradient = here.clone()
     nll_gradient(statistics, here, len(sample), out=gradient)
-    Adam(torch.ones_like(here.flat), replace(CONSTANTS, frames=len(sample))).step(
-        statistics, here, 0.1
-    )
+    adam = Adam(torch.ones_like(here.flat), replace(CONSTANTS, frames=len(sample)))
+    adam.step(statistics, here, *adam.corrected(0.1))
     # Adam's first step is lr times the sign of the gradient.
     expected = parameters.flat - 0.1 * gradient.flat.sign()
     low = Parameters.view(expected, K, D)

@@ -15,7 +15,9 @@ from rounding import error_of_bound, expected_and_bound, gaussian_log_joints, ke
 from torch import Tensor
 
 from gmmpipe.mixture import statistics
+from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel
 from gmmpipe.mixture.gradient_gmm import GradientGMM
+from gmmpipe.mixture.hard_statistics import HardStatisticsKernel
 from gmmpipe.mixture.kernels import KERNELS, statistics_kernel
 from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
 from gmmpipe.mixture.statistics import StatisticsKernel
@@ -111,10 +113,28 @@ def test_statistics_are_exact_for_any_number_of_dimensions(dim, kind) -> None:
 
 @pytest.mark.parametrize(
     ("device", "num_components", "kind"),
-    [("cpu", 255, "all_pairs"), ("cpu", 256, "likely_pairs"), ("meta", 1024, "all_pairs")],
+    [("cpu", 255, "all_pairs"), ("cpu", 256, "likely_pairs"), ("meta", 1024, "fused_pairs")],
 )
 def test_likely_pairs_are_for_many_components_on_a_cpu(device, num_components, kind) -> None:
     assert type(statistics_kernel(num_components, torch.zeros(3, device=device))) is KERNELS[kind]
+
+
+@pytest.mark.parametrize("kernel", [FusedStatisticsKernel, HardStatisticsKernel])
+@pytest.mark.parametrize("span", [300, 16384])
+def test_frames_of_no_weight_add_nothing(kernel, span, frames, model, monkeypatch) -> None:
+    """Whatever they are, and wherever they stand; the kernel can be used without weights then."""
+    monkeypatch.setattr(statistics, "SPAN_FRAMES", span)
+    some, center = frames[:900], frames.mean(0)
+    sums = kernel(K, center, block=256) if kernel is FusedStatisticsKernel else kernel(K, center)
+    expected = sums(some, model).flat.clone()
+    weights = (torch.arange(1200) % 4 != 3).float()
+    padded = torch.full((1200, D), 1000.0)
+    padded[weights > 0] = some
+    sums.load(padded, weights)
+    found = sums.sum_loaded(model).flat.clone()
+    assert sums.statistics.counts.sum() == pytest.approx(900, rel=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.02)
+    assert torch.equal(sums(some, model).flat, expected)
 
 
 @pytest.mark.parametrize("count", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1])

@@ -1,0 +1,55 @@
+"""Sufficient statistics by two matrix products a block, and no pass beside them but a softmax.
+
+A frame is expanded to [x - c, (x - c)², 1, 0 ...]. The 1 takes the bias along in the first product,
+and the counts in the second. A row of zeros is no frame: whatever its posteriors, it adds to no
+sum. So a GPU may do steps of a fixed number of rows. Legend: `gmmpipe.mixture.mixture`.
+"""
+
+import torch
+from torch import Tensor
+
+from gmmpipe.mixture.mixture import Mixture, expand
+from gmmpipe.mixture.statistics import StatisticsKernel
+
+_ALIGNED = 8
+"""A row has a multiple of as many columns: 32 bytes, which a GPU reads at once."""
+
+
+class FusedStatisticsKernel(StatisticsKernel):
+    """Sums all pairs of a frame and a component; for a GPU, whose host it never makes wait.
+
+    Args:
+        num_components, center, extra, block: see `StatisticsKernel`.
+    """
+
+    def __init__(
+        self, num_components: int, center: Tensor, extra: int = 0, block: int | None = None
+    ) -> None:
+        super().__init__(num_components, center, extra, block)
+        used = 2 * len(center) + 1
+        columns = used + -used % _ALIGNED
+        self._expanded = center.new_zeros(len(self._expanded), columns, dtype=torch.float32)
+        self._map = center.new_zeros(num_components, columns, dtype=torch.float32)
+
+    def _expand(self, frames: Tensor, weights: Tensor | None) -> Tensor:
+        center = self.statistics.center
+        expand(frames.float(), center, self._expanded)
+        rows = self._expanded[: len(frames)]
+        rows[:, 2 * len(center)] = 1.0
+        if weights is not None:
+            rows.mul_(weights[:, None])
+        return rows
+
+    def _affine_map(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        matrix, bias = super()._affine_map(mixture)
+        self._map[:, : matrix.shape[1]] = matrix
+        self._map[:, matrix.shape[1]] = bias
+        return self._map, bias
+
+    def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
+        sums = self.statistics.sums.t()
+        for block in torch.split(expanded, len(self._joints)):
+            joints = self._joints[: len(block)]
+            torch.mm(block, matrix.t(), out=joints)
+            torch.softmax(joints, 1, out=joints)
+            sums.addmm_(block[:, : len(sums)].t(), joints)
