@@ -188,10 +188,14 @@ def fake_cuda() -> Iterator[Counts]:
         counts.waits["tolist"] += tensor.is_cuda
         return np.full(tuple(tensor.shape), _value_of(tensor)).tolist()
 
+    # When it is first used, autograd starts a thread for each device that it knows, and a process
+    # with such threads cannot be forked. From the first FakeTensorMode on it knows one of CUDA.
+    torch.ones(1, requires_grad=True).sum().backward()
     answers = {"numpy": _numpy, "tolist": to_list, "__deepcopy__": _deep_copy}
     with (
         mock.patch.multiple(FakeTensor, create=True, **answers),
         mock.patch.object(torch.nn.Module, "to", _module_to),
+        mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)),
         FakeTensorMode(),
         _Counting(counts),
     ):

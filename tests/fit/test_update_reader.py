@@ -100,6 +100,14 @@ def test_frames_stay_in_the_stored_dtype(store) -> None:
     assert read_all(open_reader(store))[0][2].dtype == torch.float16
 
 
+def test_frames_are_used_where_they_are_read_in_two_buffers_that_take_turns(store) -> None:
+    reader = open_reader(store)
+    held = [held for _, held in reader.updates(schedule().update_at(0, 0))]
+    places = [one.frames.data_ptr() for one in held]
+    assert len(set(places)) == 2
+    assert places[:-2] == places[2:]
+
+
 def test_more_ranks_than_frames_leave_some_with_none(store, line) -> None:
     rules = schedule(update_frames=2, target_frames=4)
     held = [read_all(open_reader(store, rank, 3, rules), rules) for rank in range(3)]

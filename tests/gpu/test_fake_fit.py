@@ -19,8 +19,9 @@ from gmmpipe.mixture.adam import Adam
 from gmmpipe.mixture.seeding import INITS, MIN_SPLIT_DIM, seed_centers, seed_mixture
 from gmmpipe.mixture.split_merge import split_and_merge
 from gmmpipe.run.stop import StopRequest
+from gmmpipe.run.world import World
 from pipelines.benchmark.fake_cuda import CUDA, Counts, counted, fake_cuda
-from pipelines.benchmark.fake_fit import FITS, WORLD, FakeFit
+from pipelines.benchmark.fake_fit import FITS, WORLD, FakeFit, fake_ranks
 
 WAITED_FOR = {"aten._to_copy": 1, "aten.copy_": 1}
 """The copies of an ordinary step that the host waits for; to become none."""
@@ -40,11 +41,18 @@ def state_on_cuda(state: FitState) -> bool:
     return on_cuda(state.parameters.flat, state.center, *state.optimizer.tensors())
 
 
+@pytest.fixture(params=[1, 2])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """The only rank, and the second of two."""
+    with fake_ranks(request.param) as world:
+        yield world
+
+
 @pytest.mark.parametrize("options", FITS.values(), ids=FITS)
 def test_a_step_waits_for_the_device_every_fiftieth_time_only(
-    options: dict[str, Any], counts: Counts
+    options: dict[str, Any], world: World, counts: Counts
 ) -> None:
-    fit = FakeFit(init="random", **options)
+    fit = FakeFit(init="random", world=world, **options)
     steps = [counted(fit.step, counts) for _ in range(LOSS_EVERY_STEPS + 3)]
     waiting = [number for number, step in enumerate(steps) if step.waits]
     assert waiting == [0, LOSS_EVERY_STEPS]
@@ -128,13 +136,13 @@ def test_held_out_frames_go_to_the_device_once(store: Path, counts: Counts) -> N
 
 @pytest.mark.parametrize("options", FITS.values(), ids=FITS)
 def test_a_whole_update_is_fitted_on_the_device(
-    options: dict[str, Any], store: Path, counts: Counts
+    options: dict[str, Any], world: World, store: Path, counts: Counts
 ) -> None:
-    fit = FakeFit(init="random", steps=3, **options)
-    held_out = HeldOut.read(str(store), FeatureStore.open(store).features, WORLD)
+    fit = FakeFit(init="random", steps=3, world=world, **options)
+    held_out = HeldOut.read(str(store), FeatureStore.open(store).features, world)
     nothing: Any = None  # neither folder nor reader is asked within an update
     fitting = _Fitting(
-        *(fit.options, fit.schedule, held_out, nothing, nothing, fit.state, WORLD, StopRequest())
+        *(fit.options, fit.schedule, held_out, nothing, nothing, fit.state, world, StopRequest())
     )
     step = fitting.stepper.step
     # What the flag of a stop says is not known here.

@@ -201,6 +201,7 @@ def test_a_mask_a_list_and_a_copy_are_noticed(counts: Counts) -> None:
     frames = torch.zeros(10, D, device=CUDA)
     assert counted(lambda: frames[frames[:, 0] > 0], counts).waits == {"mask": 1}
     assert counted(lambda: (frames > 0).nonzero(), counts).waits == {"nonzero": 1}
+    assert counted(lambda: torch.bincount(frames[0].long()), counts).waits == {"bincount": 1}
     assert counted(lambda: frames.tolist(), counts).waits == {"tolist": 1}
     assert counted(lambda: frames[0, 0] > 0 and None, counts).waits == {"_local_scalar_dense": 1}
     assert counted(lambda: frames[torch.arange(3)], counts).copies == {"index": 1}
