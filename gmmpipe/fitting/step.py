@@ -1,18 +1,21 @@
-"""One step of a fit: draw frames, take their statistics, exchange them, move the mixture."""
+"""One step of a fit: draw frames, take their statistics, exchange them, move the mixture.
+
+`gmmpipe.fitting.gpu_step` is the same for a GPU.
+"""
 
 from collections.abc import Callable
 
 from gmmpipe.fitting.checkpoint import FitState
-from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule, Update, is_loss_step
+from gmmpipe.fitting.schedule import Schedule, Update, is_loss_step
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
 
-_STOP, _LOSS = 0, 1  # places in the numbers that travel with a step's statistics
+STOP, LOSS = 0, 1  # places in the numbers that travel with a step's statistics
 
 
 class Stepper:
-    """Takes the steps of a fit, with buffers that are allocated once.
+    """Takes the steps of a fit on a CPU, with buffers that are allocated once.
 
     Args:
         schedule: which frames a step draws.
@@ -49,8 +52,8 @@ class Stepper:
             self._load(update, step, held)
         statistics = self._kernel.sum_loaded(mixture)
         if is_loss_step(step):
-            statistics.extra[_LOSS] += mixture.nll_sum(self._frames)
-        statistics.extra[_STOP] = float(self._stopping())
+            statistics.extra[LOSS] += mixture.nll_sum(self._frames)
+        statistics.extra[STOP] = float(self._stopping())
         self._sums.start()
         if step + 1 < update.num_steps:  # while the sums travel
             self._load(update, step + 1, held)
@@ -61,13 +64,10 @@ class Stepper:
         state.optimizer.step(statistics, state.parameters, *scalars)
         state.optimizer.count_steps()
         if is_loss_step(step):
-            state.loss_sum += float(statistics.extra[_LOSS]) / num_frames
+            state.loss_sum += float(statistics.extra[LOSS]) / num_frames
             state.loss_count += 1
         state.step += 1
-        # On a GPU, to look at the flag is to wait for the end of the step: it is done only now and
-        # then. (With several GPUs the exchange has waited already, under NCCL's blocking wait.)
-        look = self._world.device.type == "cpu" or step % LOSS_EVERY_STEPS == 0
-        return look and bool(statistics.extra[_STOP] > 0)
+        return bool(statistics.extra[STOP] > 0)
 
     def _load(self, update: Update, step: int, held: HeldFrames) -> None:
         """Draw this rank's frames of a step, and do with them what needs no mixture yet."""

@@ -14,6 +14,7 @@ from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.dead_centers import move_dead_centers
 from gmmpipe.fitting.event_files import EventFiles
 from gmmpipe.fitting.folder import fit_folder
+from gmmpipe.fitting.gpu_step import GpuStepper
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.fitting.initial_state import seed_state
 from gmmpipe.fitting.options import FitOptions
@@ -184,7 +185,8 @@ class _Fitting:
     def __post_init__(self) -> None:
         if self.held_out:
             self.state.evaluate_on(self.held_out.digests)
-        self.stepper = Stepper(self.schedule, self.state, self.world, self.stop.is_made)
+        stepper = GpuStepper if self.world.device.type == "cuda" else Stepper
+        self.stepper = stepper(self.schedule, self.state, self.world, self.stop.is_made)
 
     def fit_update(self, update: Update, held: HeldFrames) -> dict[str, float]:
         """All steps of an update; its metrics."""

@@ -39,6 +39,8 @@ class RepeatedSum:
         with self._world.exchanging():
             if self._received is not None:
                 self._under_way.append(dist.isend(self._tensor, self._other, self._world.short))
+            elif self._tensor.is_cuda and self._world.size > 1:
+                dist.all_reduce(self._tensor, group=self._world.unwatched)
             elif self._world.size > 1:
                 self._under_way.append(
                     dist.all_reduce(self._tensor, group=self._world.short, async_op=True)
@@ -47,8 +49,8 @@ class RepeatedSum:
     def wait(self) -> None:
         """Return when the tensor holds the sum.
 
-        NCCL returns earlier, when later work will see the sum, but not under the
-        TORCH_NCCL_BLOCKING_WAIT=1 that `open_world` sets: so torch's documentation says.
+        On a GPU that is when later work will see the sum: the host does not wait, and a CUDA graph
+        may record the exchange. `World.wait_for_device` notices a rank that is gone.
         """
         with self._world.exchanging():
             for work in self._under_way:

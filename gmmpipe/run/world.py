@@ -26,6 +26,7 @@ from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, JOIN_TIMEOUT, MEETING_TIMEOUT
 
 _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.1
+_DEVICE_POLL_SECONDS = 0.0005
 _meetings = itertools.count()
 _LEAVING_SECONDS = 5.0
 """How long a rank that is to stop waits for the others to come to the same place."""
@@ -47,6 +48,9 @@ class World:
         short: the group for exchanges to which all ranks come at about the same time. It is one of
             its own because a group has one time limit, and is closed when that has passed.
         stopping: whether this rank is to stop; waiting for others ends then.
+        unwatched: the group for exchanges of GPUs that the host does not wait for. Only
+            `wait_for_device` has a time limit there.
+        exchange_timeout: that limit, seconds.
     """
 
     rank: int
@@ -55,6 +59,8 @@ class World:
     roll: RollCall | None = None
     short: dist.ProcessGroup | None = None
     stopping: Callable[[], bool] = is_orphaned
+    unwatched: dist.ProcessGroup | None = None
+    exchange_timeout: float = EXCHANGE_TIMEOUT
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:
@@ -79,6 +85,31 @@ class World:
                         self.roll.begin()
                     raise NoAnswerError("silent while this rank was to stop")
         met.result()
+
+    def wait_for_device(self) -> None:
+        """Wait for what the device was asked to do, and for the other ranks in it.
+
+        Raises:
+            RankGoneError: it has not ended within `exchange_timeout` seconds, or has failed; its
+                exchanges were broken off, so that what they have written is not to be used.
+        """
+        if self.size == 1:
+            return
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        limit = time.monotonic() + self.exchange_timeout
+        with self.exchanging():
+            try:
+                while not done.query():  # type: ignore[no-untyped-call]
+                    if self.stopping():
+                        limit = min(limit, time.monotonic() + _LEAVING_SECONDS)
+                    if time.monotonic() > limit:
+                        raise RuntimeError(f"no answer within {self.exchange_timeout:g} s")
+                    time.sleep(_DEVICE_POLL_SECONDS)
+            except RuntimeError:
+                assert self.unwatched is not None, "there are other ranks"
+                self.unwatched.abort()
+                raise
 
     def all_reduce(self, tensor: Tensor, *, short: bool = False) -> None:
         """Sum `tensor` over the ranks, in place; `short` where all come at about the same time."""
@@ -175,9 +206,13 @@ def open_world(
             wait([joining], _POLL_SECONDS)
             if is_orphaned():
                 raise Stopped(signal.SIGTERM)
-        roll, short = joining.result()
+        roll, short, unwatched = joining.result()
         try:
-            yield World(rank, size, here, roll, short)
+            yield World(
+                *(rank, size, here, roll, short),
+                unwatched=unwatched,
+                exchange_timeout=exchange_timeout,
+            )
         except RankGoneError as error:
             with stop_signals(lambda signum, frame: None):  # torchrun's, for the same reason
                 raise RankGoneError(f"{roll.who_is_gone()}: {error}") from error
@@ -209,7 +244,7 @@ def _join(
     timeout: float,
     meeting_timeout: float,
     exchange_timeout: float,
-) -> tuple[RollCall, dist.ProcessGroup]:
+) -> tuple[RollCall, dist.ProcessGroup, dist.ProcessGroup | None]:
     """Meet the other ranks and connect to them. No signal handler runs in a thread that does."""
     # Otherwise a failed collective of NCCL ends the process before a checkpoint can be written. So
     # torch's documentation says; it has not been run on several GPUs.
@@ -249,7 +284,27 @@ def _join(
     )
     short = dist.new_group(timeout=timedelta(seconds=exchange_timeout))
     assert isinstance(short, dist.ProcessGroup), "this process is one of the ranks"
-    return roll, short
+    return roll, short, _unwatched_group() if device_type == "cuda" else None
+
+
+def _unwatched_group() -> dist.ProcessGroup:
+    """A group of NCCL whose exchanges no host waits for, and that no thread of torch breaks off.
+
+    torch reads both from the environment when it makes a group.
+    """
+    names = ("TORCH_NCCL_BLOCKING_WAIT", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "0"))
+    try:
+        group = dist.new_group()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    assert isinstance(group, dist.ProcessGroup), "this process is one of the ranks"
+    return group
 
 
 def _reason(error: RuntimeError) -> str:
