@@ -111,7 +111,7 @@ class GpuStepper:
         statistics = self._kernel.sum_loaded(mixture)
         if num_measured is not None:
             statistics.extra[LOSS] += mixture.nll_sum(drawn[:num_measured])
-            statistics.extra[STOP] = float(self._stopping())
+            statistics.extra[STOP].fill_(float(self._stopping()))
         self._sums.start()
         self._sums.wait()
         scalars = draws.scalars.index_select(0, row)[0].unbind()

@@ -125,6 +125,8 @@ class World:
 
     def any(self, flag: bool, *, short: bool = False) -> bool:
         """Whether `flag` is true on some rank; every rank gets the same answer."""
+        if self.size == 1:
+            return flag
         count = torch.tensor(float(flag), device=self.device)
         self.all_reduce(count, short=short)
         return bool(count > 0)

@@ -191,7 +191,12 @@ def fake_cuda() -> Iterator[Counts]:
     # When it is first used, autograd starts a thread for each device that it knows, and a process
     # with such threads cannot be forked. From the first FakeTensorMode on it knows one of CUDA.
     torch.ones(1, requires_grad=True).sum().backward()
-    answers = {"numpy": _numpy, "tolist": to_list, "__deepcopy__": _deep_copy}
+    answers = {
+        "numpy": _numpy,
+        "tolist": to_list,
+        "data_ptr": lambda tensor: tensor.untyped_storage()._cdata,
+        "__deepcopy__": _deep_copy,
+    }
     with (
         mock.patch.multiple(FakeTensor, create=True, **answers),
         mock.patch.object(torch.nn.Module, "to", _module_to),

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.gpu_step import GpuStepper
 from gmmpipe.fitting.initial_state import seed_state
 from gmmpipe.fitting.options import FitOptions
 from gmmpipe.fitting.schedule import LOSS_EVERY_STEPS, Schedule
-from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
 from gmmpipe.run.world import World
 
@@ -23,8 +23,8 @@ class CalmWorld(World):
     """One rank that never stops or fails: what its flag on the device says is not known here."""
 
     def any(self, flag: bool, *, short: bool = False) -> bool:
-        """No."""
-        return False
+        """What this rank says."""
+        return flag
 
 
 WORLD = CalmWorld(0, 1, torch.device("cuda", 0))
@@ -86,7 +86,10 @@ class FakeFit:
         """Let the next step begin from this state."""
         self.state = state
         self.before = state.begin_update(self.update.stop)
-        self.stepper = Stepper(self.schedule, self.state, self.world, lambda: False)
+        # Without data nothing can be recorded, so each step is launched by itself.
+        self.stepper = GpuStepper(
+            self.schedule, self.state, self.world, lambda: False, replaying=False
+        )
 
     def step(self) -> None:
         """Take the next step."""
