@@ -171,8 +171,7 @@ class EvaluationSums:
         """Add `frames` [N, D] under a mixture; returns the most likely component of each, [N].
 
         Memory beside the result does not grow with N. The statistics are a product in float64 on
-        every device, because variances cancel in them; it takes about as long as reading the frames
-        from a disk on a GPU with slow float64.
+        every device, because variances cancel in them.
         """
         origin = self.statistics.center
         labels = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
