@@ -58,7 +58,7 @@ def label_frames(
         column.name: tensors[column.name].to("cpu", TORCH_DTYPES[column.dtype]).numpy()
         for column in made.columns
     }
-    return arrays, float(left_out)
+    return arrays, 0.0 if made.top_k is None else float(left_out)
 
 
 @torch.no_grad()

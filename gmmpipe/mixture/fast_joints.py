@@ -20,12 +20,15 @@ g = γ / (1 - γ). Then for the result a of the product
 
     (a - (g + γ + g γ) B) / (1 - 3γ) ≤ J ≤ U = a / (1 + 3γ)
 
+and J is within h = 1.1 γ (B + 3 |a|) of a - g B, for γ < 0.01.
+
 **The bound of a result.** Let S be the components of the m largest U, whose J is computed in
 float64 from the difference x - μ, M the largest of those J, t the temperature of a softmax and
-r_k = exp((U_k - M) / t). A component outside S has at most its r_k, and at least r_k e^(-w_k / t)
-with w_k the width of its interval. So ln p(x), and every posterior, is wrong by at most about
+r_k = exp((U_k - M) / t). A component outside S gets a - g B for its J. As a multiple of e^(M / t),
+it has at most r_k, and what it gets is wrong by at most r_k (1 - e^(-h_k / t)). So ln p(x), and
+every posterior, is wrong by at most about
 
-    E = Σ_{k∉S} r_k min(1, w_k / t) / Σ_{k∈S} exp((J_k - M) / t)
+    E = Σ_{k∉S} r_k min(1, h_k / t) / Σ_{k∈S} exp((J_k - M) / t)
 
 A frame is computed in float64 unless E ≤ `TOLERANCE`, and all U outside S are below M, so that the
 most likely component is in S; so is one with a number that is NaN, or so large that float32 might
@@ -44,8 +47,8 @@ from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture, center_of, frames_bet
 
 NUM_LIKELY = 16
 """m: components of a frame that are computed again in float64."""
-TOLERANCE = 2e-5
-"""How far a posterior and ln p(x) may be off: a fifth of what is promised of a posterior. It leaves
+TOLERANCE = 3e-5
+"""How far a posterior and ln p(x) may be off: a third of what is promised of a posterior. It leaves
 room for entropies, which err by up to ln(K / E) times as much."""
 
 _ROUNDING = 2.0**-24
@@ -135,8 +138,8 @@ class _FastJoints:
         raised = bias + raise_by * sizes
         self._matrix, self._bias = matrix.float(), raised.float()
         self._raised_by = (raise_by * sizes).float()
-        widths = (raise_by + gamma + raise_by * gamma) * sizes / (1 - 3 * gamma) / temperature
-        self._widths = torch.stack([widths.clamp_max(1.0), torch.ones_like(widths)], 1).float()
+        errors = (1.1 * gamma / temperature * sizes).clamp_max(1.0)
+        self._errors_and_ones = torch.stack([errors, torch.ones_like(errors)], 1).float()
         in_range = (matrix.abs() <= _MAX_FACTOR).all() & (raised <= _MAX_BIAS).all()
         self._is_in_range = in_range & ((raised >= -_MAX_BIAS) | ~has_weight).all()
 
@@ -195,8 +198,8 @@ class _FastJoints:
     def _errors(self, upper: Tensor, exact: Tensor, offset: Tensor, ratios: Tensor) -> Tensor:
         """E of each frame, [n].
 
-        With r the ratios and ρ their sum, the widths' part that is in proportion to J comes to
-        Σ r 6γ |J| / t ≤ 6γ ρ (|M| / t + max(1, ln(K / ρ))).
+        With r the ratios and ρ their sum, the part of h that is in proportion to |a| comes to
+        Σ r 3.3γ |a| / t ≤ 3.4γ ρ (|M| / t + max(1, ln(K / ρ))).
 
         Args:
             upper: a, -inf within S, [n, K].
@@ -208,10 +211,10 @@ class _FastJoints:
         torch.div(upper, slope, out=ratios)
         torch.exp(ratios.sub_(offset.float()).div_(heat), out=ratios)
         with matmul_precision("highest"):
-            of_sizes, rest = (ratios @ self._widths).double().unbind(1)
+            of_sizes, rest = (ratios @ self._errors_and_ones).double().unbind(1)
         best = offset[:, 0].abs() / heat
         rest = rest.clamp_min(1e-30)
-        of_joints = 6.2 * self._gamma * rest * (best + (ratios.shape[1] / rest).log().clamp_min(1))
+        of_joints = 3.4 * self._gamma * rest * (best + (ratios.shape[1] / rest).log().clamp_min(1))
         # The differences are of float32 too, as are their sum and the exponents, down to e^-104.
         rounding = torch.exp(4 * _ROUNDING * best) * (1 + (ratios.shape[1] + 512) * _ROUNDING)
         total = torch.exp((exact - offset) / heat).sum(1)

@@ -208,6 +208,8 @@ def test_every_log_joint_lies_within_its_bounds(hostile, model, frames) -> None:
     assert bool((exact <= product / (1 + slope) + own).all())
     lower = (product - sizes * (2 + 2 * fast._gamma)) / (1 - slope)
     assert bool((exact >= lower - own).all())
+    errors = (exact - (product - sizes)).abs()
+    assert bool((errors <= 1.1 * (sizes + slope * product.abs()) + own).all())
     if hostile == "none":
         assert float((product / (1 + slope) - lower).median()) < 1.0
 
