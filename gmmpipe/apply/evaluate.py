@@ -14,6 +14,7 @@ from gmmpipe.apply.sharing import share_out
 from gmmpipe.errors import CheckpointError
 from gmmpipe.mixture.em import em_step
 from gmmpipe.mixture.measures import EvaluationSums
+from gmmpipe.mixture.returned_joints import joint_blocks
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
@@ -126,8 +127,8 @@ def evaluate(
 
         def second_pass(block: tuple[int, int]) -> None:
             frames = store.read_frames(*block).to(world.device)
-            for _, _, joints in stepped.log_joints(frames):
-                score_after.add_(torch.logsumexp(joints, 1).sum())
+            for joints in joint_blocks(stepped, frames):
+                score_after.add_(joints.scores().sum())
 
         for done in share_out(blocks, second_pass, world):
             progress.advance(sum(stop - start for start, stop in done), note="after an EM step")

@@ -17,7 +17,7 @@ from gmmpipe.run.progress import Progress
 from gmmpipe.run.world import World
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.folder import StoreFolder
-from gmmpipe.store.names import STORE_FILE, kind_of
+from gmmpipe.store.names import IDENTITY_FILE, STORE_FILE, kind_of
 from gmmpipe.store.replace import finish_swap
 from gmmpipe.store.schema import LabelIdentity
 from gmmpipe.store.store_info import LabelInfo, StoreInfo
@@ -100,11 +100,34 @@ class _LabelFolder(StoreFolder[LabelIdentity]):
 
     def find_missing(self) -> list[int] | None:
         """The shards to be made here, under a claim; None where the store is finished."""
+        begun_on = self._devices()
         if isinstance(self.obtain_plan(), StoreInfo):
             return None
         for _ in self.without_damaged(self.shard_names):
             pass
-        return self.missing(self.num_shards)
+        missing = self.missing(self.num_shards)
+        self._note_device(begun_on, len(missing) < self.num_shards)
+        return missing
+
+    def _devices(self) -> set[str]:
+        """The kinds of device that made what is here; none where nothing says so."""
+        stated = {made.device for made in self.made_with() if made.device}
+        return {kind for devices in stated for kind in devices.split(", ")}
+
+    def _note_device(self, begun_on: set[str], has_shards: bool) -> None:
+        """Record the device that labels here, beside those that made the shards that are here."""
+        here = self.wanted.device or ""
+        devices = {here, *begun_on} if has_shards else {here}
+        if devices == begun_on == {here}:
+            return
+        if here not in begun_on and len(devices) > 1:
+            log.warning(
+                "warning: %s: begun on %s, continued on %s; a frame whose two largest log joints "
+                "are within 1e-4 may get either label",
+                *(self.path, ", ".join(sorted(begun_on)), here),
+            )
+        self.wanted = replace(self.wanted, device=", ".join(sorted(devices)))
+        self.wanted.write(self.path / IDENTITY_FILE)
 
 
 def _prepare(

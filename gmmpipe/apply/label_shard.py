@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.mixture import temper
+from gmmpipe.mixture.returned_joints import joint_blocks
 from gmmpipe.store.names import SHARD_SUFFIXES
 from gmmpipe.store.read_ranges import TORCH_DTYPES
 from gmmpipe.store.schema import LABELS, TOPK_IDS, TOPK_PROBS, LabelIdentity
@@ -52,20 +53,37 @@ def label_frames(
     Labels are those of `GradientGMM.assign`; probabilities those of `GradientGMM.soft_assign`,
     rounded to float16. The mass is Σ over frames of the posteriors beyond the top k, in float64.
     """
+    tensors, left_out = label_tensors(gmm, frames, made)
     arrays = {
-        column.name: torch.empty(len(frames), column.width, dtype=TORCH_DTYPES[column.dtype])
+        column.name: tensors[column.name].to("cpu", TORCH_DTYPES[column.dtype]).numpy()
         for column in made.columns
     }
-    left_out = 0.0
-    for part, _, joints in gmm.mixture.log_joints(frames):
-        arrays[LABELS][part, 0] = joints.argmax(1).cpu()
+    return arrays, 0.0 if made.top_k is None else float(left_out)
+
+
+@torch.no_grad()
+def label_tensors(
+    gmm: GradientGMM, frames: Tensor, made: LabelIdentity
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What `label_frames` gives, on the frames' device; numbers of components as int64."""
+    found = {
+        column.name: frames.new_empty(
+            (len(frames), column.width),
+            dtype=torch.float16 if column.name == TOPK_PROBS else torch.int64,
+        )
+        for column in made.columns
+    }
+    left_out = frames.new_zeros((), dtype=torch.float64)
+    for block in joint_blocks(gmm.mixture, frames, made.temperature):
+        part, joints = block.rows, block.joints
+        found[LABELS][part, 0] = joints.argmax(1)
         if made.top_k is not None:
             # The top k are those of the joints, which differ even where posteriors underflow to 0.
             ids = joints.topk(made.top_k, dim=1).indices
             posteriors = temper(joints, made.temperature)
-            arrays[TOPK_IDS][part] = ids.cpu()
-            arrays[TOPK_PROBS][part] = posteriors.gather(1, ids).cpu()
+            found[TOPK_IDS][part] = ids
+            found[TOPK_PROBS][part] = posteriors.gather(1, ids).half()
             # The others are summed, not taken as 1 minus the top k, so that a small sum keeps its
             # digits.
-            left_out += float(posteriors.scatter_(1, ids, 0.0).sum())
-    return {name: array.numpy() for name, array in arrays.items()}, left_out
+            left_out += posteriors.scatter_(1, ids, 0.0).sum(dtype=torch.float64)
+    return found, left_out

@@ -53,7 +53,13 @@ class LabelOptions(Options):
             raise OptionError(f"--top_k is {self.top_k}, but {self.gmm_path} has K = {gmm.K}")
         gmm_sha256 = hashlib.sha256(self.gmm_path.read_bytes()).hexdigest()
         return LabelIdentity(
-            store.digests[0], gmm_sha256, gmm.K, self.top_k, self.temperature, store.features
+            store.digests[0],
+            gmm_sha256,
+            gmm.K,
+            self.top_k,
+            self.temperature,
+            store.features,
+            gmm.means.device.type,
         )
 
 

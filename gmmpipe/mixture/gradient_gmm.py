@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
+from gmmpipe.mixture.fast_joints import JointBlock
 from gmmpipe.mixture.floors import floor_from_content
 from gmmpipe.mixture.hub import Shareable
 from gmmpipe.mixture.mixture import Mixture, temper
 from gmmpipe.mixture.model_file import FORMAT_VERSION, read_content, write_model
 from gmmpipe.mixture.other_forms import in_other_form, parameters_of
+from gmmpipe.mixture.returned_joints import joint_blocks
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -27,9 +29,10 @@ class GradientGMM(Shareable):
     """A diagonal-covariance Gaussian mixture with frozen parameters.
 
     Frames are [N, D], or [B, D, T] as encoders have them (then N = B * T, time fastest). What is
-    returned is computed in float64 whatever the input's dtype, the default dtype, an enclosing
-    autocast or the TF32 setting, and does not depend on the gradient mode. Memory is the result
-    plus a fixed block, for any N.
+    returned is computed in float64, or on a GPU with slow float64 within the same bounds
+    (`gmmpipe.mixture.fast_joints`; the host waits once a block there), whatever the input's dtype,
+    the default dtype, an enclosing autocast or the TF32 setting, and does not depend on the
+    gradient mode. Memory is the result plus a fixed block, for any N.
 
     Args:
         means: [K, D].
@@ -101,7 +104,7 @@ class GradientGMM(Shareable):
         Raises:
             ValueError: the frames have another shape or dimension.
         """
-        return self._per_block(x, torch.int64, (), lambda joints: joints.argmax(1))
+        return self._per_block(x, torch.int64, (), lambda block: block.joints.argmax(1))
 
     def soft_assign(self, x: Tensor, temperature: float = 1.0) -> Tensor:
         """softmax(log joint / temperature) over the components, float32 [N, K].
@@ -115,9 +118,11 @@ class GradientGMM(Shareable):
         """
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, but must be above 0 and finite")
-        return self._per_block(
-            x, torch.float32, (self.K,), lambda joints: temper(joints, temperature)
-        )
+
+        def tempered(block: JointBlock) -> Tensor:
+            return temper(block.joints, temperature)
+
+        return self._per_block(x, torch.float32, (self.K,), tempered, temperature)
 
     def score_samples(self, x: Tensor) -> Tensor:
         """ln p(x) of each frame in nats, float32 [N].
@@ -128,7 +133,7 @@ class GradientGMM(Shareable):
         Raises:
             ValueError: the frames have another shape or dimension.
         """
-        return self._per_block(x, torch.float32, (), lambda joints: torch.logsumexp(joints, 1))
+        return self._per_block(x, torch.float32, (), JointBlock.scores)
 
     @torch.no_grad()
     def _per_block(
@@ -136,14 +141,15 @@ class GradientGMM(Shareable):
         x: Tensor,
         dtype: torch.dtype,
         shape: tuple[int, ...],
-        result: Callable[[Tensor], Tensor],
+        result: Callable[[JointBlock], Tensor],
+        temperature: float = 1.0,
     ) -> Tensor:
-        """`result` of the log joints of each block of frames, put together as [N, *shape]."""
+        """`result` of each block of frames, put together as [N, *shape]."""
         with torch.autocast(x.device.type, enabled=False):
             num_frames = self._count_frames(x)
             out = torch.empty(num_frames, *shape, dtype=dtype, device=x.device)
-            for part, _, joints in self.mixture.log_joints(x):
-                out[part] = result(joints)
+            for block in joint_blocks(self.mixture, x, temperature):
+                out[block.rows] = result(block)
         return out
 
     def _count_frames(self, x: Tensor) -> int:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmmpipe.mixture.fast_joints import JointBlock
 from gmmpipe.mixture.mixture import Mixture, expand
+from gmmpipe.mixture.returned_joints import joint_blocks
 from gmmpipe.mixture.statistics import Statistics
 
 _NUM_TOTALS = 6
@@ -39,19 +41,23 @@ class UsageSums:
         """The sums in `flat`, [K + 6], which they share."""
         return cls(*torch.split(flat, [len(flat) - _NUM_TOTALS, _NUM_TOTALS]))
 
-    def add(self, joints: Tensor) -> tuple[Tensor, Tensor]:
-        """Add frames, given their log joints [n, K].
+    def add(self, block: JointBlock) -> tuple[Tensor, Tensor]:
+        """Add frames.
 
         Returns:
-            Their posteriors [n, K], and the most likely component of each, int64 [n].
+            Their posteriors, float64 [n, K], and the most likely component of each, int64 [n].
         """
+        joints = block.joints
         labels = joints.argmax(1)
         posteriors = torch.softmax(joints, 1)
         # ln p(x) = ln p(k, x) - ln p(k|x) for any k, without a second pass of exponentials.
         best = labels[:, None]
         scores = (joints.gather(1, best) - posteriors.gather(1, best).log())[:, 0]
         # A weight of 0 gives -inf, and 0 times that would be NaN.
-        entropies = scores - (posteriors * joints.clamp_min(-1e300)).sum(1)
+        finite = joints.clamp_min(torch.finfo(joints.dtype).min)
+        entropies = scores - (posteriors * finite).sum(1)
+        offset = block.offset
+        scores = scores + (offset[:, 0] if isinstance(offset, Tensor) else offset)
         # Not by bincount, which would wait for a GPU.
         self.counts.index_add_(0, labels, torch.ones_like(scores))
         self.totals[0] += len(joints)
@@ -60,8 +66,8 @@ class UsageSums:
             *(scores, scores.square(), entropies.clamp_min_(0.0)),
             *(posteriors.amax(1), uncertain),
         )
-        self.totals[1:] += torch.stack([part.sum() for part in parts])
-        return posteriors, labels
+        self.totals[1:] += torch.stack([part.double().sum() for part in parts])
+        return posteriors.double(), labels
 
     def measures(self) -> dict[str, float]:
         """alive, nll, posterior_entropy, uncertain_share and usage_entropy.
@@ -117,11 +123,11 @@ class UpdateSums:
         sums = cls(flat, UsageSums.view(usage), distance)
         means = mixture.means.double()
         square_norms = means.square().sum(1)
-        for _, block, joints in mixture.log_joints(frames):
-            posteriors, _ = sums.usage.add(joints)
+        for block in joint_blocks(mixture, frames):
+            posteriors, _ = sums.usage.add(block)
             # |x - mean|² weighted by posteriors that sum to 1.
             weighted = posteriors @ means
-            squares = block.square().sum() - 2 * (block * weighted).sum()
+            squares = block.frames.square().sum() - 2 * (block.frames * weighted).sum()
             distance += squares + (posteriors @ square_norms).sum()
         return sums
 
@@ -164,13 +170,15 @@ class EvaluationSums:
     def add(self, frames: Tensor, mixture: Mixture) -> Tensor:
         """Add `frames` [N, D] under a mixture; returns the most likely component of each, [N].
 
-        Memory beside the result does not grow with N.
+        Memory beside the result does not grow with N. The statistics are a product in float64 on
+        every device, because variances cancel in them.
         """
         origin = self.statistics.center
         labels = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
-        for part, block, joints in mixture.log_joints(frames):
-            expanded = expand(block, origin, block.new_empty(len(block), 2 * len(origin)))
-            posteriors, labels[part] = self.usage.add(joints)
+        for block in joint_blocks(mixture, frames):
+            wide = block.frames
+            expanded = expand(wide, origin, wide.new_empty(len(wide), 2 * len(origin)))
+            posteriors, labels[block.rows] = self.usage.add(block)
             self.statistics.add(posteriors, expanded)
         return labels
 

@@ -11,10 +11,12 @@ statistics Σ r x and Σ r x² are a second GEMM, of the same matrix with the po
 the statistics in O(K D) (`gmmpipe.mixture.adam`, `em`). No N x K x D array and no autograd graph
 ever exists.
 
-There are two precisions, for two uses. A fit computes in float32: where variances sit at the floor
+There are three uses of two precisions. A fit computes in float32: where variances sit at the floor
 the terms of the map cancel, and scores err by up to some 1e-2 nats, which a gradient tolerates.
 Everything that is returned to a user is computed in float64 (`Mixture.log_joints`): the same map is
-exact to 1e-9 there, and no autocast, TF32 setting or default dtype changes it.
+exact to 1e-9 there, and no autocast, TF32 setting or default dtype changes it. On a GPU whose
+float64 is slow, it is computed in float32, with the likely components again in float64 and a bound
+of what is lost (`gmmpipe.mixture.fast_joints`; `returned_joints` chooses).
 """
 
 import math
@@ -111,14 +113,14 @@ class Mixture:
             float64 [n, K], in a buffer that the next block overwrites.
         """
         wide = self.double()
-        center = _center_of(wide.means)
+        center = center_of(wide.means)
         matrix, bias = wide.affine_map(center)
         num_frames = frames.numel() // self.dim
         size = min(block_frames(frames.device), max(1, num_frames))
         expanded = torch.empty(size, matrix.shape[1], dtype=torch.float64, device=frames.device)
         joints = torch.empty(size, len(matrix), dtype=torch.float64, device=frames.device)
         for start in range(0, num_frames, size):
-            block = _block(frames, start, min(start + size, num_frames)).double()
+            block = frames_between(frames, start, min(start + size, num_frames)).double()
             out = joints[: len(block)]
             torch.addmm(bias, expand(block, center, expanded), matrix.t(), out=out)
             yield slice(start, start + len(block)), block, out
@@ -131,7 +133,7 @@ class Mixture:
         return total
 
 
-def _center_of(means: Tensor) -> Tensor:
+def center_of(means: Tensor) -> Tensor:
     """What frames are centred by, [D]: the mean of the means [K, D].
 
     Where some means have run away, their mean is far from every frame, and centring by it would
@@ -142,7 +144,7 @@ def _center_of(means: Tensor) -> Tensor:
     return torch.where((mean - smallest).abs() > 1e6 * (1 + smallest.abs()), smallest, mean)
 
 
-def _block(frames: Tensor, start: int, stop: int) -> Tensor:
+def frames_between(frames: Tensor, start: int, stop: int) -> Tensor:
     """Frames [start, stop) as [n, D]; of [B, D, T] only those are copied."""
     if frames.ndim == 2:
         return frames[start:stop]

@@ -7,7 +7,7 @@ the same bytes.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -183,6 +183,9 @@ class LabelIdentity(Identity):
         temperature: of those posteriors.
         features: what a labelled frame is; None in stores of earlier versions, whose utterances
             have no metadata either.
+        device: the kind of device that computed them, ``cpu`` or ``cuda``, or all kinds that did,
+            ``cpu, cuda``; None in stores of earlier versions. No part of the identity, because
+            labels are the same but for ties.
 
     Raises:
         ValueError: no labels can be so.
@@ -199,6 +202,7 @@ class LabelIdentity(Identity):
     top_k: int | None
     temperature: float
     features: FrameSpec | None = None
+    device: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_sha256(self.source_sha256, self.gmm_sha256)
@@ -217,8 +221,10 @@ class LabelIdentity(Identity):
     def to_json(self) -> dict[str, Any]:
         """Its fields of ``store.json`` and ``plan.json``."""
         values = {"kind": self.kind, **vars(self)}
-        del values["features"]
-        return values if self.features is None else {**values, "features": self.features.to_json()}
+        if self.features is not None:
+            values["features"] = self.features.to_json()
+        stated = {"features", "device"}
+        return {name: v for name, v in values.items() if v is not None or name not in stated}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
@@ -269,9 +275,9 @@ def find_identity(folder: Path) -> Identity | None:
 
 
 def differing(there: Any, here: Any) -> list[str]:
-    """What differs between two dataclasses of a type, one phrase a field."""
+    """What differs between two dataclasses of a type, one phrase a field that is compared."""
     return [
         f"{f.name} is {getattr(there, f.name)} there and {getattr(here, f.name)} here"
         for f in fields(there)
-        if getattr(there, f.name) != getattr(here, f.name)
+        if f.compare and getattr(there, f.name) != getattr(here, f.name)
     ]

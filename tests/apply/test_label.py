@@ -19,7 +19,7 @@ from scipy.special import softmax
 from gmmpipe import FeatureConfig, FeatureStore, GradientGMM, LabelStore
 from gmmpipe.apply.label import LabelOptions, label
 from gmmpipe.errors import CheckpointError, OptionError, StoreError
-from helpers.damage import edit_document, flip_in_frames
+from helpers.damage import edit_document, flip, flip_in_frames
 from helpers.making import CORPUS, alone, fit_here, make_store
 from helpers.processes import root_cause, run, torchrun
 from helpers.results import file_bytes
@@ -154,6 +154,7 @@ def test_store_json_says_what_the_labels_are_of(store, fitted, labelled) -> None
         "top_k": 4,
         "temperature": 20.0,
         "features": FeatureStore.open(store).features.to_json(),
+        "device": "cpu",
         "totals": {"utterances": 56, "frames": 8561, "bytes": sum(s["bytes"] for s in shards)},
     }
     assert set(file_bytes(labelled)) == {
@@ -241,6 +242,47 @@ def test_another_plan_is_refused_naming_what_differs(
     assert file_bytes(labelled_copy) == before
     out = label_here(store, fitted, labelled_copy, top_k=5, overwrite=True)
     assert file_bytes(out) == file_bytes(label_here(store, fitted, tmp_path / "l", top_k=5))
+
+
+@pytest.mark.parametrize("state", ["begun", "without shards", "repaired"])
+def test_a_store_begun_on_another_device_is_continued_with_a_word(
+    state, store, fitted, labelled, labelled_copy, invoke
+) -> None:
+    document = labelled_copy / "store.json"
+    edit_document(document, lambda values: values.update(device="cuda"))
+    if state == "repaired":
+        flip(labelled_copy / "shard-000001.tar", 5000)
+        invoke("verify", labelled_copy, "--repair", status=1)
+    else:
+        document.rename(plan := labelled_copy / "plan.json")
+        edit_document(plan, lambda values: [values.pop(name) for name in ("totals", "shards")])
+        for number in range(4 if state == "without shards" else 2):
+            (labelled_copy / f"shard-{number:06d}.json").unlink()
+    options = ("--gmm_path", fitted, "--output_dir", labelled_copy, "--top_k", 4)
+    said = invoke("label", store, *options, "--temperature", 20).stderr
+    warned = [line for line in said.splitlines() if "begun on cuda, continued on cpu" in line]
+    assert len(warned) == (0 if state == "without shards" else 1)
+    expected = {"without shards": "cpu"}.get(state, "cpu, cuda")
+    assert LabelStore.open(labelled_copy).plan.device == expected
+    shards = {name: b for name, b in file_bytes(labelled).items() if name != "store.json"}
+    made = file_bytes(labelled_copy)
+    del made["store.json"]
+    assert made == shards
+
+
+def test_a_store_of_two_devices_is_resumed_without_another_word(
+    store, fitted, labelled_copy, tmp_path, invoke
+) -> None:
+    document = labelled_copy / "store.json"
+    edit_document(document, lambda values: values.update(device="cpu, cuda"))
+    document.rename(plan := labelled_copy / "plan.json")
+    edit_document(plan, lambda values: [values.pop(name) for name in ("totals", "shards")])
+    (labelled_copy / "shard-000003.json").unlink()
+    options = ("--gmm_path", fitted, "--output_dir", labelled_copy, "--top_k", 4)
+    assert "warning" not in invoke("label", store, *options, "--temperature", 20).stderr
+    assert json.loads(document.read_text())["device"] == "cpu, cuda"
+    inspected = json.loads(invoke("inspect", labelled_copy, "--json").stdout)
+    assert inspected["device"] == "cpu, cuda"
 
 
 def test_shards_without_a_plan_need_overwrite_and_what_nothing_names_is_left_alone(
