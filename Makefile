@@ -1,12 +1,16 @@
-# Every target makes its own environment in .venv; `make demo` and `make test` are all one needs.
+# Every target but gpu makes its own environment in .venv; `make demo` and `make test` are all one
+# needs.
 PYTHON ?= python3
 BIN := .venv/bin
 CORPUS ?= pipelines/demo/corpus
 
+# The tests and timings of a GPU fetch nothing: where there is no .venv they take PYTHON as it is.
+GPU_PYTHON = $(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON))
+
 MINUTES ?= 30
 SEED ?= 0
 
-.PHONY: demo test test-processors lint format docs bench soak clean
+.PHONY: demo test test-processors lint format docs bench gpu soak clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo/run.py
@@ -32,6 +36,9 @@ docs: .venv/.installed-docs
 
 bench: .venv/.installed-test
 	$(BIN)/python pipelines/benchmark/quality.py --data_dir $(CORPUS)
+
+gpu:
+	PYTHONPATH=".$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) pipelines/benchmark/gpu.py $(OPTIONS)
 
 soak: .venv/.installed-test
 	$(BIN)/python -m pipelines.soak.run --minutes $(MINUTES) --seed $(SEED)
