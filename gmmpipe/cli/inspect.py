@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from gmmpipe.cli.common import job_options, run_job
+from gmmpipe.cli.for_people import aligned
 
 
 @click.command("inspect")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, without units.")
 @job_options
 def command(path: Path, as_json: bool, debug: bool) -> None:
     """Say what PATH holds: a store of features or labels, finished or not, or a model file."""
@@ -21,7 +22,7 @@ def command(path: Path, as_json: bool, debug: bool) -> None:
         if as_json:
             click.echo(json.dumps(found, sort_keys=True))
         else:
-            for line in _lines(found):
+            for line in aligned(found):
                 click.echo(line)
 
     run_job(job, debug)
@@ -78,13 +79,3 @@ def _describe_model(path: Path) -> dict[str, Any]:
         },
         **{name: resume[name] for name in ("updates", "step", "identity") if name in resume},
     }
-
-
-def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name}: {value}")
-    return lines

@@ -173,8 +173,13 @@ def _make_missing_shards(folder: FeatureFolder, plan: Plan, again: bool) -> tupl
         warn_of_slow_segments(plan.task(missing[0], folder.path, base_path))
     tasks = (plan.task(number, folder.path, base_path) for number in missing)
     with Progress("featurize", "shards", total=total, start=kept) as progress:
+        seconds, rejects = 0.0, 0
         for tally in _run(tasks, num_workers, options) if missing else ():
-            progress.advance(1, note=f"{tally.utterances} utterances, {tally.rejects} rejects")
+            seconds += tally.seconds_kept
+            rejects += tally.rejects
+            speed = seconds / progress.elapsed_seconds
+            done = f"{seconds / 3600:.4g} hours of audio at {speed:.3g} times real time"
+            progress.advance(1, note=f"{done}, {rejects} rejects")
     return len(missing), sum(rejects for _, _, rejects in there)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gmmpipe.errors import CheckpointError
 from gmmpipe.features.spec import FrameSpec
-from gmmpipe.fitting.event_files import EVENT_FILES
 from gmmpipe.fitting.resume_state import check_state
 from gmmpipe.fitting.update_metrics import completed, metric_columns, without_eval
 from gmmpipe.mixture.floors import VarFloor, floor_from_content, floor_to_content, on_device
@@ -24,6 +23,7 @@ from gmmpipe.mixture.optimizers import optimizer_of
 from gmmpipe.mixture.parameters import Parameters
 from gmmpipe.run.metrics_file import metrics_text
 from gmmpipe.run.run_files import Position, RunFiles
+from gmmpipe.tracking.tracker import TRACKING_FILES
 
 log = logging.getLogger(__name__)
 _CHECKPOINT_NAME = re.compile(r"gmm_ckpt_(\d+(?:\.\d+)?)M(?:-s(\d+))?\.pt")
@@ -214,5 +214,5 @@ FIT_FILES = RunFiles(
     named_position=named_position,
     read=read_checkpoint,
     position=position_of,
-    also=(EVENT_FILES,),
+    also=TRACKING_FILES,
 )

@@ -10,10 +10,12 @@ from gmmpipe.option_types import Folder, Frames, Notation, Paths
 from gmmpipe.options import option
 from gmmpipe.run.run_files import RunOptions
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, MEETING_TIMEOUT
+from gmmpipe.tracking.tracker import parse_kinds
 
 if TYPE_CHECKING:
     from gmmpipe.store.feature_store import FeatureStore
 
+TrackerKinds = Annotated[str, Notation("names", parse_kinds, is_list=True)]
 VarFloor = Annotated[float | str, Notation("number|percent%", parse_var_floor)]
 
 _OF_MIXTURES = ("optimizer", "lr", "var_floor")
@@ -85,7 +87,12 @@ class FitOptions(RunOptions):
         "auto", help="auto is cuda where there is one, else cpu."
     )
     num_workers: int = option(2, help="Reader threads per rank.", low=1)
-    tensorboard: bool = option(False, help="Also write event files (gmmpipe[tensorboard]).")
+    tensorboard: bool = option(False, help="The same as --track tensorboard.")
+    track: TrackerKinds | None = option(
+        None,
+        help="Where the metrics also go, and the report's pictures at the end: tensorboard, wandb, "
+        "trackio, separated by commas (each an extra of that name).",
+    )
     keep: int | None = option(
         None, help="How many checkpoints to keep, the furthest ones.", shown="all", low=1
     )
@@ -118,6 +125,12 @@ class FitOptions(RunOptions):
                     f"--{one.name} {given} has no meaning with --model kmeans, which moves centres "
                     "by mini-batch Lloyd under variances of 1"
                 )
+
+    @property
+    def trackers(self) -> list[str]:
+        """Where the metrics also go, each place once."""
+        asked = ["tensorboard"] * self.tensorboard + (self.track.split(",") if self.track else [])
+        return [*dict.fromkeys(asked)]
 
     def schedule(self, store: "FeatureStore") -> Schedule:
         """The schedule of the fit on the frames of `store`.

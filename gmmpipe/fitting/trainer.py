@@ -12,8 +12,7 @@ import torch
 from gmmpipe.errors import GmmpipeError, RankGoneError
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.dead_centers import move_dead_centers
-from gmmpipe.fitting.event_files import EventFiles
-from gmmpipe.fitting.folder import fit_folder
+from gmmpipe.fitting.folder import fit_folder, trackers_of
 from gmmpipe.fitting.gpu_step import GpuStepper
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.fitting.initial_state import seed_state
@@ -72,9 +71,8 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
                 _end_again(options, folder, state)
             return None
 
-        events_in = options.output_dir if options.tensorboard and world.rank == 0 else None
         bar = Progress("fit", "frames", options.target_frames, frames, line_every_seconds=0)
-        with bar as progress, EventFiles(events_in, frames) as events:
+        with bar as progress, trackers_of(options, state, world) as trackers:
             updates = reader.updates(first)
             arrived: list[Arrived] = []
             if state is None:
@@ -89,7 +87,7 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
                         if folder.replacing:
                             fitting.save()
                         folder.write_metrics(state)
-                        events.write(row)
+                        trackers.log(row)
                         if crosses_multiple(update.start, update.stop, options.save_every):
                             fitting.save()
                     note = f"nll {row['nll']:.4f}, {row['alive']} alive"

@@ -35,7 +35,8 @@ class Progress:
             disable=not (talks and sys.stderr.isatty()),
         )
         self._line_every_seconds = line_every_seconds
-        self._last_line = time.monotonic()
+        self._start = start
+        self._began = self._last_line = time.monotonic()
 
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more; `note` says what the latest one came to."""
@@ -43,8 +44,21 @@ class Progress:
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         if self._bar.disable and time.monotonic() - self._last_line >= self._line_every_seconds:
-            log.info("%s: %d of %d %s; %s", self._job, self._done, self._total, self._unit, note)
             self._last_line = time.monotonic()
+            log.info("%s", self._line(note))
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the job began here."""
+        return time.monotonic() - self._began
+
+    def _line(self, note: str) -> str:
+        rate = (self._done - self._start) / max(self.elapsed_seconds, 1e-9)
+        left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
+        return (
+            f"{self._job}: {self._done} of {self._total} {self._unit}, "
+            f"{rate:.3g} {self._unit}/s, {left} left{'; ' if note else ''}{note}"
+        )
 
     def __enter__(self) -> Self:
         return self

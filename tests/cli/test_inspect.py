@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gmmpipe import GradientGMM
 from gmmpipe.apply.label import LabelOptions, label
+from gmmpipe.cli.for_people import in_words
 from helpers.making import alone
 
 
@@ -20,7 +22,49 @@ def test_a_store_as_json(store: Path, invoke) -> None:
 
 
 def test_a_store_as_lines(store: Path, invoke) -> None:
-    assert "utterances: 56" in invoke("inspect", store).stdout
+    lines = invoke("inspect", store).stdout.splitlines()
+    assert {
+        *("finished:          yes", "frames:            8,561", "hours:             0.04768 h"),
+        *("  sample_rate: 16,000 Hz", "  mel_norm:    none"),
+        *("  seed:                 0", "  max_seconds:          15 s"),
+    } <= set(lines)
+    [kept] = [line for line in lines if line.startswith("seconds_kept")]
+    assert kept == "seconds_kept:      2.861 min"
+    [size] = [line for line in lines if line.startswith("bytes")]
+    assert size.split()[2] == "MB"
+
+
+def test_every_value_is_in_the_lines(store: Path, fitted: Path, invoke) -> None:
+    """Aligned within its part; a part's name stands above it."""
+    for path in (store, fitted):
+        found = json.loads(invoke("inspect", path, "--json").stdout)
+        names = [line.partition(":")[0] for line in invoke("inspect", path).stdout.splitlines()]
+        parts = {name: value for name, value in found.items() if isinstance(value, dict) and value}
+        assert parts
+        assert {name for name in names if name[0] != " "} == found.keys()
+        inner = [name.strip() for name in names if name[0] == " "]
+        assert sorted(inner) == sorted(name for part in parts.values() for name in part)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("bytes", 999, "999 bytes"),
+        ("bytes", 57_300_000, "57.3 MB"),
+        ("bytes", 12 * 10**15, "12,000 TB"),
+        ("seconds_kept", 0.0, "0 s"),
+        ("seconds_kept", 59.25, "59.25 s"),
+        ("seconds_kept", 180_000_000.0, "50,000 h"),
+        ("frames", 9_600_000_000, "9,600,000,000"),
+        ("seed", 12345, "12345"),
+        ("left_out_mass", 6.076014e-07, "6.076e-07"),
+        ("left_out_mass", float("nan"), "nan"),
+        ("var_floor", "1%", "1%"),
+        ("stores", ["a", "b"], "a, b"),
+    ],
+)
+def test_values_have_their_units(name: str, value: object, words: str) -> None:
+    assert in_words(name, value) == words
 
 
 def test_an_unfinished_store(store_copy: Path, invoke) -> None:
@@ -42,7 +86,7 @@ def test_a_label_store_finished_or_not(store: Path, fitted: Path, tmp_path: Path
     (out / "store.json").rename(out / "plan.json")
     (out / "shard-000000.json").unlink()
     lines = invoke("inspect", out).stdout.splitlines()
-    assert {"kind: label store", "finished: False", "shards: 3", "K: 16"} <= set(lines)
+    assert {"finished:      no", "shards:        3", "K:             16"} <= set(lines)
     (out / "plan.json").unlink()
     done = invoke("inspect", out, status=1)
     assert done.stderr == f"error: {out}: holds shards of labels, but no store.json or plan.json\n"

@@ -1,0 +1,1 @@
+"""A run's metrics as curves elsewhere: TensorBoard, Weights & Biases, Trackio."""
