@@ -30,8 +30,8 @@ docs: .venv/.installed-docs
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/mkdocs build --strict
 
-bench: .venv/.installed-test
-	$(BIN)/python pipelines/benchmark/quality.py --data_dir $(CORPUS)
+bench: .venv/.installed-bench
+	$(BIN)/python pipelines/benchmark/bench.py --data_dir $(CORPUS) $(BENCH)
 
 soak: .venv/.installed-test
 	$(BIN)/python -m pipelines.soak.run --minutes $(MINUTES) --seed $(SEED)

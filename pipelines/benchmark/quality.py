@@ -15,7 +15,6 @@ with what is missing; delete a figure's line to measure it again.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import add_row, is_installed
 from sklearn.cluster import kmeans_plusplus
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -105,7 +105,7 @@ def methods_of(options: argparse.Namespace) -> dict[str, Fit]:
         "scikit-learn reg_covar=0.1": partial(fit_sklearn, VAR_FLOOR),
     }
     slow: dict[str, Fit] = {"torchgmm": fit_torchgmm, "pomegranate": fit_pomegranate}
-    methods |= {name: fit for name, fit in slow.items() if importlib.util.find_spec(name)}
+    methods |= {name: fit for name, fit in slow.items() if is_installed(name)}
     chosen = tuple(options.methods.split(",")) if options.methods else ("",)
     return {name: fit for name, fit in methods.items() if name.startswith(chosen)}
 
@@ -287,6 +287,7 @@ def report(
             each = " ".join(f"{value:.{digits}f}" for value in values)
             print(f"    {what:13} median {median(values):9.{digits}f}   of {each}")
         print(f"    dead components {dead}")
+    add_rows(f"K = {num_components}", medians, imports)
     rivals = [method for method in medians if method.startswith("scikit-learn")]
     ours = [method for method in medians if method.startswith("gmmpipe")]
     if ours and rivals:
@@ -296,6 +297,16 @@ def report(
             f"in 1/{best[1] / seconds:.1f} of its CPU time; fit against fit, without gmmpipe's "
             f"imports, 1/{best[1] / (seconds - imports):.1f}"
         )
+
+
+def add_rows(what: str, medians: dict[str, tuple[float, float]], imports: float) -> None:
+    """Give bench.py the figures of gmmpipe against each rival's."""
+    ours = next((found for name, found in medians.items() if name.startswith("gmmpipe")), None)
+    for method, (score, seconds) in medians.items():
+        if ours and not method.startswith("gmmpipe"):
+            add_row(f"{what}, held out", "nats a frame", ours[0], method, score, "difference")
+            add_row(f"{what}, whole process", "CPU s", ours[1], method, seconds)
+            add_row(f"{what}, fit alone", "CPU s", ours[1] - imports, method, seconds)
 
 
 if __name__ == "__main__":
