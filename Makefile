@@ -6,7 +6,7 @@ CORPUS ?= pipelines/demo/corpus
 MINUTES ?= 30
 SEED ?= 0
 
-.PHONY: demo test test-processors lint format docs bench soak clean
+.PHONY: demo test test-processors lint format docs bench soak dist clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo/run.py
@@ -36,8 +36,13 @@ bench: .venv/.installed-bench
 soak: .venv/.installed-test
 	$(BIN)/python -m pipelines.soak.run --minutes $(MINUTES) --seed $(SEED)
 
+dist: .venv/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf .venv out site
+	rm -rf .venv out site dist
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
