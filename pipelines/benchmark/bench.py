@@ -67,7 +67,10 @@ def chosen_cases(only: str | None) -> list[Case]:
     names = [case.name for case in CASES]
     wanted = names if only is None else only.split(",")
     if unknown := sorted(set(wanted) - set(names)):
-        sys.exit(f"error: no case {', '.join(unknown)}; there are: {', '.join(names)}")
+        print(
+            f"error: no case {', '.join(unknown)}; there are: {', '.join(names)}", file=sys.stderr
+        )
+        sys.exit(2)
     return [case for case in CASES if case.name in wanted]
 
 

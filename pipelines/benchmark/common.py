@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -69,6 +70,22 @@ def median_seconds(rivals: dict[str, Callable[[], object]], runs: int) -> dict[s
             if number:
                 times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def gmmpipe(*arguments: object) -> float:
+    """Run a gmmpipe command; its CPU seconds as a whole process, imports included."""
+    return python("-m", "gmmpipe", *arguments)
+
+
+def python(*arguments: object) -> float:
+    """Run Python; its CPU seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def make_store(data_dir: str, folder: Path, *options: str) -> Path:

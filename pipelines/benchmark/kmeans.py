@@ -21,8 +21,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from common import add_row, is_installed
-from quality import gmmpipe, python
+from common import add_row, gmmpipe, is_installed, python
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 

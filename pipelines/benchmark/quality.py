@@ -17,8 +17,6 @@ with what is missing; delete a figure's line to measure it again.
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import time
 import warnings
@@ -30,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import add_row, is_installed
+from common import add_row, gmmpipe, is_installed, python
 from sklearn.cluster import kmeans_plusplus
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -117,22 +115,6 @@ def is_run(method: str, num_components: int) -> bool:
 
 def run_name(method: str, num_components: int, seed: int) -> str:
     return f"{method}, K={num_components}, seed={seed}"
-
-
-def gmmpipe(*arguments: object) -> float:
-    """Run a gmmpipe command; its CPU seconds as a whole process, imports included."""
-    return python("-m", "gmmpipe", *arguments)
-
-
-def python(*arguments: object) -> float:
-    """Run Python; its CPU seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def split_stores(data_dir: str, work: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ Run it again, and each stage goes on where it was. docs/librispeech.md says what
 """
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipelines.librispeech.corpus import find_subsets, write_manifest
 
 LONGEST_SECONDS = 40.0
 """Longer than any utterance of LibriSpeech: its labels are to be those of whole files."""
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 OF_THE_FIT = (
     *("K", "target_frames", "batch_update_size", "n_sgd_steps", "sgd_batch_size"),
     *("save_every", "model", "seed", "device"),
@@ -149,7 +151,10 @@ def report(out: Path, store: Path) -> None:
         logging.getLogger("gmmpipe").info("this gmmpipe has no command report: left out")
         return
     command = ["report", str(out / "fit"), "--data_dir", str(store)]
-    if subprocess.run([sys.executable, "-m", "gmmpipe", *command], check=False).returncode:
+    # The command is alone: without torchrun's variables it does not wait for other ranks.
+    alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    done = subprocess.run([sys.executable, "-m", "gmmpipe", *command], env=alone, check=False)
+    if done.returncode:
         raise GmmpipeError(f"gmmpipe {' '.join(command)} failed")
 
 
