@@ -10,7 +10,7 @@ GPU_PYTHON = $(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON))
 MINUTES ?= 30
 SEED ?= 0
 
-.PHONY: demo test test-processors lint format docs bench gpu soak clean
+.PHONY: demo test test-processors lint format docs bench gpu soak dist clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo/run.py
@@ -34,8 +34,8 @@ docs: .venv/.installed-docs
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/mkdocs build --strict
 
-bench: .venv/.installed-test
-	$(BIN)/python pipelines/benchmark/quality.py --data_dir $(CORPUS)
+bench: .venv/.installed-bench
+	$(BIN)/python pipelines/benchmark/bench.py --data_dir $(CORPUS) $(BENCH)
 
 gpu:
 	PYTHONPATH=".$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) pipelines/benchmark/gpu.py $(OPTIONS)
@@ -43,8 +43,13 @@ gpu:
 soak: .venv/.installed-test
 	$(BIN)/python -m pipelines.soak.run --minutes $(MINUTES) --seed $(SEED)
 
+dist: .venv/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf .venv out site
+	rm -rf .venv out site dist
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

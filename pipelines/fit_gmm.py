@@ -84,11 +84,15 @@ def main(debug: bool, feature_dir: str | None, batch_size: int, **values: Any) -
 
 
 def make_features(wanted: FeaturizeOptions, world: Any) -> None:
-    """Make the store, each rank its slice of the shards; a finished store is used as it is."""
+    """Make the store; a finished one is used as it is."""
+    if not world.on_first_rank(lambda: is_finished(wanted)):
+        featurize_on_all_ranks(wanted, world)
+
+
+def featurize_on_all_ranks(wanted: FeaturizeOptions, world: Any) -> None:
+    """Make the store, each rank its slice of the shards."""
     from gmmpipe.featurization.job import featurize
 
-    if world.on_first_rank(lambda: is_finished(wanted)):
-        return
     processes = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mine = replace(wanted, num_workers=max(1, processes))
     if world.size > 1:

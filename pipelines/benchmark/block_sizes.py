@@ -11,6 +11,7 @@ import argparse
 import time
 
 import torch
+from common import add_row
 from fit_step import SPREAD, make_up
 
 from gmmpipe.mixture.kernels import KERNELS
@@ -35,7 +36,10 @@ def main() -> None:
         for num_components in options.num_components:
             for kind in KERNELS:
                 seconds = measure(kind, num_components, dim, blocks, options.frames, options.runs)
-                usual = seconds[BLOCK_FRAMES]
+                usual, best = seconds[BLOCK_FRAMES], min(seconds, key=lambda size: seconds[size])
+                what = f"statistics, {kind}, D = {dim}, K = {num_components}"
+                ms, best_ms = 1e3 * usual, 1e3 * seconds[best]
+                add_row(what, "CPU ms", ms, f"blocks of {best}, the best", best_ms)
                 ratios = "".join(f"{seconds[size] / usual:>7.2f}" for size in blocks)
                 print(
                     f"{kind:14}{dim:>6}{num_components:>6}{1e3 * usual:>9.1f}{ratios}", flush=True

@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import soundfile
 import torch
 import torchaudio
 import webdataset as wds
+from common import add_row, is_installed
 
 from gmmpipe.audio.resample import resample
 from gmmpipe.featurization.options import FeaturizeOptions
@@ -48,14 +48,9 @@ def main() -> None:
         "plain": Rival(run_plain, 1),
         f"plain, {threads} threads": Rival(run_plain, threads),
     }
-    try:
-        import lhotse  # noqa: F401
-        import lilcom  # noqa: F401
-
+    if is_installed("lhotse") and is_installed("lilcom"):
         rivals["lhotse"] = Rival(run_lhotse, 1)
         rivals[f"lhotse, {threads} threads"] = Rival(run_lhotse, threads)
-    except ImportError:
-        print("lhotse is left out: pip install lhotse lilcom", file=sys.stderr)
     print(f"CPU seconds an hour of audio, median of {options.runs} runs, and gmmpipe's share of it")
     print(f"{'corpus':12} {'hours':>6}" + "".join(f" {name:>18}" for name in rivals))
     with tempfile.TemporaryDirectory() as folder:
@@ -65,6 +60,8 @@ def main() -> None:
             medians = [statistics.median(times[rival]) / hours for rival in rivals]
             cells = [f"{median:9.2f} = 1/{median / medians[0]:4.2f}" for median in medians]
             print(f"{name:12} {hours:6.3f}" + "".join(f" {cell:>18}" for cell in cells), flush=True)
+            for rival, median in zip(list(rivals)[1:], medians[1:], strict=True):
+                add_row(name, "CPU s an hour of audio", medians[0], rival, median)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from common import add_row
 
 from gmmpipe.featurization.executors import run_local
 from gmmpipe.featurization.options import FeaturizeOptions
@@ -42,6 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="two workers against one, and their memory")
     parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=COPIES, help="of the utterances, for speed")
+    parser.add_argument("--long_seconds", type=int, default=LONG_FILE_SECONDS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -49,22 +52,30 @@ def main() -> None:
         rates: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.runs):
             for workers, seen in rates.items():
-                seen.append(measure_rate(write_manifest(folder, files * COPIES), folder, workers))
+                seen.append(
+                    measure_rate(write_manifest(folder, files * options.copies), folder, workers)
+                )
         one, two = (statistics.median(seen) for seen in rates.values())
         ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
         print(f"shards of {UTTERANCES_PER_SHARD} utterances a second, medians of {options.runs}:")
         print(f"1 worker {one:.2f}, 2 workers {two:.2f}: {statistics.median(ratios):.2f} times")
+        add_row("2 workers", "shards a second", two, "1 worker", one, "more")
         print("highest memory of a worker above that of one short utterance, MB:")
         idle = measure_memory(write_manifest(folder, files[:1]), folder)
-        long_file = make_long_file(folder, files)
+        long_file = make_long_file(folder, files, options.long_seconds)
         for what, paths, how in (
             ("the utterances once", files, {}),
             ("the utterances four times", files * 4, {}),
-            ("a file of two hours, cropped", [long_file], {"long_audio": "crop"}),
-            ("a file of two hours, in windows", [long_file], {"long_audio": "split"}),
-            ("a file of two hours, one window of all", [long_file], {"max_seconds": 7200.0}),
+            ("the long file, cropped", [long_file], {"long_audio": "crop"}),
+            ("the long file, in windows", [long_file], {"long_audio": "split"}),
+            (
+                "the long file, one window of all",
+                [long_file],
+                {"max_seconds": options.long_seconds},
+            ),
         ):
             used = measure_memory(write_manifest(folder, paths), folder, **how) - idle
+            add_row(f"memory of a worker: {what}", "MB", used)
             print(f"{what:40} {used:6.0f}", flush=True)
 
 
@@ -82,12 +93,12 @@ def write_manifest(folder: Path, files: list[Path]) -> Path:
     return path
 
 
-def make_long_file(folder: Path, files: list[Path]) -> Path:
-    """Two hours of 16 kHz sound in one file."""
+def make_long_file(folder: Path, files: list[Path], seconds: int) -> Path:
+    """So much 16 kHz sound in one file."""
     samples, _ = soundfile.read(files[0], dtype="int16", always_2d=True)
     path = folder / "long.wav"
     with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as file:
-        missing = LONG_FILE_SECONDS * 16000
+        missing = seconds * 16000
         block = np.resize(samples[:, 0], 1 << 20)
         while missing:
             count = min(missing, len(block))

@@ -16,6 +16,7 @@ from itertools import islice
 
 import torch
 import torchaudio
+from common import add_row
 from torch import Tensor
 
 from gmmpipe import FeatureStore, LogMelSpec, MfccSpec
@@ -53,6 +54,9 @@ def main() -> None:
     for name, times in seconds.items():
         median = statistics.median(times)
         print(f"{name:12}{median / hours:8.2f}{median / usual:8.2f}")
+    per_hour = {name: statistics.median(times) / hours for name, times in seconds.items()}
+    rival = ("torchaudio", per_hour["torchaudio"])
+    add_row("MFCC", "CPU s an hour of audio", per_hour["mfcc"], *rival)
     frames = torch.cat(rivals["mfcc"](waveforms))
     apart = (frames - torch.cat(rivals["torchaudio"](waveforms))).abs()
     rounding = (frames - frames.half().float()).abs()

@@ -13,6 +13,7 @@ difference that is.
 import argparse
 
 import torch
+from common import add_row
 
 from gmmpipe import FeatureStore, GradientGMM, LabelStore
 from gmmpipe.features.log_mel import LogMel
@@ -42,6 +43,7 @@ def compare_labels(store: FeatureStore, gmm: GradientGMM, labels: LabelStore) ->
             wanted = gmm.assign(reader.read_frames(position))
             frames += len(wanted)
             differing += int((found != wanted).sum())
+    add_row("stored labels that are not those of assign", "frames", differing)
     print(f"labels: {frames} frames, of which {differing} differ from assign")
 
 
@@ -63,6 +65,7 @@ def compare_waveforms(store: FeatureStore, gmm: GradientGMM) -> None:
             rounded_variation += 0.5 * float((there - like).abs().sum(dtype=torch.float64))
             largest = max(largest, float((there - like).abs().max()))
     print(f"waveforms: {frames} frames, {equal / frames:.4%} equal to the stored ones once rounded")
+    add_row("frames of the waveform equal to the stored", "%", 100 * equal / frames, better="more")
     print(f"labels that agree without rounding: {agreeing / frames:.4%}")
     print(f"total variation of the posteriors, mean: {variation / frames:.1e} without rounding,")
     print(

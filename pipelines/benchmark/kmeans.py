@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""`gmmpipe fit --model kmeans` against scikit-learn's KMeans and MiniBatchKMeans.
+"""`gmmpipe fit --model kmeans` against scikit-learn's KMeans and MiniBatchKMeans, and faiss.
 
 KMeans is full-batch, from k-means++, 100 iterations, best of 1. MiniBatchKMeans has the settings of
-fairseq's learn_kmeans.py. All get the same frames of a store, in turn, on one thread each. The
+fairseq's learn_kmeans.py. faiss, where it is installed, has its 25 iterations from random frames,
+on all frames. All get the same frames of a store, in turn, on one thread each. The
 inertia is the mean squared distance of all frames to their nearest centre, in float64. Seconds are
 of the CPU: of gmmpipe its whole process, and without its imports ("fit alone"); of scikit-learn the
 fit alone, of frames that are in memory.
@@ -20,7 +21,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from quality import gmmpipe, python
+from common import add_row, gmmpipe, is_installed, python
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
@@ -72,10 +73,11 @@ def run_all(data_dir: str, frames: torch.Tensor, num_centers: int, seed: int) ->
     """Each rival's figures for one seed."""
     return {
         "gmmpipe": run_gmmpipe(data_dir, frames, num_centers, seed),
-        "KMeans": run_sklearn(KMeans(num_centers, random_state=seed, **FULL), frames),
-        "MiniBatchKMeans": run_sklearn(
+        "sklearn KMeans": run_sklearn(KMeans(num_centers, random_state=seed, **FULL), frames),
+        "sklearn MiniBatchKMeans": run_sklearn(
             MiniBatchKMeans(num_centers, random_state=seed, **FAIRSEQ), frames
         ),
+        **({"faiss": run_faiss(frames, num_centers, seed)} if is_installed("faiss") else {}),
     }
 
 
@@ -101,6 +103,21 @@ def run_sklearn(model: KMeans | MiniBatchKMeans, frames: torch.Tensor) -> Figure
     return inertia(frames, torch.from_numpy(np.asarray(model.cluster_centers_))), seconds
 
 
+def run_faiss(frames: torch.Tensor, num_centers: int, seed: int) -> Figures:
+    """The fit alone, with faiss's defaults, but of all frames."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    vectors = frames.numpy()
+    model = faiss.Kmeans(
+        vectors.shape[1], num_centers, seed=seed, max_points_per_centroid=len(vectors)
+    )
+    began = time.process_time()
+    model.train(vectors)
+    seconds = time.process_time() - began
+    return inertia(frames, torch.from_numpy(model.centroids)), seconds
+
+
 def inertia(frames: torch.Tensor, centers: torch.Tensor) -> float:
     """Mean squared distance to the nearest centre."""
     return float(nearest_square_distances(frames, unit_parameters(centers.float()).mixture).mean())
@@ -111,7 +128,12 @@ def report(num_centers: int, rows: dict[str, list[Figures]], imports: float) -> 
     medians = {name: [median(column) for column in zip(*row)] for name, row in rows.items()}  # noqa: B905
     score, seconds = medians["gmmpipe"]
     medians["gmmpipe, fit alone"] = [score, seconds - imports]
-    full_score, full_seconds = medians["KMeans"]
+    full_score, full_seconds = medians["sklearn KMeans"]
+    for name, (other, other_seconds) in medians.items():
+        if not name.startswith("gmmpipe"):
+            add_row(f"K = {num_centers}, inertia", "squared distance", score, name, other)
+            for what, ours in (("whole process", seconds), ("fit alone", seconds - imports)):
+                add_row(f"K = {num_centers}, {what}", "CPU s", ours, name, other_seconds)
     print(
         f"\nK = {num_centers:<21} {'inertia':>10} {'of KMeans':>10} {'CPU s':>8} {'of KMeans':>10}"
     )

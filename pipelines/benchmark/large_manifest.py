@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from common import add_row
+
 TEXT = "the quick brown fox jumps over a lazy dog while old men drink tea near some river"
 BEFORE_THE_FIRST_SHARD = """
 import sys
@@ -57,8 +59,8 @@ def main() -> None:
         for shuffle_by in ("utterances", "recordings"):
             work = ["-c", BEFORE_THE_FIRST_SHARD, str(manifest), str(folder / shuffle_by)]
             show(f"plan by {shuffle_by}", [*work, shuffle_by])
-            show("  another run, of all", [*work, shuffle_by])
-            show("  another run, of a slice", [*work, shuffle_by, "0", str(options.num_tasks)])
+            show(f"  another run by {shuffle_by}", [*work, shuffle_by])
+            show(f"  a slice by {shuffle_by}", [*work, shuffle_by, "0", str(options.num_tasks)])
 
 
 def segments(lines: int, recordings: int) -> Iterator[str]:
@@ -89,6 +91,8 @@ def show(name: str, arguments: list[str]) -> None:
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, f"{name} failed"
     seconds = usage.ru_utime + usage.ru_stime
+    add_row(name.strip(), "CPU s", seconds)
+    add_row(name.strip(), "MB at the peak", usage.ru_maxrss / 1024)
     print(f"{name:24} {seconds:8.1f} {usage.ru_maxrss / 1024:8.0f}", flush=True)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import make_store, median_seconds, multiply_store
+from common import add_row, make_store, median_seconds, multiply_store
 
 from gmmpipe import FeatureStore
 from gmmpipe.fitting.update_buffers import InPlace
@@ -42,13 +42,14 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
     parser.add_argument("--folder", required=True, type=Path, help="where to make the stores")
     parser.add_argument("--num_shards", type=int, default=SHARDS)
+    parser.add_argument("--utterances", type=int, default=UTTERANCES, help="of a shard")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True)
     try:
         source = make_store(options.data_dir, options.folder / "source")
-        small = make_shards(source, options.folder / "small")
+        small = make_shards(source, options.folder / "small", options.utterances)
         large = multiply_store(small, options.folder / "large", options.num_shards)
         print(f"opened in a process of its own: {run_opening(large)}")
         measure(small, large, options.runs)
@@ -56,7 +57,7 @@ def main() -> None:
         shutil.rmtree(options.folder)
 
 
-def make_shards(source: Path, folder: Path) -> Path:
+def make_shards(source: Path, folder: Path, utterances: int) -> Path:
     """A store of `REAL_SHARDS` shards, full of the frames of `source`."""
     store, info = FeatureStore.open(source), StoreInfo.read(source / STORE_FILE, FeatureIdentity)
     frames = store.read_frames(0, store.num_frames).to(store.dtype)
@@ -65,13 +66,13 @@ def make_shards(source: Path, folder: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         column = store.shards[0].column
         with shard_file(path).open_writer([column]) as writer:
-            for utterance in range(UTTERANCES):
-                first = (number * UTTERANCES + utterance) * UTTERANCE_FRAMES
+            for utterance in range(utterances):
+                first = (number * utterances + utterance) * UTTERANCE_FRAMES
                 numbers = torch.arange(first, first + UTTERANCE_FRAMES) % len(frames)
-                key = f"{number * UTTERANCES + utterance:010d}"
+                key = f"{number * utterances + utterance:010d}"
                 writer.add(key, {column.name: frames[numbers].numpy()}, {"key": key})
             sidecar = writer.finish()
-        tally = dataclasses.replace(sidecar.tally, lines=UTTERANCES)
+        tally = dataclasses.replace(sidecar.tally, lines=utterances)
         dataclasses.replace(sidecar, tally=tally).write(path.with_suffix(".json"))
     sums = Sums.over("features", sorted(folder.glob("shard-*.json")))
     dataclasses.replace(info, **vars(sums)).write(folder / STORE_FILE)
@@ -110,7 +111,11 @@ def measure(small: Path, large: Path, runs: int) -> None:
     rivals: dict[str, Callable[[], object]] = {
         name: make_reader(path, frames) for name, path in (("small", small), ("large", large))
     }
-    for name, seconds in median_seconds(rivals, runs).items():
+    medians = median_seconds(rivals, runs)
+    small_rate, large_rate = (frames / seconds / 1e6 for seconds in medians.values())
+    what = f"the first {frames} frames of a large store"
+    add_row(what, "M frames a second", large_rate, "of a small one", small_rate, "more")
+    for name, seconds in medians.items():
         print(
             f"{name} store: the first {frames} frames in {seconds:.3f} s, "
             f"{frames / seconds / 1e6:.1f} M frames a second"

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import make_store, multiply_store
+from common import add_row, make_store, multiply_store
 
 from gmmpipe import FeatureStore
 
@@ -40,9 +40,9 @@ def main() -> None:
             rows = min(options.batch_update_size, store.num_frames)
             bound = 2 * rows * store.dim * store.dtype.itemsize + 400e6
             peak = peak_bytes(fit_arguments(path, Path(folder) / f"{path.name}-fit", options))
-            print(
-                f"{store.num_frames:10} {rows:10} {(peak - imports) / 1e6:8.0f} {bound / 1e6:8.0f}"
-            )
+            above = (peak - imports) / 1e6
+            add_row(f"fit of {store.num_frames} frames", "MB", above, "bound", bound / 1e6)
+            print(f"{store.num_frames:10} {rows:10} {above:8.0f} {bound / 1e6:8.0f}")
 
 
 def fit_arguments(store: Path, out: Path, options: argparse.Namespace) -> list[str]:

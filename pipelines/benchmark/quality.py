@@ -15,11 +15,8 @@ with what is missing; delete a figure's line to measure it again.
 """
 
 import argparse
-import importlib.util
 import json
 import os
-import resource
-import subprocess
 import sys
 import time
 import warnings
@@ -31,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import add_row, gmmpipe, is_installed, python
 from sklearn.cluster import kmeans_plusplus
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -105,7 +103,7 @@ def methods_of(options: argparse.Namespace) -> dict[str, Fit]:
         "scikit-learn reg_covar=0.1": partial(fit_sklearn, VAR_FLOOR),
     }
     slow: dict[str, Fit] = {"torchgmm": fit_torchgmm, "pomegranate": fit_pomegranate}
-    methods |= {name: fit for name, fit in slow.items() if importlib.util.find_spec(name)}
+    methods |= {name: fit for name, fit in slow.items() if is_installed(name)}
     chosen = tuple(options.methods.split(",")) if options.methods else ("",)
     return {name: fit for name, fit in methods.items() if name.startswith(chosen)}
 
@@ -117,22 +115,6 @@ def is_run(method: str, num_components: int) -> bool:
 
 def run_name(method: str, num_components: int, seed: int) -> str:
     return f"{method}, K={num_components}, seed={seed}"
-
-
-def gmmpipe(*arguments: object) -> float:
-    """Run a gmmpipe command; its CPU seconds as a whole process, imports included."""
-    return python("-m", "gmmpipe", *arguments)
-
-
-def python(*arguments: object) -> float:
-    """Run Python; its CPU seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def split_stores(data_dir: str, work: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -287,6 +269,7 @@ def report(
             each = " ".join(f"{value:.{digits}f}" for value in values)
             print(f"    {what:13} median {median(values):9.{digits}f}   of {each}")
         print(f"    dead components {dead}")
+    add_rows(f"K = {num_components}", medians, imports)
     rivals = [method for method in medians if method.startswith("scikit-learn")]
     ours = [method for method in medians if method.startswith("gmmpipe")]
     if ours and rivals:
@@ -296,6 +279,16 @@ def report(
             f"in 1/{best[1] / seconds:.1f} of its CPU time; fit against fit, without gmmpipe's "
             f"imports, 1/{best[1] / (seconds - imports):.1f}"
         )
+
+
+def add_rows(what: str, medians: dict[str, tuple[float, float]], imports: float) -> None:
+    """Give bench.py the figures of gmmpipe against each rival's."""
+    ours = next((found for name, found in medians.items() if name.startswith("gmmpipe")), None)
+    for method, (score, seconds) in medians.items():
+        if ours and not method.startswith("gmmpipe"):
+            add_row(f"{what}, held out", "nats a frame", ours[0], method, score, "difference")
+            add_row(f"{what}, whole process", "CPU s", ours[1], method, seconds)
+            add_row(f"{what}, fit alone", "CPU s", ours[1] - imports, method, seconds)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import make_store, median_seconds
+from common import add_row, make_store, median_seconds
 from fit_step import SPREAD, VAR_FLOOR, make_up
 
 from gmmpipe.fitting.checkpoint import FitState
@@ -41,11 +41,14 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, help="folders of, or, manifests")
     parser.add_argument("--frames", type=int, default=16384, help="of a step, over all ranks")
     parser.add_argument("--launches", type=int, default=5)
+    parser.add_argument("--num_components", type=int, default=1024)
+    parser.add_argument("--target_frames", default="600k", help="of the whole fit")
     options = parser.parse_args()
     seconds: dict[int, list[list[float]]] = {size: [] for size in RANKS}
+    worker = ("--worker", str(options.frames), str(options.num_components))
     for _ in range(options.launches):
         for size in RANKS:
-            printed = torchrun(size, __file__, "--worker", str(options.frames)).stdout
+            printed = torchrun(size, __file__, *worker).stdout
             seconds[size].append(json.loads(printed))
     medians = {
         size: [statistics.median(c) for c in zip(*seconds[size], strict=True)] for size in RANKS
@@ -55,12 +58,15 @@ def main() -> None:
             f"{size} ranks: {1 / step:6.2f} steps a second, {medians[1][0] / step:5.2f} times one; "
             f"{(step - work) / step:6.1%} of a step beyond its bare work"
         )
+        if size > 1:
+            one = 1 / medians[1][0]
+            add_row(f"{size} ranks", "steps a second", 1 / step, "one rank", one, "more")
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(options.data_dir, Path(folder) / "store")
         for size in RANKS:
-            print(
-                f"{size} ranks: {waiting(size, store, Path(folder) / f'fit-{size}'):6.2%} waiting"
-            )
+            share = waiting(size, store, Path(folder) / f"fit-{size}", options)
+            add_row(f"a fit on {size}: waiting for frames", "% of a fit", 100 * share)
+            print(f"{size} ranks: {share:6.2%} waiting")
 
 
 def torchrun(size: int, *command: str) -> subprocess.CompletedProcess[str]:
@@ -75,19 +81,24 @@ def torchrun(size: int, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def waiting(size: int, store: Path, out: Path) -> float:
+def waiting(size: int, store: Path, out: Path, options: argparse.Namespace) -> float:
     """The share of a fit's seconds in which it waits for frames; steps a frame as by default."""
-    sizes = {"batch_update_size": "200k", "n_sgd_steps": "80", "target_frames": "600k"}
+    sizes = {
+        "K": options.num_components,
+        "batch_update_size": "200k",
+        "n_sgd_steps": "80",
+        "target_frames": options.target_frames,
+    }
     flags = [f"--{name}={value}" for name, value in sizes.items()]
     command = ["-m", "gmmpipe", "fit", f"--data_dir={store}", f"--output_dir={out}", *flags]
     table = dict(re.findall(r"^ *([a-z ]+?) +([\d.]+)$", torchrun(size, *command).stderr, re.M))
     return float(table["waiting for frames"]) / float(table["seconds"])
 
 
-def work(frames_per_step: int) -> None:
+def work(frames_per_step: int, num_components: int) -> None:
     """What each rank runs: print the median seconds of a step, and of its bare work."""
     torch.manual_seed(0)  # the same frames and mixture on all ranks
-    stored, parameters = make_up(1024, 80, SPREAD)
+    stored, parameters = make_up(num_components, 80, SPREAD)
     rules = Schedule(0, len(stored), len(stored), 1000, frames_per_step)
     update = rules.update_at(0, 0)
     assert update is not None
@@ -118,6 +129,6 @@ def work(frames_per_step: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(int(sys.argv[2]))
+        work(int(sys.argv[2]), int(sys.argv[3]))
     else:
         main()

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from common import add_row
 
 from gmmpipe.audio.segment import Limit
 from gmmpipe.audio.waveform import load_waveform
@@ -60,6 +61,7 @@ def main() -> None:
             for name, path in recordings.items():
                 whole, parts = compare(path, hours, options)
                 limit = 1.3 * whole + 2
+                add_row(f"{name}, {hours:g} h: its segments", "CPU s", parts, "the whole", whole)
                 print(f"{name:16} {hours:5g} {whole:8.2f} {parts:9.2f} {limit:8.2f}", flush=True)
                 path.unlink()
 

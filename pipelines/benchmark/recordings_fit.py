@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from common import make_store
+from common import add_row, make_store
 
 from gmmpipe import FeatureStore
 from gmmpipe.audio.segment import Limit
@@ -46,14 +46,18 @@ def main() -> None:
         glue(options, folder)
         held_out = make_store(str(folder / "held.jsonl"), folder / "held")
         print(f"{'store by':12} {'seed':>4} {'shards':>6} {'eval_nll':>9} {'mean':>9}")
-        for by in ("utterances", "recordings"):
+        means: dict[str, list[float]] = {"utterances": [], "recordings": []}
+        for by, found in means.items():
             flags = (f"--shuffle_by={by}", "--utterances_per_shard=32")
             store = make_store(str(folder / "glued.jsonl"), folder / by, *flags)
             for seed in range(options.seeds):
                 values = fit(store, held_out, folder / f"fit-{by}-{seed}", seed, options.K)
                 mean = statistics.mean(values[-LAST_UPDATES:])
+                found.append(mean)
                 shards = len(FeatureStore.open(store).shards)
                 print(f"{by:12} {seed:4} {shards:6} {values[-1]:9.3f} {mean:9.3f}", flush=True)
+        theirs, ours = (statistics.mean(found) for found in means.values())
+        add_row("store by recordings", "eval_nll", ours, "by utterances", theirs, "difference")
 
 
 def glue(options: argparse.Namespace, folder: Path) -> None:
