@@ -28,7 +28,7 @@ format: .venv/.installed-dev
 
 docs: .venv/.installed-docs
 	$(BIN)/python docs/make_cli.py
-	$(BIN)/mkdocs build --strict
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs site
 
 bench: .venv/.installed-test
 	$(BIN)/python pipelines/benchmark/quality.py --data_dir $(CORPUS)
