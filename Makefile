@@ -32,7 +32,7 @@ format: .venv/.installed-dev
 
 docs: .venv/.installed-docs
 	$(BIN)/python docs/make_cli.py
-	$(BIN)/mkdocs build --strict
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs site
 
 bench: .venv/.installed-bench
 	$(BIN)/python pipelines/benchmark/bench.py --data_dir $(CORPUS) $(BENCH)

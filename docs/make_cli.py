@@ -25,7 +25,7 @@ def page() -> str:
         assert command is not None
         inner = click.Context(command, info_name=name, parent=context)
         inner.terminal_width = 88
-        parts.append(f"## gmmpipe {name}\n\n```\n{command.get_help(inner)}\n```\n")
+        parts.append(f"## gmmpipe {name}\n\n```text\n{command.get_help(inner)}\n```\n")
     return "\n".join(parts)
 
 
