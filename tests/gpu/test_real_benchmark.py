@@ -81,6 +81,7 @@ def test_the_tests_that_pass_fail_and_are_skipped_are_counted(parts, tmp_path) -
         "skipped": 1,
         "failed tests": "test_some::test_b",
     }
+    assert "no such tests" in run_tests([], limit=60)["note"], "and not the whole suite"
 
 
 def test_a_checkout_without_its_packages_says_what_is_missing(tmp_path) -> None:

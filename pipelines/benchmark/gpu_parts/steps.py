@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,13 +24,13 @@ from gpu_parts.results import Results, Row
 
 VAR_FLOOR = 0.1
 WAYS: dict[str, dict[str, Any]] = {
-    "eager": {"graph": False},
-    "graph": {"graph": True},
-    "graph, TF32": {"graph": True, "matmul": "tf32"},
-    "Triton": {"graph": False, "kernel": "triton"},
-    "Triton, graph": {"graph": True, "kernel": "triton"},
+    "eager": {"replaying": False},
+    "graph": {"replaying": True},
+    "graph, TF32": {"replaying": True, "matmul": "tf32"},
+    "Triton": {"replaying": False, "kernel": "triton"},
+    "Triton, graph": {"replaying": True, "kernel": "triton"},
 }
-"""What `Stepper` is given for each."""
+"""What a stepper is given for each; all but the first are of a GPU."""
 GEMMS = {"GEMMs": False, "GEMMs, TF32": True}
 
 
@@ -66,16 +68,21 @@ def measured(seconds_of: Callable[[], float], num_frames: int, gemms_ms: float |
     return row if gemms_ms is None else row | {"of GEMMs": 1e3 * seconds / gemms_ms}
 
 
+def stepper_for(device: torch.device) -> Callable[..., Any]:
+    """What takes the steps of a fit there, in this version."""
+    if device.type == "cuda" and find_spec("gmmpipe.fitting.gpu_step"):
+        return import_module("gmmpipe.fitting.gpu_step").GpuStepper
+    return Stepper
+
+
 def ways(device: torch.device) -> dict[str, dict[str, Any]]:
-    """Those that this version has, and the device can take."""
-    taken = inspect.signature(Stepper).parameters
-    found = {}
-    for name, way in WAYS.items():
-        for_gpu = bool(way.get("kernel") or way.get("matmul"))
-        known = all(key in taken or not value for key, value in way.items())
-        if known and (device.type == "cuda" or not for_gpu):
-            found[name] = {key: value for key, value in way.items() if key in taken}
-    return found
+    """Those that this version has for a device."""
+    taken = inspect.signature(stepper_for(device)).parameters
+    return {
+        name: {key: value for key, value in way.items() if key in taken}
+        for name, way in WAYS.items()
+        if name == "eager" or taken.keys() >= way.keys()
+    }
 
 
 def make_stepper(
@@ -99,7 +106,7 @@ def make_stepper(
     )
     state.begin_update(update.stop)
     world = World(rank=0, size=1, device=frames.device)
-    stepper = Stepper(schedule, state, world, lambda: False, **way)
+    stepper = stepper_for(frames.device)(schedule, state, world, lambda: False, **way)
     held = HeldFrames(frames, 0, len(frames))
     return lambda: stepper.step(update, held)
 
