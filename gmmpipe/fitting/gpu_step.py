@@ -76,8 +76,8 @@ class GpuStepper:
         state.step += 1
         if statistics or state.step == update.num_steps:
             self._wait_for_all()
-        if statistics is None:
-            return False
+        if statistics is None:  # a rank alone knows by itself
+            return self._world.size == 1 and self._stopping()
         state.loss_sum += float(statistics.extra[LOSS]) / self._schedule.frames_per_step
         state.loss_count += 1
         self._seen = _Values.of(state)
@@ -157,8 +157,12 @@ class GpuStepper:
         """The graph of a step, which takes none; None where that fails."""
         try:
             graph = torch.cuda.CUDAGraph()
-            # Other threads, which send the next update, may go on beside.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # A capture that fails may leave its stream as the current one. Other threads, which
+            # send the next update, may go on beside.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._world.device)),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 self._take(blocks, frames)
         except RuntimeError as error:
             log.debug("no graph: %s", error)

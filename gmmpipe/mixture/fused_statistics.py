@@ -1,8 +1,9 @@
 """Sufficient statistics by two matrix products a block, and no pass beside them but a softmax.
 
-A frame is expanded to [x - c, (x - c)², 1, 0 ...]. The 1 takes the bias along in the first product,
-and the counts in the second. A row of zeros is no frame: whatever its posteriors, it adds to no
-sum. So a GPU may do steps of a fixed number of rows. Legend: `gmmpipe.mixture.mixture`.
+A frame is expanded to [x - c, (x - c)², 1, 1, 0 ...]. The ones take the bias along in the first
+product, in two parts, and one of them the counts in the second. A row of zeros is no frame:
+whatever its posteriors, it adds to no sum. So a GPU may do steps of a fixed number of rows. Legend:
+`gmmpipe.mixture.mixture`.
 """
 
 import torch
@@ -13,6 +14,7 @@ from gmmpipe.mixture.statistics import StatisticsKernel
 
 _ALIGNED = 8
 """A row has a multiple of as many columns: 32 bytes, which a GPU reads at once."""
+_LEAST_BIAS = -1e30
 
 
 class FusedStatisticsKernel(StatisticsKernel):
@@ -26,7 +28,7 @@ class FusedStatisticsKernel(StatisticsKernel):
         self, num_components: int, center: Tensor, extra: int = 0, block: int | None = None
     ) -> None:
         super().__init__(num_components, center, extra, block)
-        used = 2 * len(center) + 1
+        used = 2 * len(center) + 2
         columns = used + -used % _ALIGNED
         self._expanded = center.new_zeros(len(self._expanded), columns, dtype=torch.float32)
         self._map = center.new_zeros(num_components, columns, dtype=torch.float32)
@@ -35,15 +37,16 @@ class FusedStatisticsKernel(StatisticsKernel):
         center = self.statistics.center
         expand(frames.float(), center, self._expanded)
         rows = self._expanded[: len(frames)]
-        rows[:, 2 * len(center)] = 1.0
+        rows[:, 2 * len(center) : 2 * len(center) + 2] = 1.0
         if weights is not None:
             rows.mul_(weights[:, None])
         return rows
 
     def _affine_map(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
         matrix, bias = super()._affine_map(mixture)
-        self._map[:, : matrix.shape[1]] = matrix
-        self._map[:, matrix.shape[1]] = bias
+        width = matrix.shape[1]
+        self._map[:, :width] = matrix
+        self._map[:, width : width + 2] = split_bias(bias)
         return self._map, bias
 
     def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
@@ -53,3 +56,14 @@ class FusedStatisticsKernel(StatisticsKernel):
             torch.mm(block, matrix.t(), out=joints)
             torch.softmax(joints, 1, out=joints)
             sums.addmm_(block[:, : len(sums)].t(), joints)
+
+
+def split_bias(bias: Tensor) -> Tensor:
+    """Two numbers that sum to each bias [K], the first of 10 bits: [K, 2].
+
+    TF32 keeps 10 bits of a float32's 23, so that of a bias of a thousand nats it would lose one;
+    of these two it loses next to nothing. -inf becomes finite, so that 0 times it is 0.
+    """
+    finite = bias.clamp_min(_LEAST_BIAS)
+    high = finite.view(torch.int32).bitwise_and(-(1 << 13)).view(torch.float32)
+    return torch.stack([high, finite - high], 1)

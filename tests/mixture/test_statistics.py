@@ -15,7 +15,7 @@ from rounding import error_of_bound, expected_and_bound, gaussian_log_joints, ke
 from torch import Tensor
 
 from gmmpipe.mixture import statistics
-from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel
+from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel, split_bias
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.hard_statistics import HardStatisticsKernel
 from gmmpipe.mixture.kernels import KERNELS, statistics_kernel
@@ -135,6 +135,28 @@ def test_frames_of_no_weight_add_nothing(kernel, span, frames, model, monkeypatc
     assert sums.statistics.counts.sum() == pytest.approx(900, rel=1e-6)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.02)
     assert torch.equal(sums(some, model).flat, expected)
+
+
+def test_a_weight_of_zero_has_no_part_in_frames_of_no_weight_either(frames, model) -> None:
+    """Minus infinity times nothing would be NaN, and would spoil every sum."""
+    log_weights = model.log_weights.clone()
+    log_weights[3] = -math.inf
+    kernel = FusedStatisticsKernel(K, frames.mean(0))
+    kernel.load(frames[:1000], (torch.arange(1000) % 3 > 0).float())
+    found = kernel.sum_loaded(replace(model, log_weights=log_weights))
+    assert found.flat.isfinite().all()
+    assert found.counts[3] == 0
+    assert found.counts.sum() == pytest.approx(666, rel=1e-6)
+
+
+def test_a_bias_in_two_parts_outlasts_products_of_ten_bits() -> None:
+    bias = torch.tensor([-1234.5678, -0.001, 777.77, 0.0])
+    parts = split_bias(bias)
+    assert torch.equal(parts.sum(1), bias)
+    coarse = parts.view(torch.int32).bitwise_and(-(1 << 13)).view(torch.float32).sum(1)
+    assert ((coarse - bias).abs() <= 1e-5 * bias.abs()).all()
+    alone = bias.view(torch.int32).bitwise_and(-(1 << 13)).view(torch.float32)
+    assert (alone - bias).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("count", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1])
