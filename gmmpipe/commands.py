@@ -6,8 +6,6 @@ ranks. While a function runs in the main thread, SIGINT, SIGTERM and SIGUSR1 rai
 it, the earlier handlers are back. Progress goes to the logger ``gmmpipe``.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gmmpipe.run.stop import raise_stopped, stop_signals
@@ -82,7 +80,6 @@ def fit(options: "FitOptions") -> "GradientGMM":
 
     with (
         stop_signals(raise_stopped),
-        _matmul_precision_kept(),
         open_world(options.device, exchange_timeout=options.exchange_timeout) as world,
     ):
         trainer.fit(options, world)
@@ -142,15 +139,3 @@ def export(options: "ExportOptions") -> "ExportInfo":
 
     with stop_signals(raise_stopped):
         return job.export(options)
-
-
-@contextmanager
-def _matmul_precision_kept() -> Iterator[None]:
-    """Restore torch's setting afterwards: a fit sets the highest."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

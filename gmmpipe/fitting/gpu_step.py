@@ -18,6 +18,7 @@ from gmmpipe.fitting.draw_blocks import DrawBlocks, most_frames
 from gmmpipe.fitting.schedule import Schedule, Update, is_loss_step
 from gmmpipe.fitting.step import LOSS, STOP
 from gmmpipe.fitting.update_reader import HeldFrames
+from gmmpipe.mixture.matmul import Precision, matmul_precision
 from gmmpipe.mixture.statistics import Statistics
 from gmmpipe.run.repeated_sum import RepeatedSum
 from gmmpipe.run.world import World
@@ -32,7 +33,8 @@ class GpuStepper:
     """Takes the steps of a fit on a GPU, with memory that is taken once.
 
     Args:
-        schedule, state, world, stopping: see `Stepper`.
+        schedule, state, world, stopping, kernel: see `Stepper`.
+        matmul: the precision of the statistics' matrix products.
         replaying: whether steps are replayed from a graph.
     """
 
@@ -42,6 +44,8 @@ class GpuStepper:
         state: FitState,
         world: World,
         stopping: Callable[[], bool],
+        kernel: str | None = None,
+        matmul: Precision = "highest",
         *,
         replaying: bool = True,
     ) -> None:
@@ -49,9 +53,10 @@ class GpuStepper:
         self._state = state
         self._world = world
         self._stopping = stopping
+        self._matmul = matmul
         self._replaying = replaying
         self._kernel = state.optimizer.make_kernel(
-            len(state.parameters.means), state.center, extra=2
+            len(state.parameters.means), state.center, extra=2, kind=kernel
         )
         self._sums = RepeatedSum(world, self._kernel.statistics.flat)
         self._no_frames = state.center.new_zeros(1, len(state.center))
@@ -108,7 +113,8 @@ class GpuStepper:
         weights = None if draws.weights is None else draws.weights.index_select(0, row)[0]
         mixture = state.parameters.mixture
         self._kernel.load(drawn, weights)
-        statistics = self._kernel.sum_loaded(mixture)
+        with matmul_precision(self._matmul):
+            statistics = self._kernel.sum_loaded(mixture)
         if num_measured is not None:
             statistics.extra[LOSS] += mixture.nll_sum(drawn[:num_measured])
             statistics.extra[STOP].fill_(float(self._stopping()))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TrackerKinds = Annotated[str, Notation("names", parse_kinds, is_list=True)]
 VarFloor = Annotated[float | str, Notation("number|percent%", parse_var_floor)]
 
-_OF_MIXTURES = ("optimizer", "lr", "var_floor")
+_OF_MIXTURES = ("optimizer", "lr", "var_floor", "kernel")
 MAX_LR = 1e30
 """Beyond it, a step of Adam is beyond float32."""
 
@@ -66,8 +66,8 @@ class FitOptions(RunOptions):
     model: Literal["diag", "kmeans"] = option(
         "diag",
         help="diag: a diagonal Gaussian mixture; or kmeans: hard assignments, variances of 1 and "
-        "equal weights, fitted by mini-batch Lloyd (without --optimizer, --lr and --var_floor "
-        "of their own).",
+        "equal weights, fitted by mini-batch Lloyd (without --optimizer, --lr, --var_floor "
+        "and --kernel of their own).",
     )
     save_every: Frames = option(
         50_000_000, help="Checkpoint after each update that crosses a multiple of this."
@@ -85,6 +85,17 @@ class FitOptions(RunOptions):
     seed: int = option(0, help="Decides every random draw.")
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", help="auto is cuda where there is one, else cpu."
+    )
+    kernel: Literal["auto", "all_pairs", "likely_pairs", "triton"] = option(
+        "auto",
+        help="What sums a step's statistics: matrix products of all pairs of a frame and a "
+        "component; of the likely pairs alone (CPU); or a fused kernel (GPU). auto is likely_pairs "
+        "on a CPU with K of 256 and more, else all_pairs.",
+    )
+    matmul: Literal["highest", "tf32"] = option(
+        "highest",
+        help="Precision of a step's matrix products on a GPU: float32's, or TF32's 10 bits. "
+        "Metrics and all that is returned do without TF32.",
     )
     num_workers: int = option(2, help="Reader threads per rank.", low=1)
     tensorboard: bool = option(False, help="The same as --track tensorboard.")
@@ -131,6 +142,11 @@ class FitOptions(RunOptions):
         """Where the metrics also go, each place once."""
         asked = ["tensorboard"] * self.tensorboard + (self.track.split(",") if self.track else [])
         return [*dict.fromkeys(asked)]
+
+    @property
+    def kernel_kind(self) -> str | None:
+        """The kernel that is asked for; None for the fastest."""
+        return None if self.kernel == "auto" else self.kernel
 
     def schedule(self, store: "FeatureStore") -> Schedule:
         """The schedule of the fit on the frames of `store`.

@@ -22,17 +22,23 @@ class Stepper:
         state: what the steps move.
         world: the ranks that share a step's frames.
         stopping: whether this rank was asked to stop.
+        kernel: what sums the statistics, one of `KERNELS`; None for the fastest.
     """
 
     def __init__(
-        self, schedule: Schedule, state: FitState, world: World, stopping: Callable[[], bool]
+        self,
+        schedule: Schedule,
+        state: FitState,
+        world: World,
+        stopping: Callable[[], bool],
+        kernel: str | None = None,
     ) -> None:
         self._schedule = schedule
         self._state = state
         self._world = world
         self._stopping = stopping
         self._kernel = state.optimizer.make_kernel(
-            len(state.parameters.means), state.center, extra=2
+            len(state.parameters.means), state.center, extra=2, kind=kernel
         )
         self._sums = RepeatedSum(world, self._kernel.statistics.flat)
         self._loaded: tuple[Update, int] | None = None  # which step `_frames` are of

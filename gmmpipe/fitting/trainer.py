@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import torch
-
 from gmmpipe.errors import GmmpipeError, RankGoneError
 from gmmpipe.fitting.checkpoint import FitState
 from gmmpipe.fitting.dead_centers import move_dead_centers
@@ -28,6 +26,8 @@ from gmmpipe.fitting.update_metrics import (
     mostly_at_floor,
 )
 from gmmpipe.fitting.update_reader import HeldFrames, UpdateReader
+from gmmpipe.mixture.kernels import check_kind
+from gmmpipe.mixture.matmul import matmul_precision
 from gmmpipe.run.progress import Progress
 from gmmpipe.run.run_folder import RunFolder
 from gmmpipe.run.stop import StopRequest
@@ -40,6 +40,7 @@ Arrived = tuple[Update, HeldFrames]
 """An update whose frames are there."""
 
 
+@matmul_precision("highest")  # TF32 is too coarse for small variances
 def fit(options: FitOptions, world: World) -> FitSummary | None:
     """Fit a mixture to feature stores, or go on with a fit, together with all ranks of `world`.
 
@@ -50,7 +51,9 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
         GmmpipeError: see `gmmpipe.errors`.
         Stopped: a signal ended the fit; a checkpoint holds what was done.
     """
-    torch.set_float32_matmul_precision("highest")  # TF32 is too coarse for small variances
+    check_kind(options.kernel_kind, world.device)
+    if options.matmul != "highest" and world.device.type == "cpu":
+        log.warning("warning: --matmul %s changes nothing on a CPU", options.matmul)
     stop, times = StopRequest(), Times()
     world = replace(world, stopping=stop.is_made)
     store = FeatureStore.open(options.data_dir)
@@ -183,8 +186,13 @@ class _Fitting:
     def __post_init__(self) -> None:
         if self.held_out:
             self.state.evaluate_on(self.held_out.digests)
-        stepper = GpuStepper if self.world.device.type == "cuda" else Stepper
-        self.stepper = stepper(self.schedule, self.state, self.world, self.stop.is_made)
+        made = (self.schedule, self.state, self.world, self.stop.is_made)
+        kind = self.options.kernel_kind
+        self.stepper: Stepper | GpuStepper
+        if self.world.device.type == "cuda":
+            self.stepper = GpuStepper(*made, kind, self.options.matmul)
+        else:
+            self.stepper = Stepper(*made, kind)
 
     def fit_update(self, update: Update, held: HeldFrames) -> dict[str, float]:
         """All steps of an update; its metrics."""

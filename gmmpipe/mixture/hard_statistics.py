@@ -24,7 +24,10 @@ class HardStatisticsKernel:
         extra: numbers that travel with the statistics.
     """
 
-    def __init__(self, num_components: int, center: Tensor, extra: int = 0) -> None:
+    def __init__(
+        self, num_components: int, center: Tensor, extra: int = 0, kind: str | None = None
+    ) -> None:
+        assert kind is None, "there is one kind of it"
         size, width = block_frames(center.device), len(center) + 1
         flat = center.new_zeros(num_components * width + extra, dtype=torch.float64)
         sums, rest = torch.split(flat, [num_components * width, extra])

@@ -52,8 +52,13 @@ class Kernel(Protocol):
 class MakeKernel(Protocol):
     """Makes a kernel."""
 
-    def __call__(self, num_components: int, center: Tensor, extra: int = 0) -> Kernel:
-        """The kernel for K components, a center [D], and `extra` numbers that travel along."""
+    def __call__(
+        self, num_components: int, center: Tensor, extra: int = 0, kind: str | None = None
+    ) -> Kernel:
+        """The kernel for K components, a center [D], and `extra` numbers that travel along.
+
+        `kind` is one of those that there are, or None for the fastest.
+        """
 
 
 class Optimizer(Protocol):

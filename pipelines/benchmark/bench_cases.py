@@ -56,6 +56,7 @@ CASES = (
     Case("jepa_targets", "--data_dir {store} --gmm_path {gmm} --labels {labels}"),
     Case("large_store", f"{CORPUS} --folder {{fresh}}", "--num_shards 50 --utterances 16 --runs 1"),
     Case("step_counts", quick="--K 64 --dim 8"),
+    Case("tf32", "--data_dir {store}", "--K 16 --steps 5 --frames 4000"),
     Case("returned_values", "--data_dir {store} --gmm_path {gmm}", "--frames 2000"),
     Case("large_manifest", quick="--lines 20000 --recordings 100 --num_tasks 10"),
 )

@@ -14,7 +14,7 @@ import torch
 from common import add_row
 from fit_step import SPREAD, make_up
 
-from gmmpipe.mixture.kernels import KERNELS
+from gmmpipe.mixture.kernels import CPU_KERNELS, KERNELS
 from gmmpipe.mixture.mixture import BLOCK_FRAMES
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     print(f"{'kernel':14}{'D':>6}{'K':>6}{'ms':>9}" + "".join(f"{size:>7}" for size in blocks))
     for dim in options.dims:
         for num_components in options.num_components:
-            for kind in KERNELS:
+            for kind in CPU_KERNELS:
                 seconds = measure(kind, num_components, dim, blocks, options.frames, options.runs)
                 usual, best = seconds[BLOCK_FRAMES], min(seconds, key=lambda size: seconds[size])
                 what = f"statistics, {kind}, D = {dim}, K = {num_components}"

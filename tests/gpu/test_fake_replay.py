@@ -101,6 +101,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> StandIns:
     def without_pinning(cls: type[Draws], *size: Any, **where: Any) -> Draws:
         return empty(cls, *size, **{**where, "pin_memory": False})
 
+    def fused(*of: Any, kind: str | None = None, **more: Any) -> FusedStatisticsKernel:
+        return FusedStatisticsKernel(*of, **more)
+
     monkeypatch.setattr(GpuStepper, "_take", noting)
     monkeypatch.setattr(Draws, "empty", classmethod(without_pinning))
     for name, value in {
@@ -113,7 +116,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> StandIns:
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     for optimizer in (Adam, StepwiseEM):
-        monkeypatch.setattr(optimizer, "make_kernel", staticmethod(FusedStatisticsKernel))
+        monkeypatch.setattr(optimizer, "make_kernel", staticmethod(fused))
     return found
 
 

@@ -18,7 +18,7 @@ from gmmpipe.mixture import statistics
 from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel, split_bias
 from gmmpipe.mixture.gradient_gmm import GradientGMM
 from gmmpipe.mixture.hard_statistics import HardStatisticsKernel
-from gmmpipe.mixture.kernels import KERNELS, statistics_kernel
+from gmmpipe.mixture.kernels import CPU_KERNELS, KERNELS, statistics_kernel
 from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
 from gmmpipe.mixture.statistics import StatisticsKernel
 
@@ -93,7 +93,7 @@ def test_frames_that_are_not_centred_would_be_noticed(seed, spread, frames) -> N
     assert ((counts.double() - expected[:, -1]).abs() / bound[:, -1]).max() > 1
 
 
-@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("kind", CPU_KERNELS)
 @pytest.mark.parametrize("dim", [1, 39, 80, 768, 2048])
 def test_statistics_are_exact_for_any_number_of_dimensions(dim, kind) -> None:
     """Frames of a made-up mixture, at scales from 0.1 to 30; but at D = 1 few pairs are likely."""
