@@ -78,13 +78,14 @@ def fit(options: "FitOptions") -> "GradientGMM":
     from gmmpipe.fitting import trainer
     from gmmpipe.fitting.checkpoint import FIT_FILES
     from gmmpipe.mixture.gradient_gmm import GradientGMM
+    from gmmpipe.reporting.job import pictures_of
     from gmmpipe.run.world import open_world
 
     with (
         stop_signals(raise_stopped),
         open_world(options.device, exchange_timeout=options.exchange_timeout) as world,
     ):
-        trainer.fit(options, world)
+        trainer.fit(options, world, pictures_of)
         # Another rank may not see the folder.
         return world.on_first_rank(lambda: GradientGMM.load(options.output_dir / FIT_FILES.model))
 

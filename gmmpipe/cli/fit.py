@@ -16,7 +16,8 @@ def command(options: "FitOptions") -> None:
     """Fit a diagonal Gaussian mixture to feature stores; alone, or on all ranks of torchrun."""
     with stop_signals_held():
         from gmmpipe.fitting.trainer import fit
+        from gmmpipe.reporting.job import pictures_of
         from gmmpipe.run.world import open_world
 
     with open_world(options.device, exchange_timeout=options.exchange_timeout) as world:
-        fit(options, world)
+        fit(options, world, pictures_of)

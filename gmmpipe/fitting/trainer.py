@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -41,8 +42,15 @@ Arrived = tuple[Update, HeldFrames]
 
 
 @matmul_precision("highest")  # TF32 is too coarse for small variances
-def fit(options: FitOptions, world: World) -> FitSummary | None:
+def fit(
+    options: FitOptions, world: World, draw: Callable[[Path], Sequence[Path]] | None = None
+) -> FitSummary | None:
     """Fit a mixture to feature stores, or go on with a fit, together with all ranks of `world`.
+
+    Args:
+        options: of the fit.
+        world: the ranks.
+        draw: gives the pictures of a finished fit's folder, for where its metrics are tracked.
 
     Returns:
         What was done; None where a resumed fit had reached its target before.
@@ -96,6 +104,8 @@ def fit(options: FitOptions, world: World) -> FitSummary | None:
                     note = f"nll {row['nll']:.4f}, {row['alive']} alive"
                     progress.advance(update.num_frames, note)
                 folder.save(state, finished=True)
+            if draw and options.trackers and world.rank == 0:
+                trackers.show(partial(draw, options.output_dir), state.frames)
     _warn_of_floor(options, state)
     return summarise(state, reader, times, world)
 

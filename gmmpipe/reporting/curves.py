@@ -13,6 +13,7 @@ from gmmpipe.reporting.sample import Usage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _SMALL = (4.0, 2.9)
@@ -95,12 +96,13 @@ def _curve(
             shown = marker if len(updates) <= _MOST_MARKERS else None
             axis.plot(updates, values, line, color=color, marker=shown, label=label)
         if line_at is not None:
+            _whole_numbers(axis.yaxis)
             axis.axhline(line_at, color=INK, linestyle=(0, (2, 3)), linewidth=1)
         if from_zero:
             axis.set_ylim(bottom=0)
         if len(series) > 1:
             axis.legend()
-        _whole_numbers(axis)
+        _whole_numbers(axis.xaxis)
 
     parts = [
         f"{label} from {values[0]:.6g} after the first update to {values[-1]:.6g} after update "
@@ -111,10 +113,10 @@ def _curve(
     return make_picture(name, draw, alt=alt, caption=caption, inches=_SMALL)
 
 
-def _whole_numbers(axis: "Axes") -> None:
+def _whole_numbers(axis: "Axis") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+    axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
 
 
 def weights_and_usage(fit: FitResult, usage: Usage) -> Picture:

@@ -62,6 +62,12 @@ def report(options: ReportOptions) -> Path:
     return _publish(content, options.output_dir or options.fit)
 
 
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures of a fit's report, which is made in its folder; errors as of `report`."""
+    report(ReportOptions(folder))
+    return sorted((folder / PICTURES_FOLDER).glob("*.png"))
+
+
 def _check_libraries() -> None:
     for name in ("matplotlib", "jinja2", "scipy"):
         try:

@@ -79,7 +79,7 @@ _USAGE_RULES = {
     "usage_entropy": _Rule(
         "Entropy of the components' shares of the frames over ln K: 1 where all are used evenly.",
         "Below 0.8: a few components take most frames (silence, often).",
-        lambda n: n["usage_entropy"] < 0.8,
+        lambda n: n["usage_entropy"] < 0.8 and n["sampled"] >= 50 * n["K"],
     ),
 }
 
@@ -228,7 +228,11 @@ def tables(fit: FitResult, usage: Usage | None, facts: StoreFacts | None) -> lis
     if metrics["update"]:
         last = {name: values[-1] for name, values in metrics.items()}
         held_out = [value for value in metrics.get("eval_nll", ()) if not math.isnan(value)]
-        context = {"sampled": math.inf, "best_eval_nll": min(held_out, default=math.nan)}
+        before = [0.0, *metrics["frames"]][-2]
+        context = {  # a short last update has too few frames to use every component
+            "sampled": last["frames"] - before,
+            "best_eval_nll": min(held_out, default=math.nan),
+        }
         title = f"After update {last['update']:.0f} (metrics.tsv, on a sample of its frames)"
         found.append(_table(fit, title, last, METRIC_RULES, context))
     if usage is not None:

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -126,10 +126,15 @@ class Trackers:
         scalars = {name: value for name, value in row.items() if name not in ("frames", "update")}
         self._on_each("log", scalars, int(row["frames"]))
 
-    def show(self, pictures: Sequence[Path], frames: int) -> None:
-        """Write pictures, PNG files, each under its file's name."""
+    def show(self, draw: Callable[[], Sequence[Path]], frames: int) -> None:
+        """Write the pictures that `draw` gives, PNG files, each as ``report/`` and its name."""
+        try:
+            pictures = draw()
+        except GmmpipeError as error:
+            log.warning("warning: no pictures are tracked: %s", error)
+            return
         for picture in pictures:
-            self._on_each("show", picture.stem, picture, frames)
+            self._on_each("show", f"report/{picture.stem}", picture, frames)
 
     def _on_each(self, action: str, *arguments: Any) -> None:
         """What the curves are for is not lost with them: a tracker that fails is left out."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The demo: featurize the shipped speech, fit a mixture on one rank and two, train a JEPA.
+"""The demo: featurize the shipped speech, fit on one rank and two, train a JEPA, make a report.
 
 Run by ``make demo``; everything it makes lies in out/demo.
 """
@@ -54,7 +54,7 @@ def main() -> None:
     seconds = [
         run(
             *("gmmpipe", "featurize", "--data_dir", HERE / "corpus", "--output_dir", store_path),
-            *("--utterances_per_shard", 16, "--overwrite"),
+            *("--utterances_per_shard", 16, "--store_audio", "flac", "--overwrite"),
         ),
         run("gmmpipe", "fit", "--data_dir", store_path, "--output_dir", one, *FIT),
         run(
@@ -65,6 +65,7 @@ def main() -> None:
             *("python", ROOT / "pipelines" / "jepa" / "train.py", "--data_dir", store_path),
             *("--gmm_path", one / "gmm.pt", "--output_dir", jepa, *JEPA),
         ),
+        run("gmmpipe", "report", one, "--data_dir", store_path),
     ]
     report(store_path, one, two, jepa, seconds)
 
@@ -97,6 +98,7 @@ def report(store_path: Path, one: Path, two: Path, jepa: Path, seconds: list[flo
     cluster, marginal = losses["cluster_loss"], losses["marginal_loss"]
     what = f"cluster loss {cluster:.2f} nats, the marginal's {marginal:.2f}"
     rows.append(("JEPA", what, seconds[3], jepa / "jepa.pt"))
+    rows.append(("report", "pictures of the fit, for a browser", seconds[4], one / "report.html"))
     print(f"\n{'':9} {'what came out':62} {'seconds':>7}  where")
     for name, what, took, where in rows:
         print(f"{name:9} {what:62} {took:7.1f}  {where.relative_to(ROOT)}")

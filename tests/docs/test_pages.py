@@ -82,11 +82,9 @@ def test_every_page_with_commands_is_run() -> None:
 
 
 def readme(session: Session, start: Started) -> None:
-    folder = session("held-out")
+    folder = session()
     add_libri_speech(folder)
-    add_manifests(folder)
-    scheduler, _ = begin_cluster(start, 1)
-    run_blocks(blocks(ROOT / "README.md", "bash"), folder, **{"tcp://host:8786": scheduler})
+    run_blocks(blocks(ROOT / "README.md", "bash"), folder)
     assert GradientGMM.load(folder / "fit" / "gmm.pt").K == 16
 
 
@@ -187,6 +185,15 @@ def jepa(session: Session, start: Started) -> None:
     assert FeatureStore.open(folder / "layer").features.kind == "external"
 
 
+def report_page(session: Session, start: Started) -> None:
+    folder = session("store", "fit")
+    fit = (folder / "fit").resolve()
+    (folder / "fit").unlink()
+    shutil.copytree(fit, folder / "fit")
+    run_blocks(blocks(DOCS / "report.md", "bash"), folder)
+    assert (folder / "fit" / "report" / "means.png").exists()
+
+
 PAGE_TESTS: dict[str, Callable[[Session, Started], None]] = {
     "README.md": readme,
     "start.md": start_page,
@@ -197,6 +204,7 @@ PAGE_TESTS: dict[str, Callable[[Session, Started], None]] = {
     "frames.md": frames,
     "labels.md": labels,
     "jepa.md": jepa,
+    "report.md": report_page,
 }
 
 

@@ -50,7 +50,7 @@ def wandb_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
         for record in wandb_records(path):
             items = {one.nested_key[0]: json.loads(one.value_json) for one in record.history.item}
             for name in items.keys() - {"frames"}:
-                if not name.startswith("_"):
+                if not name.startswith(("_", "report/")):
                     curves.setdefault(name, []).append((items["frames"], items[name]))
     return curves
 
@@ -65,6 +65,9 @@ def trackio_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for step, metrics, _ in rows:
         for name, value in json.loads(metrics).items():
+            if name.startswith("report/"):
+                assert value["_type"] == "trackio.image"
+                continue
             curves.setdefault(name, []).append((step, value))
     return curves
 
@@ -120,6 +123,14 @@ def test_all_places_get_the_same_curves_and_a_resumed_fit_goes_on_there(store, t
     expected = table(out)
     assert [step for step, _ in expected["nll"]] == [4000, 8000, 12_000]
     assert points(out) == expected
+    pictures = {path.stem for path in (out / "report").glob("*.png")}
+    assert {"nll", "means"} < pictures
+    events = EventAccumulator(str(out))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {f"report/{name}" for name in pictures}
+    sent = list(out.glob("wandb/*/files/media/images/report/*.png"))
+    kept = list(trackio.glob("media/**/*.png"))
+    assert len(sent) == len(kept) == 2 * len(pictures), "at the end of each of the two"
     assert wandb_points(out) == expected
     assert trackio_points(trackio) == expected
     first, second = sorted(out.glob("wandb/offline-run-*"))
@@ -144,12 +155,12 @@ def test_pictures_go_there_and_a_place_that_fails_is_left_out(tmp_path, caplog) 
         trackers.log({"frames": 1000, "update": 1, "nll": 2.5})
         Image.new("RGB", (4, 3)).save(tmp_path / "good.png")
         (tmp_path / "bad.png").write_bytes(b"no picture")
-        trackers.show([tmp_path / "good.png", tmp_path / "bad.png"], 1000)
+        trackers.show(lambda: [tmp_path / "good.png", tmp_path / "bad.png"], 1000)
         trackers.log({"frames": 2000, "update": 2, "nll": 2.0})
     assert "--track tensorboard failed: cannot identify image file" in caplog.text
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    [picture] = events.Images("good")
+    [picture] = events.Images("report/good")
     assert (picture.step, picture.width, picture.height) == (1000, 4, 3)
     assert points(tmp_path) == {"nll": [(1000, 2.5)]}
 
