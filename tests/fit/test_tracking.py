@@ -128,7 +128,7 @@ def test_all_places_get_the_same_curves_and_a_resumed_fit_goes_on_there(store, t
     events = EventAccumulator(str(out))
     events.Reload()
     assert set(events.Tags()["images"]) == {f"report/{name}" for name in pictures}
-    sent = list(out.glob("wandb/*/files/media/images/report/*.png"))
+    sent = list(out.glob("wandb/offline-run-*/files/media/images/report/*.png"))
     kept = list(trackio.glob("media/**/*.png"))
     assert len(sent) == len(kept) == 2 * len(pictures), "at the end of each of the two"
     assert wandb_points(out) == expected
