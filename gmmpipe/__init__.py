@@ -67,6 +67,7 @@ __all__ = [
     "OptionError",
     "RankError",
     "RankGoneError",
+    "ReportOptions",
     "Stopped",
     "StoreError",
     "__version__",
@@ -76,12 +77,15 @@ __all__ = [
     "fit",
     "import_frames",
     "label",
+    "report",
 ]
 
 _HOMES = {
     "gmmpipe.apply.evaluate": ["Evaluation"],
     "gmmpipe.apply.options": ["EvaluateOptions", "LabelOptions"],
-    "gmmpipe.commands": ["evaluate", "export", "featurize", "fit", "import_frames", "label"],
+    "gmmpipe.commands": [
+        *("evaluate", "export", "featurize", "fit", "import_frames", "label", "report"),
+    ],
     "gmmpipe.exporting.folder": ["ExportInfo"],
     "gmmpipe.exporting.options": ["ExportOptions"],
     "gmmpipe.features.log_mel": ["LogMel"],
@@ -92,6 +96,7 @@ _HOMES = {
     "gmmpipe.fitting.options": ["FitOptions"],
     "gmmpipe.importing.options": ["ImportOptions"],
     "gmmpipe.mixture.gradient_gmm": ["GradientGMM"],
+    "gmmpipe.reporting.options": ["ReportOptions"],
     "gmmpipe.store.feature_store": ["FeatureStore"],
     "gmmpipe.store.feature_writer": ["FeatureStoreWriter"],
     "gmmpipe.store.label_store": ["LabelStore"],

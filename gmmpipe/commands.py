@@ -8,6 +8,7 @@ it, the earlier handlers are back. Progress goes to the logger ``gmmpipe``.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmmpipe.run.stop import raise_stopped, stop_signals
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gmmpipe.fitting.options import FitOptions
     from gmmpipe.importing.options import ImportOptions
     from gmmpipe.mixture.gradient_gmm import GradientGMM
+    from gmmpipe.reporting.options import ReportOptions
     from gmmpipe.store.feature_store import FeatureStore
     from gmmpipe.store.label_store import LabelStore
 
@@ -142,6 +144,22 @@ def export(options: "ExportOptions") -> "ExportInfo":
 
     with stop_signals(raise_stopped):
         return job.export(options)
+
+
+def report(options: "ReportOptions") -> Path:
+    """Write the report of a fit, finished or not, in place of an earlier one.
+
+    Returns:
+        The page, ``report.html``; its pictures are in the folder ``report`` beside it.
+
+    Raises:
+        GmmpipeError: the fit cannot be read, or a library of ``gmmpipe[report]`` is missing.
+        Stopped: a signal ended the work.
+    """
+    from gmmpipe.reporting import job
+
+    with stop_signals(raise_stopped):
+        return job.report(options)
 
 
 @contextmanager

@@ -32,20 +32,21 @@ MAY_IMPORT = {
     "fitting": {"store", "mixture", *BASE},
     "apply": {"store", "mixture", *BASE},
     "exporting": {"store", *BASE},
+    "reporting": {"__init__", "apply", "fitting", "store", "mixture", *BASE},
     "jepa": {"apply", "store", "mixture", *BASE},
     "cli": {
-        *("__init__", "apply", "exporting", "featurization", "fitting", "importing", "sources"),
-        *("store", "mixture", *BASE),
+        *("__init__", "apply", "exporting", "featurization", "fitting", "importing", "reporting"),
+        *("sources", "store", "mixture", *BASE),
     },
     "__main__": {"cli"},
     "commands": {
-        *("apply", "exporting", "featurization", "fitting", "importing", "store", "mixture"),
-        *BASE,
+        *("apply", "exporting", "featurization", "fitting", "importing", "reporting", "store"),
+        *("mixture", *BASE),
     },
     # Names of the public interface, imported on first use.
     "__init__": {
         *("apply", "commands", "errors", "exporting", "features", "featurization", "fitting"),
-        *("importing", "mixture", "store"),
+        *("importing", "mixture", "reporting", "store"),
     },
 }
 

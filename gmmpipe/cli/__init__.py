@@ -9,7 +9,10 @@ from gmmpipe.cli.common import ANY_DASHES
 
 _COMMANDS = {
     name: f"gmmpipe.cli.{name}"
-    for name in ("manifest", "featurize", "fit", "evaluate", "label", "export", "inspect", "verify")
+    for name in (
+        *("manifest", "featurize", "fit", "report", "evaluate", "label", "export"),
+        *("inspect", "verify"),
+    )
 }
 _COMMANDS["import"] = "gmmpipe.cli.import_frames"
 

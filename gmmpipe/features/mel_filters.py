@@ -11,6 +11,11 @@ def f_max(sample_rate: int) -> float:
     return float(sample_rate // 2)
 
 
+def mel_centers(n_mels: int, sample_rate: int) -> NDArray[np.float64]:
+    """The frequency at which each filter of a bank is 1, Hz, [n_mels]."""
+    return _mel_edges(n_mels, f_max(sample_rate))[1:-1]
+
+
 def check_mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> None:
     """Raise OptionError if a filter of the bank is empty, naming the largest number that works."""
     if _all_cover_bins(sample_rate, n_fft, n_mels):

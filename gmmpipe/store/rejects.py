@@ -6,23 +6,24 @@ from dataclasses import asdict, dataclass, field
 
 from gmmpipe.files import canonical_json
 
-REJECT_REASONS = (
-    "bad_json",  # the line is no JSON object, or its id or channel cannot be used
-    "missing_path",  # none of the path fields holds a path, or no one file holds the audio
-    "unsafe_path",  # a command, a URL or standard input
-    "not_found",
-    "not_a_regular_file",  # a folder, device, FIFO or socket
-    "unreadable",  # no permission, or an I/O error
-    "undecodable",  # not audio that libsndfile knows, or damaged
-    "truncated",  # less audio than an exact header states or the manifest promises
-    "wrong_shape",  # of an import: no matrix [T, D], or of another D than the first
-    "too_short",  # no frame fits
-    "too_long",  # beyond --max_seconds where such audio is skipped
-    "non_finite",  # NaN or infinity in the samples, or features that overflow
-    "unsupported_rate",  # below 4 kHz or above 192 kHz
-    "bad_offset",  # negative, not a number, beyond the end, or spelt twice and not alike
-    "duplicate_id",  # an earlier line has the same key
-)
+REJECT_REASONS = {
+    "bad_json": "the line is no JSON object, or its id or channel cannot be used",
+    "missing_path": "none of the path fields holds a path, or no one file holds the audio",
+    "unsafe_path": "a command, a URL or standard input",
+    "not_found": "no such file",
+    "not_a_regular_file": "a folder, device, FIFO or socket",
+    "unreadable": "no permission, or an I/O error",
+    "undecodable": "not audio that can be decoded here, or damaged",
+    "truncated": "less audio than an exact header states or the manifest promises",
+    "wrong_shape": "of an import: no matrix [T, D], or of another D than the first",
+    "too_short": "no frame fits",
+    "too_long": "beyond --max_seconds where such audio is skipped",
+    "non_finite": "NaN or infinity in the samples, or features that overflow",
+    "unsupported_rate": "below 4 kHz or above 192 kHz",
+    "bad_offset": "negative, not a number, beyond the end, or spelt twice and not alike",
+    "duplicate_id": "an earlier line has the same key",
+}
+"""What each reason means."""
 
 
 @dataclass(frozen=True)
