@@ -8,7 +8,7 @@ SEED ?= 0
 
 .PHONY: demo test test-processors lint format docs bench soak clean
 
-demo: .venv/.installed
+demo: .venv/.installed-report
 	$(BIN)/python pipelines/demo/run.py
 
 test: .venv/.installed-test
@@ -47,10 +47,6 @@ clean:
 	  { echo "'$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Making .venv (about 6 GB with torch, some minutes on a slow line) ..."
 	$(PYTHON) -m venv .venv
-
-.venv/.installed: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
-	@touch $@
 
 .venv/.installed-%: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
