@@ -13,7 +13,6 @@ from gmmpipe.reporting.sample import Usage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _SMALL = (4.0, 2.9)
@@ -50,6 +49,7 @@ def over_updates(fit: FitResult) -> list[Picture]:
             "Components that are some frame's most likely one, of the update's sample. The dashed "
             "line is K; well below it, there are more components than the data supports.",
             line_at=fit.gmm.K,
+            from_zero=True,
         ),
     ]
     if "balance_cv" in metrics:
@@ -59,7 +59,7 @@ def over_updates(fit: FitResult) -> list[Picture]:
                 "balance",
                 {"balance_cv": metrics["balance_cv"]},
                 "standard deviation / mean",
-                "Balance: the spread of the alive components' frame counts over their mean. 0 is "
+                "The spread of the alive components' frame counts over their mean. 0 is "
                 "perfectly even; above 2, a few components take most frames.",
                 from_zero=True,
             )
@@ -71,7 +71,7 @@ def over_updates(fit: FitResult) -> list[Picture]:
                 "inertia",
                 {"inertia": metrics["inertia"]},
                 "mean squared distance",
-                "Inertia: mean squared distance of the sample's frames to their nearest centre.",
+                "Mean squared distance of the sample's frames to their nearest centre.",
             )
         )
     return pictures
@@ -91,18 +91,18 @@ def _curve(
 
     def draw(figure: "Figure") -> None:
         axis = _axis(figure, "update", unit)
+        axis.set_title(name)
         styles = ((FIRST, "o", "-"), (SECOND, "s", "--"))
         for (label, values), (color, marker, line) in zip(series.items(), styles, strict=False):
             shown = marker if len(updates) <= _MOST_MARKERS else None
             axis.plot(updates, values, line, color=color, marker=shown, label=label)
         if line_at is not None:
-            _whole_numbers(axis.yaxis)
             axis.axhline(line_at, color=INK, linestyle=(0, (2, 3)), linewidth=1)
         if from_zero:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(bottom=0, top=None if line_at is None else 1.08 * line_at)
         if len(series) > 1:
             axis.legend()
-        _whole_numbers(axis.xaxis)
+        _whole_numbers(axis)
 
     parts = [
         f"{label} from {values[0]:.6g} after the first update to {values[-1]:.6g} after update "
@@ -113,10 +113,10 @@ def _curve(
     return make_picture(name, draw, alt=alt, caption=caption, inches=_SMALL)
 
 
-def _whole_numbers(axis: "Axis") -> None:
+def _whole_numbers(axis: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
 
 
 def weights_and_usage(fit: FitResult, usage: Usage) -> Picture:
@@ -157,7 +157,7 @@ def weights_and_usage(fit: FitResult, usage: Usage) -> Picture:
                 label="never the most likely one",
                 rasterized=many,
             )
-        axis.legend(loc="upper right")
+        axis.legend(loc="lower left")
 
     alt = (
         f"Weights of the {len(order)} components, from {weights.max():.3g} to "
@@ -218,6 +218,7 @@ def _histogram(
 
     def draw(figure: "Figure") -> None:
         axis = _axis(figure, label, "share of frames")
+        axis.set_title(name.replace("_", " "))
         axis.stairs(shares, edges, fill=True, color=FIRST)
         axis.set_yscale("log")
         axis.set_xlim(*bounds)

@@ -158,10 +158,11 @@ class FrameMaps:
         )
         bar = figure.colorbar(image, ax=axis, pad=0.01, aspect=18, extend="both")
         bar.set_label(self._unit)
-        _frame_axis(axis, self._spec)
+        frame_axis(axis, self._spec)
 
 
-def _frame_axis(axis: "Axes", spec: FrameSpec) -> None:
+def frame_axis(axis: "Axes", spec: FrameSpec) -> None:
+    """Mark an axis of dimensions: in Hz where they are mel bins."""
     if not isinstance(spec, LogMelSpec):
         axis.set_ylabel("dimension")
         return

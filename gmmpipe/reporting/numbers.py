@@ -228,11 +228,9 @@ def tables(fit: FitResult, usage: Usage | None, facts: StoreFacts | None) -> lis
     if metrics["update"]:
         last = {name: values[-1] for name, values in metrics.items()}
         held_out = [value for value in metrics.get("eval_nll", ()) if not math.isnan(value)]
-        before = [0.0, *metrics["frames"]][-2]
-        context = {  # a short last update has too few frames to use every component
-            "sampled": last["frames"] - before,
-            "best_eval_nll": min(held_out, default=math.nan),
-        }
+        # A short last update has too few frames for every component to win one.
+        own_frames = last["frames"] - [0.0, *metrics["frames"]][-2]
+        context = {"sampled": own_frames, "best_eval_nll": min(held_out, default=math.nan)}
         title = f"After update {last['update']:.0f} (metrics.tsv, on a sample of its frames)"
         found.append(_table(fit, title, last, METRIC_RULES, context))
     if usage is not None:

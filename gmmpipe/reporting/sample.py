@@ -121,7 +121,7 @@ class Usage:
         labels = torch.empty(num_frames, dtype=torch.int64)
         entropies, largest = torch.empty(2, num_frames, dtype=torch.float64)
         for block in joint_blocks(mixture, drawn.frames):
-            wide = block.frames.double()
+            wide = block.frames
             posteriors, labels[block.rows] = sums.usage.add(block)
             expanded = expand(wide, origin, wide.new_empty(len(wide), 2 * len(origin)))
             sums.statistics.add(posteriors, expanded)

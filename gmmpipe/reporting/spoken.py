@@ -10,6 +10,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gmmpipe.features.spec import ComputedSpec
+from gmmpipe.randomness import sample
 from gmmpipe.reporting.sample import Sample, SampledUtterance, Usage
 from gmmpipe.store.feature_store import FeatureStore
 from gmmpipe.store.shard_reader import ShardReader
@@ -76,11 +77,13 @@ def choose(store: FeatureStore, drawn: Sample, usage: Usage) -> list[Spoken]:
     low, high = _GOOD_SECONDS
     turns: dict[int, int] = {}
     ranked = []
-    for utterance in drawn.utterances:
+    order = sample(len(drawn.utterances), len(drawn.utterances), "report", "shown")
+    for place, number in enumerate(order.tolist()):
+        utterance = drawn.utterances[number]
         is_good = low <= utterance.num_frames / rate <= high
         turn = turns.get(utterance.shard, 0)
         turns[utterance.shard] = turn + is_good
-        ranked.append((not is_good, turn, utterance.first, utterance))
+        ranked.append((not is_good, turn, place, utterance))
     chosen = sorted(ranked, key=lambda entry: entry[:3])[:NUM_SHOWN]
     return [_of(store, drawn, usage, utterance) for *_, utterance in chosen]
 

@@ -46,7 +46,7 @@ class StoreFacts:
     Args:
         tally: of all their lines.
         rejects: one for each reason there is, the commonest first.
-        has_seconds: whether hours are known; they are not of frames that another program made.
+        has_seconds: whether any hours are known.
     """
 
     tally: Tally

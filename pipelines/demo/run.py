@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The demo: featurize the shipped speech, fit on one rank and two, train a JEPA, make a report.
+"""The demo: featurize the shipped speech, fit a mixture on one rank and two, show it, train a JEPA.
 
 Run by ``make demo``; everything it makes lies in out/demo.
 """
@@ -61,11 +61,11 @@ def main() -> None:
             *("torchrun", "--standalone", "--nproc_per_node", 2, "gmmpipe", "fit"),
             *("--data_dir", store_path, "--output_dir", two, *FIT),
         ),
+        run("gmmpipe", "report", one),
         run(
             *("python", ROOT / "pipelines" / "jepa" / "train.py", "--data_dir", store_path),
             *("--gmm_path", one / "gmm.pt", "--output_dir", jepa, *JEPA),
         ),
-        run("gmmpipe", "report", one, "--data_dir", store_path),
     ]
     report(store_path, one, two, jepa, seconds)
 
@@ -93,12 +93,14 @@ def report(store_path: Path, one: Path, two: Path, jepa: Path, seconds: list[flo
         rows.append(
             (name, f"K = {model.K}, {used} in use, {nll:.4f} nats a frame", took, folder / "gmm.pt")
         )
+    page = one / "report.html"
+    what = f"the fit of 1 rank, to look at and to hear, {page.stat().st_size / 1e6:.1f} MB"
+    rows.append(("report", what, seconds[3], page))
     header, *_, last = (jepa / "metrics.tsv").read_text().splitlines()
     losses = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))
     cluster, marginal = losses["cluster_loss"], losses["marginal_loss"]
     what = f"cluster loss {cluster:.2f} nats, the marginal's {marginal:.2f}"
-    rows.append(("JEPA", what, seconds[3], jepa / "jepa.pt"))
-    rows.append(("report", "pictures of the fit, for a browser", seconds[4], one / "report.html"))
+    rows.append(("JEPA", what, seconds[4], jepa / "jepa.pt"))
     print(f"\n{'':9} {'what came out':62} {'seconds':>7}  where")
     for name, what, took, where in rows:
         print(f"{name:9} {what:62} {took:7.1f}  {where.relative_to(ROOT)}")

@@ -1,225 +1,235 @@
-"""``gmmpipe report``: a page that holds all it shows, of every kind of fit."""
+"""`gmmpipe report`: one page that holds all it shows, of any fit, with and without a store."""
 
-import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from gmmpipe import FeaturizeOptions, ReportOptions, report
-from gmmpipe.features.mfcc_spec import MfccSpec
-from gmmpipe.featurization.job import featurize
+from gmmpipe.reporting.numbers import shown
+from gmmpipe.store.rejects import REJECT_REASONS
 from helpers import external
-from helpers.making import CORPUS, corpus_part, fit_here
-from helpers.processes import one_thread, run_gmmpipe
-from helpers.results import read_metrics
+from helpers.making import CORPUS, fit_here, make_store
+from helpers.results import file_bytes, read_metrics
 
-Made = dict[str, Any]
-VOID = {"meta", "link", "img", "source", "br", "hr", "input", "col"}
+VOID = {"meta", "link", "img", "source", "br", "input"}
 
 
-class Page(HTMLParser):
-    """A page's text, and what it loads and names."""
+class _Page(HTMLParser):
+    """Reads a page; every element must be closed, in order."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.text, self.loaded, self.alts = "", [], []
-        self.anchors: set[str] = set()
-        self.links: set[str] = set()
-        self._open: list[str] = []
-        self.html = path.read_text(encoding="utf-8")
-        self.feed(self.html)
-        assert not self._open, "every element is closed"
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.alts: list[str] = []
+        self.audio: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        named = dict(attributes)
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        for name in ("src", "href", "srcset", "xlink:href"):
+            if name in values:
+                self.links.append(values[name] or "")
+        if values.get("role") == "img":
+            self.alts.append(values.get("aria-label") or "")
+        if tag == "audio":
+            self.audio.append(values["src"] or "")
         if tag not in VOID:
-            self._open.append(tag)
-        self.loaded += [named[name] for name in ("src", "srcset", "data") if named.get(name)]
-        if tag == "img":
-            self.alts.append(named.get("alt") or "")
-        if tag == "link":
-            self.loaded.append(named.get("href"))
-        if "id" in named:
-            self.anchors.add(named["id"])
-        if tag == "a":
-            self.links.add(named["href"])
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self._open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))  # not the gaps within a number
+
+
+def check(folder: Path, num_utterances: int) -> _Page:
+    """A report is whole and needs nothing else."""
+    page = _Page(folder / "report.html")
+    assert (folder / "report.html").stat().st_size < 5_000_000
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert all(len(alt) > 20 for alt in page.alts)
+    pictures = sorted((folder / "report").iterdir())
+    assert all(path.suffix == ".png" for path in pictures)
+    assert len(pictures) == len(page.alts)
+    assert sum(path.name.startswith("utterance") for path in pictures) == num_utterances
+    for path in pictures:
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 200
+    return page
 
 
 @pytest.fixture(scope="module")
-def fit(audio_stores: dict[str, Path], store: Path, tmp_path_factory) -> Path:
-    """A fit to a store with audio, with held-out frames, in three updates."""
-    folder = tmp_path_factory.mktemp("reported") / "fit"
-    fit_here(audio_stores["tar"], folder, eval_data_dir=str(store), target_frames=12_000)
+def fit_with_audio(
+    audio_stores: dict[str, Path], store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A fit to a store with audio, with held-out frames."""
+    folder = tmp_path_factory.mktemp("report") / "fit"
+    fit_here(audio_stores["tar"], folder, eval_data_dir=str(store))
     return folder
 
 
-@pytest.fixture(scope="module")
-def page(fit: Path) -> Page:
-    done = run_gmmpipe("report", fit)
-    assert done.stdout == f"{fit / 'report.html'}\n"
-    return Page(fit / "report.html")
+def test_a_fit_with_audio(fit_with_audio: Path, audio_stores: dict[str, Path], invoke) -> None:
+    before = file_bytes(fit_with_audio)
+    done = invoke("report", fit_with_audio)
+    assert done.stdout.strip() == str(fit_with_audio / "report.html")
+    page = check(fit_with_audio, num_utterances=5)
+    assert len(page.audio) == 5
+    assert all(uri.startswith("data:audio/flac;base64,") for uri in page.audio)
+    for values in read_metrics(fit_with_audio).values():
+        assert shown(values[-1]) in page.text
+    first = file_bytes(fit_with_audio)
+    assert {name: first[name] for name in before} == before, "the fit's own files stay"
+    invoke("report", fit_with_audio)
+    assert file_bytes(fit_with_audio) == first, "the same bytes again"
 
 
-def test_the_page_holds_all_that_it_shows(page: Page, fit: Path) -> None:
-    assert page.loaded
-    assert [what for what in page.loaded if not str(what).startswith("data:")] == []
-    assert "url(" not in page.html.replace("url(#", "").replace("url(data:", "")
-    assert {link[1:] for link in page.links if link.startswith("#")} <= page.anchors
-    assert all(page.alts)
-    assert (fit / "report.html").stat().st_size < 5_000_000
+def test_the_numbers_are_those_of_evaluate(fitted: Path, store: Path, tmp_path, invoke) -> None:
+    import json
+
+    invoke("report", fitted.parent, "--data_dir", store, "--output_dir", tmp_path)
+    page = check(tmp_path, num_utterances=5)
+    assert "no audio to play" in page.text
+    done = invoke("evaluate", store, "--gmm_path", fitted, "--json")
+    for name, value in json.loads(done.stdout).items():
+        assert re.search(rf"\b{name}\b (▲ worrying )?{re.escape(shown(value))}", page.text), name
 
 
-def test_its_parts_are_there(page: Page, fit: Path) -> None:
-    pictures = {path.stem for path in (fit / "report").glob("*.png")}
-    numbers = {"nll", "alive", "balance", "means", "weights", "entropy", "largest_posterior"}
-    assert pictures == numbers | {f"utterance-{number}" for number in range(1, 6)}
-    for path in (fit / "report").glob("*.png"):
-        with Image.open(path) as picture:
-            picture.load()
-            assert min(picture.size) >= 200
-            assert len(picture.convert("L").getcolors() or range(300)) > 3, "it is not blank"
-    assert page.html.count("<audio") == 5
-    for word in ("Rejects", "Configuration", "orrying", "fingerprint", "Hz"):
-        assert word in page.html
+def test_the_axis_of_log_mels_is_in_hertz() -> None:
+    from matplotlib.figure import Figure
+
+    from gmmpipe import LogMelSpec
+    from gmmpipe.reporting.frame_maps import frame_axis
+
+    axis = Figure().subplots()
+    frame_axis(axis, LogMelSpec())
+    # HTK's mel scale, 2595 log10(1 + f / 700), in 81 equal steps up to 8 kHz; bin 0 ends one step.
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    labels = dict(zip(names, axis.get_yticks(), strict=True))
+    assert labels["1000"] == pytest.approx(1000.0 / (2840.02 / 81) - 1, abs=0.1)
+    assert "Hz" in axis.get_ylabel()
 
 
-def test_every_number_is_there_with_how_to_read_it(page: Page, fit: Path) -> None:
-    """Those of metrics.tsv, and those of evaluate on the same frames."""
-    text = re.sub(r"\s+", " ", page.text)
-    metrics = read_metrics(fit)
-    for name, column in metrics.items():
-        assert name in text, name
-        if name not in ("frames", "update"):
-            assert f"{column[-1]:.6g}" in text, name
-    options = (fit / "options.yaml").read_text()
-    data_dir = re.search(r"data_dir: (\S+)", options)[1]
-    figures = json.loads(
-        run_gmmpipe("evaluate", data_dir, "--gmm_path", fit / "gmm.pt", "--json").stdout
+def test_mfccs_kmeans_one_update(tmp_path: Path, invoke) -> None:
+    store = make_store(CORPUS, tmp_path / "mfcc", features=_mfcc())
+    fit_here(
+        store, tmp_path / "fit", model="kmeans", K=12, target_frames=4000, batch_update_size=4000
     )
-    for name in ("nll", "alive", "usage_perplexity", "posterior_entropy", "em_gap"):
-        assert name in text
-    assert f"{figures['nll']:.4g}" in text
-    assert f"{figures['usage_perplexity']:.4g}" in text
+    invoke("report", tmp_path / "fit")
+    page = check(tmp_path / "fit", num_utterances=5)
+    assert "inertia" in page.text
+    assert "Says nothing of k-means." in page.text
+    assert (tmp_path / "fit" / "report" / "inertia.png").exists()
 
 
-def test_the_same_fit_gives_the_same_page_and_a_second_one_replaces_it(fit, tmp_path) -> None:
-    for name in ("a", "b"):
-        shutil.copytree(fit, tmp_path / name / "fit", ignore=shutil.ignore_patterns("report*"))
-        report(ReportOptions(tmp_path / name / "fit", output_dir=tmp_path / "out"))
-        html = (tmp_path / "out" / "report.html").read_bytes()
-        (tmp_path / f"{name}.html").write_bytes(html.replace(str(tmp_path / name).encode(), b""))
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report", "report.html"]
+def _mfcc():
+    from gmmpipe import MfccSpec
+
+    return MfccSpec(n_mels=23)
 
 
-def test_an_unfinished_fit_is_shown_as_far_as_it_is(fit: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(fit, tmp_path / "fit")
-    (folder / "gmm.pt").unlink()
-    furthest = sorted(folder.glob("gmm_ckpt_*.pt"))[-1]
-    shown = Page(report(ReportOptions(folder)))
-    assert "not finished" in shown.text
-    assert furthest.name in shown.text
+@pytest.mark.parametrize(("dim", "K"), [(1, 1), (39, 2), (768, 12)])
+def test_frames_of_another_program(dim: int, K: int, tmp_path: Path, invoke) -> None:
+    store = external.write(tmp_path / "store", dim)
+    options = {"target_frames": 300, "batch_update_size": 300, "sgd_batch_size": 64}
+    fit_here(store, tmp_path / "fit", K=K, n_sgd_steps=5, **options)
+    invoke("report", tmp_path / "fit")
+    page = check(tmp_path / "fit", num_utterances=5)
+    assert any("by dimension" in alt for alt in page.alts)
 
 
-def test_without_its_store_a_page_says_what_is_missing(fit: Path, tmp_path: Path, caplog) -> None:
-    folder = shutil.copytree(fit, tmp_path / "fit", ignore=shutil.ignore_patterns("report*"))
-    options = (folder / "options.yaml").read_text()
-    (folder / "options.yaml").write_text(
-        re.sub(r"(?m)^data_dir: \S+", "data_dir: /nowhere", options)
-    )
-    shown = Page(report(ReportOptions(folder)))
-    assert "--data_dir" in shown.text
-    assert "the fit's store is left out" in caplog.text
-    assert not list((folder / "report").glob("utterance*"))
-    assert (folder / "report" / "means.png").exists()
+def test_without_its_store(fitted: Path, tmp_path: Path, invoke) -> None:
+    fit = Path(shutil.copytree(fitted.parent, tmp_path / "fit"))
+    text = (fit / "options.yaml").read_text()
+    (fit / "options.yaml").write_text(re.sub("data_dir: .*", "data_dir: /no/store", text, count=1))
+    done = invoke("report", fit)
+    assert "the fit's store is left out" in done.stderr
+    page = check(fit, num_utterances=0)
+    assert "The fit's store cannot be read" in page.text
+    assert "--data_dir" in page.text
+    (fit / "options.yaml").write_text("- no mapping")
+    invoke("report", fit)
+    assert "does not say where the store is" in check(fit, num_utterances=0).text
+
+
+def test_a_report_takes_the_place_of_an_earlier_one(fitted, store, tmp_path, invoke) -> None:
+    fit = Path(shutil.copytree(fitted.parent, tmp_path / "fit"))
+    invoke("report", fit, "--data_dir", store)
+    (fit / "report" / "mine.txt").write_text("not a report's")
+    (fit / "options.yaml").unlink()
+    invoke("report", fit)
+    assert not (fit / "report" / "utterance-1.png").exists()
+    assert (fit / "report" / "mine.txt").exists()
+
+
+def test_an_unfinished_fit(fitted: Path, store: Path, tmp_path: Path, invoke) -> None:
+    fit = Path(shutil.copytree(fitted.parent, tmp_path / "fit"))
+    (fit / "gmm.pt").unlink()
+    (fit / "gmm_ckpt_0.008M.pt").write_bytes(b"damaged")
+    done = invoke("report", fit, "--data_dir", store)
+    assert "passed over" in done.stderr
+    text = check(fit, num_utterances=5).text
+    assert "The fit is not finished: gmm_ckpt_0.004M.pt is its furthest checkpoint" in text
+    assert "metrics.tsv is at update 2, the model at 1" in text
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "said"),
     [
-        (lambda f: (f / "metrics.tsv").write_text("frames\tupdate\n1\t2\n"), "line 1: no column"),
-        (lambda f: _append(f / "metrics.tsv", "1\tx\n"), "not all numbers"),
-        (lambda f: _append(f / "metrics.tsv", "1\t2\n"), "2 columns, not"),
-        (lambda f: (f / "metrics.tsv").write_bytes(b"\xff\xfe"), "no text"),
-        (lambda f: [path.unlink() for path in f.glob("*.pt")], "holds no fit"),
+        (lambda text: b"", "line 1: no column frames"),
+        (lambda text: text[:-20], "line 3: "),
+        (lambda text: text.replace(b"nll", b"xll", 1), "line 1: no column nll"),
+        (lambda text: b"\xff" + text, "no text"),
+        (lambda text: text + b"oops\n", "line 4: not all numbers"),
     ],
-    ids=["columns", "numbers", "short", "binary", "empty"],
 )
-def test_what_is_damaged_is_one_line(spoil, said: str, fit: Path, tmp_path: Path, invoke) -> None:
-    folder = shutil.copytree(fit, tmp_path / "fit", ignore=shutil.ignore_patterns("report*"))
-    spoil(folder)
-    done = invoke("report", folder, status=1)
-    assert said in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert not (folder / "report.html").exists()
+def test_damaged_metrics(damage, said: str, fitted: Path, tmp_path: Path, invoke) -> None:
+    fit = Path(shutil.copytree(fitted.parent, tmp_path / "fit"))
+    path = fit / "metrics.tsv"
+    path.write_bytes(damage(path.read_bytes()))
+    done = invoke("report", fit, status=1)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {path}: ")
+    assert said in line
+    assert not (fit / "report.html").exists()
 
 
-def _append(path: Path, text: str) -> None:
-    with open(path, "a") as file:
-        file.write(text)
+def test_what_cannot_be_reported(fitted: Path, store: Path, tmp_path: Path, invoke) -> None:
+    (tmp_path / "empty").mkdir()
+    done = invoke("report", tmp_path / "empty", status=1)
+    assert "holds no fit" in done.stderr
+    done = invoke("report", fitted.parent, "--data_dir", tmp_path / "empty", status=1)
+    assert "not a finished feature store" in done.stderr
+    other = external.write(tmp_path / "other", 3)
+    done = invoke("report", fitted.parent, "--data_dir", other, status=1)
+    assert "fitted to other features" in done.stderr
 
 
-def test_a_store_of_other_frames_is_refused(fit: Path, tmp_path: Path, invoke) -> None:
-    other = tmp_path / "store"
-    external.write(other, 8)
-    done = invoke("report", fit, "--data_dir", other, status=1)
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_without_matplotlib_it_says_what_to_install(fit: Path, tmp_path: Path) -> None:
-    (tmp_path / "matplotlib.py").write_text("raise ImportError('as if it were not there')\n")
-    environment = {**one_thread(), "PYTHONPATH": str(tmp_path)}
-    done = run_gmmpipe("report", fit, "--output_dir", tmp_path, check=False, env=environment)
-    assert done.returncode == 1
-    assert 'pip install "gmmpipe[report]"' in done.stderr
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"K": 1}, {"model": "kmeans"}, {"target_frames": 4000}, {"K": 300, "init": "random"}],
-    ids=str,
-)
-def test_fits_of_any_shape_have_a_page(changes: Made, store: Path, tmp_path: Path) -> None:
-    fit_here(store, tmp_path, **changes)
-    shown = Page(report(ReportOptions(tmp_path)))
-    assert f"K = {changes.get('K', 16)}" in re.sub(r"\s+", " ", shown.text)
-    assert ("inertia" in shown.text) == ("model" in changes)
-    assert "<audio" not in shown.html
-
-
-@pytest.mark.parametrize("kind", ["mfcc", "external"])
-def test_frames_that_are_no_log_mels_have_their_own_axes(kind: str, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    if kind == "mfcc":
-        manifest = corpus_part(tmp_path / "m.jsonl", 12)
-        featurize(
-            FeaturizeOptions(
-                str(manifest), store, base_path=CORPUS, features=MfccSpec(), num_workers=1
-            )
-        )
-    else:
-        external.write(store, 8)
-    changes = {"K": 4, "batch_update_size": 500, "target_frames": 1000, "var_floor": "1%"}
-    fit_here(store, tmp_path / "fit", **changes, sgd_batch_size=128)
-    shown = Page(report(ReportOptions(tmp_path / "fit")))
-    assert "dimension" in shown.html
-    assert "mel scale" not in shown.html
-
-
-def test_it_is_a_function_too(fit: Path, tmp_path: Path) -> None:
-    path = report(ReportOptions(str(fit), output_dir=str(tmp_path / "out")))
-    assert path == tmp_path / "out" / "report.html"
-    with Image.open(tmp_path / "out" / "report" / "means.png") as picture:
-        assert picture.format == "PNG"
+def test_rejects_are_named(tmp_path: Path, write_manifest, fitted: Path, invoke) -> None:
+    good = [{"wav_path": str(path)} for path in sorted((CORPUS / "ru-festvox").glob("*.flac"))]
+    strange = '{"wav_path": "/nowhere/<b>\\udcff.flac"}'
+    store = make_store(write_manifest(*good, strange, "no json"), tmp_path / "store")
+    invoke("report", fitted.parent, "--data_dir", store, "--output_dir", tmp_path / "out")
+    text = check(tmp_path / "out", num_utterances=5).text
+    assert "2 of 12 lines gave no frames" in text
+    for reason in ("not_found", "bad_json"):
+        assert f"{reason} 1 (8.3 %) {REJECT_REASONS[reason]}" in text
+    assert "/nowhere/<b>" in text
