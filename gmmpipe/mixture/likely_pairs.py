@@ -77,9 +77,13 @@ class LikelyPairsKernel(StatisticsKernel):
 
     def _add(self, expanded: Tensor, matrix: Tensor, bias: Tensor) -> None:
         found: list[LikelyGroups] = []
+        search = Attempts()
         first_frame = num_groups = 0
         for block, joints in self._blocks(expanded, matrix, bias):
-            likely = find_likely_groups(joints, first_frame)
+            likely = None
+            if search.is_due():
+                likely = find_likely_groups(joints, first_frame)
+                search.report(succeeded=likely is not None)
             if likely:
                 found.append(likely)
                 num_groups += len(likely.groups)
@@ -90,6 +94,26 @@ class LikelyPairsKernel(StatisticsKernel):
                 add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
                 found.clear()
                 num_groups = 0
+
+
+class Attempts:
+    """When to try what fails for some blocks.
+
+    After a failure 1 block is left out, after another one in a row 3, then 7, and so on.
+    """
+
+    def __init__(self) -> None:
+        self._to_leave_out = self._last_left_out = 0
+
+    def is_due(self) -> bool:
+        """Whether to try it for the next block."""
+        self._to_leave_out -= 1
+        return self._to_leave_out < 0
+
+    def report(self, succeeded: bool) -> None:
+        """Say how the attempt that was due has ended."""
+        self._last_left_out = 0 if succeeded else 2 * self._last_left_out + 1
+        self._to_leave_out = self._last_left_out
 
 
 def margin(num_components: int) -> float:

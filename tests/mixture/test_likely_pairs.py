@@ -13,9 +13,11 @@ from rounding import kernel_error
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gmmpipe.mixture import likely_pairs
 from gmmpipe.mixture.kernels import MIN_LIKELY_COMPONENTS
 from gmmpipe.mixture.likely_pairs import (
     GROUP_SIZE,
+    LikelyGroups,
     LikelyPairsKernel,
     add_likely_groups,
     find_likely_groups,
@@ -117,6 +119,46 @@ def test_blocks_of_either_sort_add_up(frames, model) -> None:
     assert find_likely_groups(first, 0)
     assert not any(find_likely_groups(other, 0) for other in others)
     assert kernel_error(x, mixed, frames.mean(0)) < 1
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each search has found few likely groups, in turn."""
+    ended = []
+
+    def find(joints: Tensor, first_frame: int) -> LikelyGroups | None:
+        found = find_likely_groups(joints, first_frame)
+        ended.append(found is not None)
+        return found
+
+    monkeypatch.setattr(likely_pairs, "find_likely_groups", find)
+    return ended
+
+
+def test_each_block_with_few_likely_pairs_is_searched(frames, model, searches) -> None:
+    LikelyPairsKernel(K, frames.mean(0))(frames, model)
+    assert searches == [True] * math.ceil(len(frames) / BLOCK_FRAMES)
+
+
+def test_few_blocks_are_searched_in_vain_whatever_was_summed_before(
+    frames, model, searches
+) -> None:
+    """Of 17 blocks the first one, and one after each 1, 3 and 7 that are left out."""
+    flat = replace(model, log_vars=model.log_vars + 5.0)
+    kernel = LikelyPairsKernel(K, frames.mean(0))
+    first = kernel(frames, flat).flat.clone()
+    assert searches == [False] * 4
+    assert torch.equal(kernel(frames, flat).flat, first)
+    assert searches == [False] * 8
+
+
+def test_blocks_of_either_sort_in_turn_add_up(frames, model, searches) -> None:
+    crowd = frames.mean(0).expand(K // 2, 80)
+    mixed = replace(model, means=torch.cat([model.means[: K // 2], crowd]))
+    dense, one, two = crowd.repeat(4, 1)[:BLOCK_FRAMES], *frames.split(BLOCK_FRAMES)[:2]
+    x = torch.cat([dense, one, two, one, dense, one, dense, dense, one, two, one])
+    assert kernel_error(x, mixed, frames.mean(0)) < 1
+    assert searches == [False, True, True, False, False, True]
 
 
 def test_the_same_frames_give_the_same_bits(frames, model) -> None:
