@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from common import median_seconds
+from common import add_row, median_seconds
 from torch import Tensor
 
 from gmmpipe import FeatureStore, GradientGMM
@@ -78,6 +78,8 @@ def main() -> None:
     print(f"{likely_pairs(stored[:2048], parameters.mixture):.1f} likely components a frame")
     for name, seconds in medians.items():
         print(f"{name:22} {1e3 * seconds:10.1f} ms {seconds / step:9.2f} of a step")
+        if name != "step":
+            add_row(f"K = {shape[0]}, D = {shape[1]}", "ms", 1e3 * step, name, 1e3 * seconds)
 
 
 def load(data_dir: str, gmm_path: str) -> tuple[Tensor, Parameters]:
