@@ -30,9 +30,9 @@ def speech() -> Tensor:
 
 @pytest.fixture(scope="module")
 def model(speech: Tensor) -> Mixture:
-    """Means at every third frame, each with the variances of a small cluster of speech."""
+    """Means at the first frames, each with the variances of a small cluster of speech."""
     log_vars = (speech.var(0) / 16).log().repeat(K, 1)
-    return Mixture(speech[::3][:K].clone(), log_vars, torch.full((K,), -math.log(K)))
+    return Mixture(speech[:K].clone(), log_vars, torch.full((K,), -math.log(K)))
 
 
 def made_up(num_components: int, dim: int, count: int) -> tuple[Tensor, Mixture]:
@@ -56,14 +56,13 @@ def summed(kernel: TritonKernel, frames: Tensor, mixture: Mixture, weights: Tens
 @pytest.mark.parametrize("num_components", [7, 256, 1000, 1024])
 def test_statistics_are_exact_to_float32(num_components, dim) -> None:
     """In fewer, larger tiles than on a GPU where there are many: the interpreter is slow."""
-    x, mixture = made_up(num_components, dim, 130)
-    tile = Tile(256, 256 if dim == 768 else 64, 4) if num_components * dim > 10_000 else None
-    assert (
-        kernel_error(x, mixture, x.mean(0), TritonKernel(num_components, x.mean(0), tile=tile)) < 1
-    )
+    x, mixture = made_up(num_components, dim, 50)
+    tile = Tile(64, 256 if dim == 768 else 64, 4) if num_components * dim > 10_000 else None
+    kernel = TritonKernel(num_components, x.mean(0), tile=tile)
+    assert kernel_error(x, mixture, x.mean(0), kernel) < 1
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 300])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 140])
 def test_statistics_of_speech_do_not_depend_on_where_tiles_end(count, speech, model) -> None:
     kernel = TritonKernel(K, speech.mean(0))
     assert kernel_error(speech[:count], model, speech.mean(0), kernel) < 1
@@ -75,7 +74,7 @@ def test_statistics_of_speech_beside_silence(variance, speech, model) -> None:
     log_vars = speech.var(0).log() if variance == "wide" else torch.full((80,), math.log(0.1))
     mixture = replace(model, log_vars=log_vars.repeat(K, 1))
     mixture.means[0] = math.log(1e-6)
-    x = torch.cat([speech[:200], torch.full((400, 80), math.log(1e-6))])
+    x = torch.cat([speech, torch.full((300, 80), math.log(1e-6))])
     assert kernel_error(x, mixture, x.mean(0), TritonKernel(K, x.mean(0))) < 1
 
 
