@@ -4,6 +4,7 @@ from torch import Tensor
 
 from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel
 from gmmpipe.mixture.likely_pairs import LikelyPairsKernel
+from gmmpipe.mixture.screened_pairs import ScreenedPairsKernel, has_bfloat16_products
 from gmmpipe.mixture.statistics import StatisticsKernel
 
 MIN_LIKELY_COMPONENTS = 256
@@ -12,6 +13,7 @@ MIN_LIKELY_COMPONENTS = 256
 KERNELS: dict[str, type[StatisticsKernel]] = {
     "all_pairs": StatisticsKernel,
     "likely_pairs": LikelyPairsKernel,
+    "screened_pairs": ScreenedPairsKernel,
     "fused_pairs": FusedStatisticsKernel,
 }
 
@@ -31,7 +33,8 @@ def statistics_kernel(
         kind: one of `KERNELS`, instead of the fastest.
     """
     if kind is None:
-        many = num_components >= MIN_LIKELY_COMPONENTS
-        on_cpu = "likely_pairs" if many else "all_pairs"
+        on_cpu = "all_pairs"
+        if num_components >= MIN_LIKELY_COMPONENTS:
+            on_cpu = "screened_pairs" if has_bfloat16_products() else "likely_pairs"
         kind = on_cpu if center.device.type == "cpu" else "fused_pairs"
     return KERNELS[kind](num_components, center, extra)
