@@ -86,11 +86,12 @@ class FitOptions(RunOptions):
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", help="auto is cuda where there is one, else cpu."
     )
-    kernel: Literal["auto", "all_pairs", "likely_pairs", "triton"] = option(
+    kernel: Literal["auto", "all_pairs", "likely_pairs", "screened_pairs", "triton"] = option(
         "auto",
         help="What sums a step's statistics: matrix products of all pairs of a frame and a "
-        "component; of the likely pairs alone (CPU); or a fused kernel (GPU). auto is likely_pairs "
-        "on a CPU with K of 256 and more, else all_pairs.",
+        "component; of the likely pairs alone (CPU), which a product in bfloat16 may screen; or a "
+        "fused kernel (GPU). auto is screened_pairs, or likely_pairs without instructions for "
+        "bfloat16, on a CPU with K of 256 and more, else all_pairs.",
     )
     matmul: Literal["highest", "tf32"] = option(
         "highest",

@@ -6,6 +6,7 @@ from torch import Tensor
 from gmmpipe.errors import OptionError
 from gmmpipe.mixture.fused_statistics import FusedStatisticsKernel
 from gmmpipe.mixture.likely_pairs import LikelyPairsKernel
+from gmmpipe.mixture.screened_pairs import ScreenedPairsKernel, has_bfloat16_products
 from gmmpipe.mixture.statistics import StatisticsKernel
 from gmmpipe.mixture.triton_statistics import TritonKernel, is_interpreted
 
@@ -15,10 +16,11 @@ MIN_LIKELY_COMPONENTS = 256
 KERNELS: dict[str, type[StatisticsKernel] | type[TritonKernel]] = {
     "all_pairs": StatisticsKernel,
     "likely_pairs": LikelyPairsKernel,
+    "screened_pairs": ScreenedPairsKernel,
     "fused_pairs": FusedStatisticsKernel,
     "triton": TritonKernel,
 }
-CPU_KERNELS = ("all_pairs", "likely_pairs", "fused_pairs")
+CPU_KERNELS = ("all_pairs", "likely_pairs", "screened_pairs", "fused_pairs")
 """Those that a CPU can take, too, if slowly."""
 
 
@@ -40,8 +42,9 @@ def statistics_kernel(
         GmmpipeError: the kind needs what is not installed.
     """
     if kind is None:
-        many = num_components >= MIN_LIKELY_COMPONENTS
-        on_cpu = "likely_pairs" if many else "all_pairs"
+        on_cpu = "all_pairs"
+        if num_components >= MIN_LIKELY_COMPONENTS:
+            on_cpu = "screened_pairs" if has_bfloat16_products() else "likely_pairs"
         kind = on_cpu if center.device.type == "cpu" else "all_pairs"
     if kind == "all_pairs" and center.device.type != "cpu":
         kind = "fused_pairs"  # the same sums, without a wait
@@ -65,7 +68,7 @@ def check_kind(kind: str | None, device: torch.device) -> None:
             "--kernel triton is for a GPU, and this fit is on a CPU (where TRITON_INTERPRET=1 in "
             "the environment makes it run, slowly)"
         )
-    if kind == "likely_pairs" and not on_cpu:
+    if kind in ("likely_pairs", "screened_pairs") and not on_cpu:
         raise OptionError(
-            "--kernel likely_pairs is for a CPU: on a GPU its search would wait for the device"
+            f"--kernel {kind} is for a CPU: on a GPU its search would wait for the device"
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 from gmmpipe.mixture.mixture import Mixture
-from gmmpipe.mixture.statistics import StatisticsKernel
+from gmmpipe.mixture.statistics import Statistics, StatisticsKernel
 
 GROUP_SIZE = 16
 """Components in a group. The search takes each group's largest log joint first, and looks at the
@@ -63,6 +63,7 @@ class LikelyPairsKernel(StatisticsKernel):
     ) -> None:
         super().__init__(num_components, center, extra, block)
         self._max_groups = max_groups
+        self._members = torch.arange(self._joints.shape[1]).view(GROUP_SIZE, -1).t()
 
     def _padded(self, num_components: int) -> int:
         return num_components + -num_components % GROUP_SIZE
@@ -91,7 +92,7 @@ class LikelyPairsKernel(StatisticsKernel):
                 self._add_all_pairs(block, joints)
             first_frame += len(block)
             if found and (first_frame == len(expanded) or num_groups > self._max_groups):
-                add_likely_groups(found, expanded, self.statistics.moments, self.statistics.counts)
+                add_likely_groups(found, self._members, expanded, self.statistics)
                 found.clear()
                 num_groups = 0
 
@@ -145,32 +146,34 @@ def find_likely_groups(joints: Tensor, first_frame: int) -> LikelyGroups | None:
 
 
 def add_likely_groups(
-    found: list[LikelyGroups], expanded: Tensor, moments: Tensor, counts: Tensor
+    found: list[LikelyGroups], members: Tensor, expanded: Tensor, statistics: Statistics
 ) -> None:
     """Add the frames of `found` to sufficient statistics, in place.
 
     Args:
         found: at least one.
+        members: the components of each group, int64 [number of groups, GROUP_SIZE]; numbers from K
+            on are of components that fill up the groups.
         expanded: [x - c, (x - c)²] of the frames, [N, 2D].
-        moments: Σ_n r_nk [x - c, (x - c)²], [K, 2D].
-        counts: Σ_n r_nk, [K].
+        statistics: of K components.
     """
-    num_components = len(counts)
-    num_groups = -(-num_components // GROUP_SIZE)
+    num_components = len(statistics.counts)
     frames = torch.cat([part.frames for part in found])
     groups = torch.cat([part.groups for part in found])
     gaps = torch.cat([part.gaps for part in found])
-    place, member = (~(gaps < -margin(num_groups * GROUP_SIZE))).nonzero().unbind(1)
+    place, member = (~(gaps < -margin(members.numel()))).nonzero().unbind(1)
     # The components that fill up the groups count only if all log joints of a frame are NaN.
-    components = (member * num_groups + groups[place]).clamp_(max=num_components - 1)
+    components = members[groups[place], member].clamp_(max=num_components - 1)
     frames = frames[place]
     likelihoods = gaps[place, member].exp_()
     totals = likelihoods.new_zeros(len(expanded)).index_add_(0, frames, likelihoods)
     posteriors = likelihoods.div_(totals[frames])
     components, order = torch.sort(components, stable=True)
     frames, posteriors = frames[order], posteriors[order]
-    moments += _sum_by_component(frames, components, posteriors, expanded, num_components)
-    counts += torch.bincount(components, posteriors.double(), num_components)
+    statistics.moments.add_(
+        _sum_by_component(frames, components, posteriors, expanded, num_components)
+    )
+    statistics.counts.add_(torch.bincount(components, posteriors.double(), num_components))
 
 
 def _sum_by_component(

@@ -30,7 +30,7 @@ FITS = {
     "floor": {"optimizer": "adam", "var_floor": "1%"},
     "kmeans": {"model": "kmeans"},
 }
-CPU_ONLY, GPU_ONLY = ("likely_pairs",), ("triton",)
+CPU_ONLY, GPU_ONLY = ("likely_pairs", "screened_pairs"), ("triton",)
 """Kernels for one kind of device."""
 
 

@@ -24,6 +24,8 @@ from gmmpipe.mixture.likely_pairs import (
     margin,
 )
 from gmmpipe.mixture.mixture import BLOCK_FRAMES, Mixture
+from gmmpipe.mixture.screened_pairs import ScreenedPairsKernel
+from gmmpipe.mixture.statistics import Statistics
 
 K = 300
 PADDED = 304
@@ -37,6 +39,11 @@ def model(frames: Tensor) -> Mixture:
     """Means at every 28th frame, each with the variances of a small cluster of speech."""
     log_vars = (frames.var(0) / 16).log()
     return Mixture(frames[::28][:K].clone(), log_vars.repeat(K, 1), torch.full((K,), -math.log(K)))
+
+
+@pytest.fixture(params=[LikelyPairsKernel, ScreenedPairsKernel])
+def kind(request: pytest.FixtureRequest) -> type[LikelyPairsKernel]:
+    return request.param
 
 
 def log_joints(frames: Tensor, model: Mixture) -> Tensor:
@@ -62,9 +69,10 @@ def errors(moments: Tensor, counts: Tensor, joints: Tensor, expanded: Tensor) ->
 def largest_error_of_likely(joints: Tensor, expanded: Tensor) -> float:
     found = [find_likely_groups(part, 900 * n) for n, part in enumerate(joints.split(900))]
     assert None not in found, "there are few likely pairs here"
-    moments, counts = torch.zeros(K, 160), torch.zeros(K)
-    add_likely_groups([part for part in found if part], expanded, moments, counts)
-    return max(errors(moments, counts, joints, expanded))
+    statistics = Statistics.zeros(K, torch.zeros(80))
+    members = torch.arange(PADDED).view(GROUP_SIZE, -1).t()
+    add_likely_groups([part for part in found if part], members, expanded, statistics)
+    return max(errors(statistics.moments, statistics.counts, joints, expanded))
 
 
 @pytest.mark.parametrize("count", [1, 7, 901, 8561])
@@ -100,17 +108,18 @@ def test_each_likely_group_is_named_with_all_its_components(frames, model) -> No
 
 
 @pytest.mark.parametrize("count", [1, BLOCK_FRAMES + 1, 8561])
-def test_the_kernel_is_exact_to_roundings_of_log_joints(count, frames, model) -> None:
-    assert kernel_error(frames[:count], model, frames.mean(0)) < 1
+def test_the_kernel_is_exact_to_roundings_of_log_joints(count, frames, model, kind) -> None:
+    kernel = kind(K, frames.mean(0))
+    assert kernel_error(frames[:count], model, frames.mean(0), kernel) < 1
 
 
-def test_frames_of_which_many_components_are_likely_lose_none(frames, model) -> None:
+def test_frames_of_which_many_components_are_likely_lose_none(frames, model, kind) -> None:
     flat = replace(model, log_vars=model.log_vars + 5.0)
     assert find_likely_groups(log_joints(frames, flat), 0) is None
-    assert kernel_error(frames, flat, frames.mean(0)) < 1
+    assert kernel_error(frames, flat, frames.mean(0), kind(K, frames.mean(0))) < 1
 
 
-def test_blocks_of_either_sort_add_up(frames, model) -> None:
+def test_blocks_of_either_sort_add_up(frames, model, kind) -> None:
     """Half of the components lie on one frame: many are likely there, and few elsewhere."""
     crowd = frames.mean(0).expand(K // 2, 80)
     mixed = replace(model, means=torch.cat([model.means[: K // 2], crowd]))
@@ -118,7 +127,7 @@ def test_blocks_of_either_sort_add_up(frames, model) -> None:
     first, *others = log_joints(x, mixed).split(BLOCK_FRAMES)
     assert find_likely_groups(first, 0)
     assert not any(find_likely_groups(other, 0) for other in others)
-    assert kernel_error(x, mixed, frames.mean(0)) < 1
+    assert kernel_error(x, mixed, frames.mean(0), kind(K, frames.mean(0))) < 1
 
 
 @pytest.fixture
@@ -157,44 +166,50 @@ def test_blocks_of_either_sort_in_turn_add_up(frames, model, searches) -> None:
     mixed = replace(model, means=torch.cat([model.means[: K // 2], crowd]))
     dense, one, two = crowd.repeat(4, 1)[:BLOCK_FRAMES], *frames.split(BLOCK_FRAMES)[:2]
     x = torch.cat([dense, one, two, one, dense, one, dense, dense, one, two, one])
-    assert kernel_error(x, mixed, frames.mean(0)) < 1
+    kernel = LikelyPairsKernel(K, frames.mean(0))
+    assert kernel_error(x, mixed, frames.mean(0), kernel) < 1
     assert searches == [False, True, True, False, False, True]
 
 
-def test_the_same_frames_give_the_same_bits(frames, model) -> None:
-    first, second = (LikelyPairsKernel(K, frames.mean(0))(frames, model).flat for _ in range(2))
+def test_no_frames_give_nothing_even_after_others(frames, model, kind) -> None:
+    kernel = kind(K, frames.mean(0))
+    kernel(frames[:10], model)
+    assert not kernel(frames[:0], model).flat.any()
+
+
+def test_the_same_frames_give_the_same_bits(frames, model, kind) -> None:
+    first, second = (kind(K, frames.mean(0))(frames, model).flat for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_components_without_weight_get_nothing(frames, model) -> None:
+def test_components_without_weight_get_nothing(frames, model, kind) -> None:
     log_weights = model.log_weights.clone()
     log_weights[::2] = -math.inf
-    counts = LikelyPairsKernel(K, frames.mean(0))(
-        frames, replace(model, log_weights=log_weights)
-    ).counts
+    weighted = replace(model, log_weights=log_weights)
+    counts = kind(K, frames.mean(0))(frames, weighted).counts
     assert counts[::2].abs().max() == 0.0
     assert float(counts.sum()) == pytest.approx(len(frames), rel=1e-6)
 
 
 @pytest.mark.parametrize("variance", [1e-3, 1e-7, 3e-8, 1e-12])
-def test_a_frame_counts_where_float32_has_no_digits_for_the_margin(variance: float) -> None:
+def test_a_frame_counts_where_float32_has_no_digits_for_the_margin(variance, kind) -> None:
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(K, 80, generator=generator)
     frames = torch.randn(600, 80, generator=generator) + 3  # some 1e9 nats from every mean
     log_vars = torch.full((K, 80), math.log(variance))
     model = Mixture(means, log_vars, torch.full((K,), -math.log(K)))
-    counts = LikelyPairsKernel(K, frames.mean(0))(frames, model).counts
+    counts = kind(K, frames.mean(0))(frames, model).counts
     assert float(counts.sum()) == pytest.approx(600, rel=1e-5)
 
 
-def test_nan_does_not_go_unnoticed(frames: Tensor, model: Mixture) -> None:
+def test_nan_does_not_go_unnoticed(frames, model, kind) -> None:
     spoilt = frames[:1000].clone()
     spoilt[500, 7] = math.nan
-    statistics = LikelyPairsKernel(K, frames.mean(0))(spoilt, model)
+    statistics = kind(K, frames.mean(0))(spoilt, model)
     assert statistics.counts.isnan().any()
 
 
-def test_many_groups_are_summed_a_part_at_a_time(frames: Tensor, model: Mixture) -> None:
+def test_many_groups_are_summed_a_part_at_a_time(frames, model, kind) -> None:
     center = frames.mean(0)
-    kernel = LikelyPairsKernel(K, center, max_groups=1000)
+    kernel = kind(K, center, max_groups=1000)
     assert kernel_error(frames, model, center, kernel) < 1

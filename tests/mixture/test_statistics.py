@@ -112,10 +112,19 @@ def test_statistics_are_exact_for_any_number_of_dimensions(dim, kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "num_components", "kind"),
-    [("cpu", 255, "all_pairs"), ("cpu", 256, "likely_pairs"), ("meta", 1024, "fused_pairs")],
+    ("device", "num_components", "has_bfloat16", "kind"),
+    [
+        ("cpu", 255, True, "all_pairs"),
+        ("cpu", 256, False, "likely_pairs"),
+        ("cpu", 256, True, "screened_pairs"),
+        ("meta", 1024, True, "fused_pairs"),
+    ],
 )
-def test_likely_pairs_are_for_many_components_on_a_cpu(device, num_components, kind) -> None:
+def test_what_suits_a_device_and_a_number_of_components_is_chosen(
+    device, num_components, has_bfloat16, kind, monkeypatch
+) -> None:
+    capabilities = {"avx512_bf16": has_bfloat16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert type(statistics_kernel(num_components, torch.zeros(3, device=device))) is KERNELS[kind]
 
 
