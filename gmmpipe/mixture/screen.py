@@ -111,7 +111,7 @@ class Screen:
             out: for use in between, bfloat16 [n, K].
         """
         torch.mm(_rounded_rows(expanded), self._coarse.t(), out=out)
-        largest = out.view(-1, GROUP_SIZE, len(self.members)).amax(1).float()
+        largest = out.view(len(expanded), GROUP_SIZE, len(self.members)).amax(1).float()
         one, other = largest * (1 - 1.01 * _ROUNDING), largest * (1 + 1.01 * _ROUNDING)
         upper = torch.maximum(one, other).mul_(self._scales).add_(self._sizes)
         lower = torch.minimum(one, other).sub_(self._sizes).div_(self._scales)
