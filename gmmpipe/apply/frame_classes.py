@@ -117,7 +117,7 @@ def _classes_in(
                     values.get(field), count, values.get("offset"), store.features.frame_rate
                 )
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise StoreError(
                 f"{shard.path}: utterance {key}: --labels_from {field}: {error}"
             ) from error

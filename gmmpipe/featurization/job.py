@@ -131,7 +131,7 @@ def _make(folder: FeatureFolder, *, again: bool) -> FeatureInfo | None:
         )
     except StoreError as error:
         raise StoreError(f"{error}; {earlier}" if earlier else str(error)) from error
-    report(info, options)
+    report(info, options, folder.path)
     if earlier:
         log.info("%s", earlier)
     return info

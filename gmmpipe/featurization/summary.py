@@ -14,8 +14,14 @@ CROP_WARNING_FRACTION = 0.05
 _EXTRA = re.compile(rb"gmmpipe\[(\w+)\]")
 
 
-def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
-    """Log the sums of a finished store, and warn of audio that was lost."""
+def report(info: FeatureInfo, options: FeaturizeOptions, folder: Path) -> None:
+    """Log the sums of a finished store, and warn of audio that was lost.
+
+    Args:
+        info: what ``store.json`` says.
+        options: what was asked for.
+        folder: where the store lies now: with ``--overwrite`` not yet in ``--output_dir``.
+    """
     tally = info.tally
     log.info(
         "%s: %d utterances, %d frames in %d shards, %.1f MB",
@@ -36,7 +42,7 @@ def report(info: FeatureInfo, options: FeaturizeOptions) -> None:
         log.info("rejects: %d of %d lines, see %s", tally.rejects, tally.lines, REJECTS_FILE)
         for reason, count in sorted(tally.rejects_by_reason.items()):
             log.info("  %-20s %d", reason, count)
-        _name_missing_extras(options.output_dir / REJECTS_FILE)
+        _name_missing_extras(folder / REJECTS_FILE)
     if tally.seconds_cropped > CROP_WARNING_FRACTION * tally.seconds_in:
         log.warning(
             "warning: cropping to %s s lost %.0f %% of the audio; %s",

@@ -188,7 +188,7 @@ def _read_tsv(path: Path, digest: Any) -> list[tuple[str, int | None]]:
                 if not name or not (samples.isascii() and samples.isdigit()):
                     raise ManifestError(f"{path}: line {number} is not: path, tab, samples")
                 rows.append((name, int(samples)))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
         reason = getattr(error, "strerror", None) or error
         raise ManifestError(f"{path}: cannot be read: {reason}") from None
     return rows

@@ -100,6 +100,8 @@ class KaldiScript(Source):
             raise AudioError(
                 "wrong_shape", "a range of more dimensions than a matrix has"
             ) from None
+        except ValueError:  # a step of 0
+            raise AudioError("wrong_shape", "a range that takes no rows") from None
         return frames
 
 
@@ -126,7 +128,7 @@ class KaldiArchives(Source):
             for line, (name, offset) in enumerate(self._find(path), start=1):
                 self._matrices.append((number, line, name, offset))
                 digest.update(f"{name}\0{offset}\n".encode())
-            digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(path.name) + b"\0%d\n" % path.stat().st_size)
         self.digest = digest.hexdigest()
 
     def _find(self, path: Path) -> list[tuple[str, int]]:

@@ -115,13 +115,20 @@ def test_what_is_no_class_is_refused(phones, tmp_path, store, fitted, invoke) ->
         evaluate(*map(str, phones[:1]), phones[1], None, ALONE, "phone")
     with FeatureStoreWriter(tmp_path / "store", dim=80, frame_rate=50.0) as writer:
         frames = FeatureStore.open(store).read_frames(0, 30)
-        writer.add("short", frames, {"phones": ["a"] * 29, "times": [[0, "x", "a"]], "no": {}})
+        fields = {
+            "phones": ["a"] * 29,
+            "times": [[0, "x", "a"]],
+            "ever": [[0, "inf", "a"]],
+            "no": {},
+        }
+        writer.add("short", frames, fields)
     gmm = GradientGMM.load(fitted)
     gmm.info.pop("features")
     gmm.save(tmp_path / "gmm.pt")
     for field, said in (
         ("phones", "29 classes for 30 frames"),
         ("times", "could not convert string to float"),
+        ("ever", "cannot convert float infinity"),
         ("no", "{} is no class"),
     ):
         arguments = ["--gmm_path", tmp_path / "gmm.pt", "--labels_from", field]

@@ -15,6 +15,7 @@ import soundfile
 from gmmpipe import FeatureStore
 from gmmpipe.store.rejects import REJECT_REASONS
 from helpers.making import make_store, read_speech
+from helpers.processes import run_gmmpipe
 from helpers.results import read_json_lines
 
 Line = dict[str, Any] | str
@@ -215,3 +216,15 @@ def test_rejects_are_listed_by_shard_and_line_and_hours_count_what_headers_say(
     assert totals["seconds_kept"] == 4.0
     assert totals["seconds_rejected"] == 2.0 + 5.5  # the first by its header
     assert totals["seconds_in"] == 11.5
+
+
+def test_a_store_that_is_replaced_may_have_rejects(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    speech(tmp_path / "a.wav", 2.0)
+    manifest, out = write_manifest({"path": "a.wav"}, {"path": "gone"}), tmp_path / "out"
+    arguments = ["--data_dir", manifest, "--output_dir", out, "--max_reject_fraction", 1]
+    arguments += ["--num_workers", 1, "--overwrite"]
+    done = run_gmmpipe("featurize", *arguments)
+    assert "rejects: 1 of 2 lines" in done.stderr
+    assert [r["line"] for r in read_json_lines(out / "rejects.jsonl")] == [2]

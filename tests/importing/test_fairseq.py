@@ -82,3 +82,11 @@ def test_a_tsv_of_other_rows_is_refused(tmp_path: Path) -> None:
         file.write("more.flac\t320\n")
     with pytest.raises(GmmpipeError, match=r"train\.tsv: 8 rows"):
         import_frames(ImportOptions(tmp_path / "feat", tmp_path / "store"))
+
+
+def test_a_number_of_too_many_digits_is_refused(tmp_path: Path) -> None:
+    dump(tmp_path / "feat", 1)
+    tsv = tmp_path / "feat/train.tsv"
+    tsv.write_text(f"/root\na.flac\t{'9' * 5000}\n")
+    with pytest.raises(GmmpipeError, match=r"train\.tsv: cannot be read"):
+        import_frames(ImportOptions(tmp_path / "feat", tmp_path / "store"))

@@ -141,14 +141,25 @@ def test_places_that_cannot_be_are_rejects_and_a_blank_line_is_named(tmp_path: P
     kaldiio.save_ark(str(folder / "a.ark"), {"good": values}, scp=str(scp))
     scp.write_text(
         scp.read_text() + "far a.ark:99999999999999999999999\nodd a.ark:5[0:1,0:1,0:1]\n"
+        "still a.ark:5[0:2:0]\n"
     )
     import_frames(ImportOptions(folder, tmp_path / "store", max_reject_fraction=0.9))
     lines = (tmp_path / "store/rejects.jsonl").read_text().splitlines()
     reasons = [row["reason"] for row in map(json.loads, lines)]
-    assert reasons == ["undecodable", "wrong_shape"]
+    assert reasons == ["undecodable", "wrong_shape", "wrong_shape"]
     scp.write_text(scp.read_text() + "\n")
-    with pytest.raises(ManifestError, match=r"feats\.scp: line 4 is not: name, place"):
+    with pytest.raises(ManifestError, match=r"feats\.scp: line 5 is not: name, place"):
         import_frames(ImportOptions(folder, tmp_path / "other"))
+
+
+def test_an_archive_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    kaldiio.save_ark(str(folder / "a.ark"), {"good": np.ones((4, 3), "f4")})
+    (folder / "a.ark").rename(folder / os.fsdecode(b"\xff.ark"))
+    import_frames(ImportOptions(folder, tmp_path / "store"))
+    (found,) = FeatureStore.open(tmp_path / "store").utterances()
+    assert found.metadata["id"] == "good"
 
 
 def test_an_array_without_dimensions_is_a_reject(tmp_path: Path) -> None:
