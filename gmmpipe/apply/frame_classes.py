@@ -87,9 +87,13 @@ class FrameClasses:
 def _names_in(store: FeatureStore, field: str, num_frames: int) -> list[str]:
     names: set[str] = set()
     others = Counter[str]()
-    for shard, _, _ in store.parts(0, num_frames):
+    for shard, _, beyond in store.parts(0, num_frames):
         for classes in _classes_in(store, shard, field, others):
-            names.update(name for name in set(classes) if name is not None)
+            read = classes[: max(0, beyond)]  # a class of later frames alone is none here
+            names.update(name for name in set(read) if name is not None)
+            beyond -= len(classes)
+    if not names and field in others:
+        raise StoreError(f"--labels_from {field}: no frame that is read has a class in it")
     if not names:
         known = ", ".join(sorted(others)) or "none"
         raise StoreError(

@@ -143,7 +143,9 @@ class Trackers:
                 getattr(tracker, action)(*arguments)
             except Exception as error:
                 log.warning(
-                    "warning: --track %s failed: %s; the run goes on without it", kind, error
+                    "warning: --track %s failed: %s; the run goes on without it",
+                    kind,
+                    " ".join(str(error).split()),
                 )
                 del self._trackers[kind]
 

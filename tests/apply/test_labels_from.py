@@ -135,3 +135,16 @@ def test_what_is_no_class_is_refused(phones, tmp_path, store, fitted, invoke) ->
         done = invoke("evaluate", tmp_path / "store", *arguments, status=1)
         (line,) = done.stderr.splitlines()
         assert f"utterance short: --labels_from {field}: {said}" in line
+
+
+def test_classes_of_no_frame_that_is_read_are_refused(tmp_path, store) -> None:
+    frames = FeatureStore.open(store).read_frames(0, 60)
+    with FeatureStoreWriter(tmp_path / "store", dim=80, frame_rate=50.0) as writer:
+        writer.add("a", frames[:30], {})
+        writer.add("b", frames[30:], {"speaker": "x", "times": [[5.0, 6.0, "late"]]})
+    fit_here(tmp_path / "store", tmp_path / "fit", K=1)
+    arguments = str(tmp_path / "store"), tmp_path / "fit" / "gmm.pt"
+    for field, max_frames in (("speaker", 30), ("times", None)):
+        with pytest.raises(StoreError, match=f"{field}: no frame that is read has a class"):
+            evaluate(*arguments, max_frames, ALONE, field)
+    assert evaluate(*arguments, 31, ALONE, "speaker").to_json()["labelled_frames"] == 1
