@@ -22,7 +22,7 @@ are rounded already, and b~ is such that a is C at z~ = d, the largest terms can
 which are at most u Σ p|d||y|, u Q/2, u Σ p|y||z| and u/2 Σ p z², but for factors of 1 + O(u). As
 |z| ≤ |y| + |d|, by Cauchy and Schwarz Σ p|d||y| ≤ √(PQ), and Σ p z² ≤ (√P + √Q)²; so
 
-    |a - J| ≤ v (3 √(PQ) + 2 Q + P/2) + w |C|,    v = 1.03 u + 12 γ,  w = 2^-15 + γ
+    |a - J| ≤ v (3 √(PQ) + 2 Q + P/2) + w |C|,    v = 1.05 u + 12 γ,  w = 2^-15 + γ
 
 Here γ is for the additions in float32, as in `gmmpipe.mixture.fast_joints`: their terms add up to
 at most |C| + 3P + 2 √(PQ) + Q/2. The hundredths of v are for O(u) and for what b~ loses; w is, too.
@@ -30,11 +30,12 @@ at most |C| + 3P + 2 √(PQ) + Q/2. The hundredths of v are for O(u) and for wha
 **The bound of a group.** For any t > 0, 2 √(PQ) ≤ t P + Q/t. With Q = 2 (C - J) that makes the
 bound affine in J. Let t be the same for a group of components, α = v (3t/2 + 1/2) P,
 β = v (2 + 3 / (2t)), and B the largest α + 2βC + w|C| of the group. Then |a - J| ≤ B - 2βJ, and
-for the largest a of a group, rounded to bfloat16 by at most r = 1.01 u |a|, the largest J of the
+for the largest a of a group, rounded to bfloat16 by at most r, the largest J of the
 group is within
 
     (a - r - B) / (1 - 2β)  ≤  J  ≤  (1 - 2β) (a + r) + B
 
+The map is scaled and moved by a group's numbers, so that the product gives (1 - 2β) a + B.
 A group is dropped if its upper bound is more than the margin below the largest of the lower bounds.
 """
 
@@ -43,13 +44,15 @@ import math
 import torch
 from torch import Tensor
 
-from gmmpipe.mixture.likely_pairs import GROUP_SIZE, margin
+from gmmpipe.mixture.likely_pairs import GROUP_SIZE, largest_of_groups, margin
 
 _ROUNDING = 2.0**-8
 _ROUNDING_IN_FLOAT32 = 2.0**-24
 _MIN_SLOPE, _MAX_SLOPE = 1 / 16, 1.0
 """Of t, which is best near √(Q/P)."""
 _MAX_BETA = 1 / 4
+_LEAST = -1e38
+"""Instead of -inf, so that its rounding is not infinite."""
 
 
 class Screen:
@@ -75,33 +78,13 @@ class Screen:
         self.matrices = matrix[self.members]
         """The map of each group, [number of groups, GROUP_SIZE, 2D]."""
         self.biases = bias[self.members]
-        self._coarse = self._rounded(halves, offsets, constants)
-        self._set_bounds(distances, constants, offsets.shape[1])
-
-    def _rounded(self, halves: Tensor, offsets: Tensor, constants: Tensor) -> Tensor:
-        """[m~, -q~, b~ in two parts] of member 0 of all groups, member 1 ..., bfloat16."""
-        halves = halves.bfloat16().double()
-        linear = (2 * halves * offsets).bfloat16().double()
-        bias = constants - (linear * offsets - halves * offsets.square()).sum(1)
-        high = bias.bfloat16().double()
-        low = torch.where(high.isinf(), 0.0, bias - high)
-        rounded = torch.cat([linear, -halves, high[:, None], low[:, None]], 1).bfloat16()
-        return rounded[self.members.t().reshape(-1)]
-
-    def _set_bounds(self, distances: Tensor, constants: Tensor, dim: int) -> None:
-        num_terms = (2 * dim + 8) * _ROUNDING_IN_FLOAT32
-        gamma = num_terms / (1 - num_terms)
-        v, w = 1.03 * _ROUNDING + 12 * gamma, 2.0**-15 + gamma
-        distances, constants = distances[self.members], constants[self.members]
-        # Of a likely component, Q is near D.
-        slope = (dim / distances.amax(1, keepdim=True)).sqrt().clamp(_MIN_SLOPE, _MAX_SLOPE)
-        beta = v * (2 + 1.5 / slope)
-        alpha = v * (1.5 * slope + 0.5) * distances
-        sizes = alpha + 2 * beta * constants + w * constants.abs()
-        sizes = torch.where(constants == -math.inf, -math.inf, sizes).amax(1)
-        sizes = torch.where(sizes == -math.inf, 0.0, sizes)  # a is -inf and needs no bound
-        self._sizes = torch.where(beta[:, 0] < _MAX_BETA, sizes, math.inf).float()
-        self._scales = (1 - 2 * beta[:, 0]).clamp(min=1 - 2 * _MAX_BETA).float()
+        constants = constants[self.members]
+        scales, sizes = _bounds(distances[self.members], constants, offsets.shape[1])
+        self._coarse = _rounded_map(
+            halves[self.members], offsets[self.members], constants, scales, sizes
+        )
+        self._factors = scales.square().reciprocal_().float()
+        self._addends = -(sizes / scales.square() + sizes / scales).float()
 
     def bounds(self, expanded: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the largest log joint of each group, [n, number of groups] each.
@@ -111,11 +94,10 @@ class Screen:
             out: for use in between, bfloat16 [n, K].
         """
         torch.mm(_rounded_rows(expanded), self._coarse.t(), out=out)
-        largest = out.view(len(expanded), GROUP_SIZE, len(self.members)).amax(1).float()
-        one, other = largest * (1 - 1.01 * _ROUNDING), largest * (1 + 1.01 * _ROUNDING)
-        upper = torch.maximum(one, other).mul_(self._scales).add_(self._sizes)
-        lower = torch.minimum(one, other).sub_(self._sizes).div_(self._scales)
-        return lower, upper
+        largest = largest_of_groups(out).float().clamp_(min=_LEAST)
+        rounding = largest.abs().mul_(1.01 * _ROUNDING)
+        lower = torch.addcmul(self._addends, largest - rounding, self._factors)
+        return lower, largest.add_(rounding)
 
     def near(self, expanded: Tensor, out: Tensor) -> Tensor:
         """Whether a component of a group may count, bool [n, number of groups]; see `bounds`."""
@@ -135,6 +117,43 @@ def _sorted_by_both(first: Tensor, second: Tensor) -> Tensor:
     shelves[first.argsort(stable=True)] = torch.arange(len(first)) // size
     order = second.argsort(stable=True)
     return order[shelves[order].argsort(stable=True)]
+
+
+def _bounds(distances: Tensor, constants: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """1 - 2β and B of each group, of P and C of its components, [number of groups, GROUP_SIZE]."""
+    num_terms = (2 * dim + 8) * _ROUNDING_IN_FLOAT32
+    gamma = num_terms / (1 - num_terms)
+    v, w = 1.05 * _ROUNDING + 12 * gamma, 2.0**-15 + gamma
+    # Of a likely component, Q is near D.
+    slope = (dim / distances.amax(1, keepdim=True)).sqrt().clamp(_MIN_SLOPE, _MAX_SLOPE)
+    beta = v * (2 + 1.5 / slope)
+    alpha = v * (1.5 * slope + 0.5) * distances
+    sizes = alpha + 2 * beta * constants + w * constants.abs()
+    sizes = torch.where(constants == -math.inf, -math.inf, sizes).amax(1)
+    sizes = torch.where(sizes == -math.inf, 0.0, sizes)  # a is -inf and needs no bound
+    beta = beta[:, 0]
+    return 1 - 2 * beta.clamp(max=_MAX_BETA), torch.where(beta < _MAX_BETA, sizes, math.inf)
+
+
+def _rounded_map(
+    halves: Tensor,
+    offsets: Tensor,
+    constants: Tensor,
+    scales: Tensor,
+    sizes: Tensor,
+) -> Tensor:
+    """[m~, -q~, b~ in two parts] of member 0 of all groups, member 1 ..., bfloat16 [K, 2D + 2].
+
+    It is the map to (1 - 2β) a + B: a scaled one has roundings of the same shares.
+    """
+    halves = (scales[:, None, None] * halves).bfloat16().double()
+    linear = (2 * halves * offsets).bfloat16().double()
+    bias = scales[:, None] * constants + sizes[:, None]
+    bias -= (linear * offsets - halves * offsets.square()).sum(2)
+    high = bias.bfloat16().double()
+    low = torch.where(high.isinf(), 0.0, bias - high)
+    rounded = torch.cat([linear, -halves, high[..., None], low[..., None]], 2).bfloat16()
+    return rounded.transpose(0, 1).reshape(-1, rounded.shape[2])
 
 
 def _rounded_rows(expanded: Tensor) -> Tensor:

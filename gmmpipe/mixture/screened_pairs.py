@@ -79,16 +79,17 @@ def joints_of_groups(
     numbers = torch.cat([torch.arange(first, first + len(left)) for first, left in found])
     groups, rows = near.t().nonzero().unbind(1)
     frames = numbers[rows]
-    joints = expanded.new_empty(len(groups), GROUP_SIZE)
+    joints = expanded.new_empty(GROUP_SIZE, len(groups))  # this way round for passes over them
     counts = near.sum(0).tolist()
-    parts = zip(torch.split(frames, counts), torch.split(joints, counts), strict=True)
+    parts = zip(torch.split(frames, counts), torch.split(joints, counts, 1), strict=True)
     for group, (some, out) in enumerate(parts):
         if len(some):
             rows_of_group = expanded.index_select(0, some)
-            torch.addmm(screen.biases[group], rows_of_group, screen.matrices[group].t(), out=out)
+            bias, matrix = screen.biases[group, :, None], screen.matrices[group]
+            torch.addmm(bias, matrix, rows_of_group.t(), out=out)
     best = joints.new_full((len(expanded),), -math.inf)
-    best.scatter_reduce_(0, frames, joints.amax(1), "amax")
-    return LikelyGroups(frames, groups, joints.sub_(best[frames, None]))
+    best.scatter_reduce_(0, frames, joints.amax(0), "amax")
+    return LikelyGroups(frames, groups, joints.sub_(best[frames]).t())
 
 
 def has_bfloat16_products() -> bool:
