@@ -20,7 +20,7 @@ from gmmpipe.mixture.likely_pairs import (
 )
 from gmmpipe.mixture.screen import Screen
 
-_MAX_SHARE = 1 / 3
+_MAX_SHARE = 1 / 5
 """If more of the groups are left than this share, a product of all in float32 takes less time."""
 
 
