@@ -1,8 +1,5 @@
 """The parts of a fit on a GPU, against float64 on the CPU, and against the same on the CPU."""
 
-import inspect
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gmmpipe.fitting.gpu_step import GpuStepper
 from gmmpipe.fitting.held_out import HeldOut
 from gmmpipe.fitting.initial_state import seed_state
 from gmmpipe.fitting.options import FitOptions
@@ -34,13 +32,6 @@ CPU_ONLY, GPU_ONLY = ("likely_pairs", "screened_pairs"), ("triton",)
 """Kernels for one kind of device."""
 
 
-def stepper_for(device: torch.device) -> Any:
-    """What takes the steps of a fit there, in this version."""
-    if device.type == "cuda" and find_spec("gmmpipe.fitting.gpu_step"):
-        return import_module("gmmpipe.fitting.gpu_step").GpuStepper
-    return Stepper
-
-
 class Fit:
     """A fit of one update, in this process, before its first step."""
 
@@ -54,10 +45,8 @@ class Fit:
         self.held = HeldFrames(frames.half().to(device), 0, count)
         self.state = seed_state(self.options, self.schedule, update, self.held, self.world)
         self.before = self.state.begin_update(update.stop).clone().mixture
-        stepper = stepper_for(device)
-        taken = inspect.signature(stepper).parameters.keys()
-        step = {name: value for name, value in step.items() if name in taken}
-        self.stepper = stepper(self.schedule, self.state, self.world, lambda: False, **step)
+        made = (self.schedule, self.state, self.world, lambda: False)
+        self.stepper: Any = GpuStepper(*made, **step) if device.type == "cuda" else Stepper(*made)
 
     def take(self, steps: int) -> Mixture:
         for _ in range(steps):

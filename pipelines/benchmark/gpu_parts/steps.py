@@ -1,15 +1,13 @@
 """The time of one step of a fit in every way that there is, against its two bare GEMMs."""
 
-import inspect
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from gmmpipe.fitting.checkpoint import FitState
+from gmmpipe.fitting.gpu_step import GpuStepper
 from gmmpipe.fitting.schedule import Schedule
 from gmmpipe.fitting.step import Stepper
 from gmmpipe.fitting.update_reader import HeldFrames
@@ -30,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "Triton": {"replaying": False, "kernel": "triton"},
     "Triton, graph": {"replaying": True, "kernel": "triton"},
 }
-"""What a stepper is given for each; all but the first are of a GPU."""
+"""What `GpuStepper` is given for each; a CPU has one way."""
 GEMMS = {"GEMMs": False, "GEMMs, TF32": True}
 
 
@@ -68,21 +66,9 @@ def measured(seconds_of: Callable[[], float], num_frames: int, gemms_ms: float |
     return row if gemms_ms is None else row | {"of GEMMs": 1e3 * seconds / gemms_ms}
 
 
-def stepper_for(device: torch.device) -> Callable[..., Any]:
-    """What takes the steps of a fit there, in this version."""
-    if device.type == "cuda" and find_spec("gmmpipe.fitting.gpu_step"):
-        return import_module("gmmpipe.fitting.gpu_step").GpuStepper
-    return Stepper
-
-
 def ways(device: torch.device) -> dict[str, dict[str, Any]]:
-    """Those that this version has for a device."""
-    taken = inspect.signature(stepper_for(device)).parameters
-    return {
-        name: {key: value for key, value in way.items() if key in taken}
-        for name, way in WAYS.items()
-        if name == "eager" or taken.keys() >= way.keys()
-    }
+    """Those that there are for a device."""
+    return WAYS if device.type == "cuda" else {"eager": {}}
 
 
 def make_stepper(
@@ -106,7 +92,8 @@ def make_stepper(
     )
     state.begin_update(update.stop)
     world = World(rank=0, size=1, device=frames.device)
-    stepper = stepper_for(frames.device)(schedule, state, world, lambda: False, **way)
+    kind: Callable[..., Any] = GpuStepper if frames.is_cuda else Stepper
+    stepper = kind(schedule, state, world, lambda: False, **way)
     held = HeldFrames(frames, 0, len(frames))
     return lambda: stepper.step(update, held)
 
