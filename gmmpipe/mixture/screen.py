@@ -29,13 +29,14 @@ at most |C| + 3P + 2 √(PQ) + Q/2. The hundredths of v are for O(u) and for wha
 
 **The bound of a group.** For any t > 0, 2 √(PQ) ≤ t P + Q/t. With Q = 2 (C - J) that makes the
 bound affine in J. Let t be the same for a group of components, α = v (3t/2 + 1/2) P,
-β = v (2 + 3 / (2t)), and B the largest α + 2βC + w|C| of the group. Then |a - J| ≤ B - 2βJ, and
-for the largest a of a group, rounded to bfloat16 by at most r, the largest J of the
-group is within
+β = v (2 + 3 / (2t)), and B the largest α + 2βC + w|C| of the group. Then |a - J| ≤ B - 2βJ, which
+falls with J and is not below 0 at a either, as a ≤ C + α + w|C| and 2β ≤ 1/2. So for the largest a
+of a group, the largest J of the group is within
 
-    (a - r - B) / (1 - 2β)  ≤  J  ≤  (1 - 2β) (a + r) + B
+    (a - B) / (1 - 2β)  ≤  J  ≤  (1 - 2β) a + B
 
-The map is scaled and moved by a group's numbers, so that the product gives (1 - 2β) a + B.
+The map is scaled and moved by a group's numbers, so that the product gives the upper bound, which
+is rounded to bfloat16; the lower one is affine in it.
 A group is dropped if its upper bound is more than the margin below the largest of the lower bounds.
 """
 
