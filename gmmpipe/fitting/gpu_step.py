@@ -65,7 +65,20 @@ class GpuStepper:
         self._seen = _Values.of(state)
 
     def step(self, update: Update, held: HeldFrames) -> bool:
-        """Take the next step of `update`; whether all ranks are to stop after it."""
+        """Take the next step of `update`; whether all ranks are to stop after it.
+
+        Where a rank is gone, the state is again that of the last step of the update that was waited
+        for, or of its start.
+        """
+        if self._state.step == 0:
+            self._seen = _Values.of(self._state)
+        try:
+            return self._step(update, held)
+        except RankGoneError:
+            self._seen.put_back(self._state)
+            raise
+
+    def _step(self, update: Update, held: HeldFrames) -> bool:
         state, step = self._state, self._state.step
         blocks = self._blocks_for(update)
         blocks.seek(update, step)
@@ -79,14 +92,16 @@ class GpuStepper:
             self._take(blocks, frames)
         state.optimizer.count_steps()
         state.step += 1
-        if statistics or state.step == update.num_steps:
-            self._wait_for_all()
-        if statistics is None:  # a rank alone knows by itself
-            return self._world.size == 1 and self._stopping()
-        state.loss_sum += float(statistics.extra[LOSS]) / self._schedule.frames_per_step
-        state.loss_count += 1
+        if statistics is None and state.step < update.num_steps:
+            return self._world.size == 1 and self._stopping()  # a rank alone needs no flag
+        self._world.wait_for_device()
+        stops = False
+        if statistics:
+            state.loss_sum += float(statistics.extra[LOSS]) / self._schedule.frames_per_step
+            state.loss_count += 1
+            stops = bool(statistics.extra[STOP] > 0)
         self._seen = _Values.of(state)
-        return bool(statistics.extra[STOP] > 0)
+        return stops
 
     def _blocks_for(self, update: Update) -> DrawBlocks:
         """Blocks whose rows are long enough for an update."""
@@ -174,14 +189,6 @@ class GpuStepper:
             log.debug("no graph: %s", error)
             return None
         return graph
-
-    def _wait_for_all(self) -> None:
-        """Wait for the device; where a rank is gone, go back to where it last was waited for."""
-        try:
-            self._world.wait_for_device()
-        except RankGoneError:
-            self._seen.put_back(self._state)
-            raise
 
 
 @dataclass(frozen=True)

@@ -234,25 +234,31 @@ def test_the_draws_of_all_ranks_are_those_of_a_step(size: int, stand_ins: StandI
         assert torch.cat(parts).tolist() == RULES.step_frames(update, step).tolist()
 
 
+@pytest.mark.parametrize(
+    ("lost_at", "done", "step"), [(3, 0, LOSS_EVERY_STEPS + 1), (5, 2000, 0)], ids=["within", "new"]
+)
 def test_a_rank_that_is_lost_leaves_the_others_at_a_step_that_was_waited_for(
-    frames: Tensor, stand_ins: StandIns
+    lost_at: int, done: int, step: int, frames: Tensor, stand_ins: StandIns
 ) -> None:
+    """In an update, which is waited for at its losses and at its end; and in the one after it."""
+
     class LosingWorld(World):
         waits = 0
 
         def wait_for_device(self) -> None:
             type(self).waits += 1
-            if self.waits == 3:
+            if self.waits == lost_at:
                 raise RankGoneError("killed")
 
     expected, found = seeded(frames, {}), seeded(frames, {})
-    update, held = updates(frames)[0]
-    stepper = GpuStepper(RULES, expected, World(0, 1, CPU), lambda: False)
-    stand_ins.stepper = stepper
-    for _ in range(LOSS_EVERY_STEPS + 1):
-        stepper.step(update, held)
+    stand_ins.stepper = stepper = GpuStepper(RULES, expected, World(0, 1, CPU), lambda: False)
+    (first, held), (second, _) = updates(frames)
+    while expected.step < (first.num_steps if done else step):
+        stepper.step(first, held)
+    if done:
+        expected.end_update(second.start, "")
     stand_ins.stepper = lost = GpuStepper(RULES, found, LosingWorld(0, 1, CPU), lambda: False)
     with pytest.raises(RankGoneError):
         take_all(lost, found, frames)
-    assert found.step == LOSS_EVERY_STEPS + 1
+    assert (found.frames, found.step) == (done, step)
     assert_same(values(found), values(expected))
