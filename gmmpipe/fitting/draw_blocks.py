@@ -59,14 +59,14 @@ class Draws:
 
 
 def most_frames(schedule: Schedule, update: Update, world: World) -> int:
-    """N: how many frames of a step of `update` this rank may have at most.
+    """N: how many frames of a step of `update` a rank may have at most, the same on all ranks.
 
     Ranks have equal shares of a step, within two frames.
     """
     if world.size == 1:
         return schedule.frames_per_step
-    start, stop = update.rank_slice(world.rank, world.size)
-    share = schedule.frames_per_step * (stop - start) // update.num_frames
+    longest = -(-update.num_frames // world.size)
+    share = schedule.frames_per_step * longest // update.num_frames
     return min(schedule.frames_per_step, share + 2)
 
 

@@ -75,8 +75,14 @@ class GpuStepper:
         try:
             return self._step(update, held)
         except RankGoneError:
+            self.close()
+            self._world.break_off()
             self._seen.put_back(self._state)
             raise
+
+    def close(self) -> None:
+        """Let go of the graphs: NCCL ends no group of which there is a graph that holds a sum."""
+        self._graphs.clear()
 
     def _step(self, update: Update, held: HeldFrames) -> bool:
         state, step = self._state, self._state.step
@@ -86,7 +92,8 @@ class GpuStepper:
         statistics = None
         if is_loss_step(step):
             statistics = self._take(blocks, frames, blocks.num_drawn(step))
-        elif self._replaying:
+        elif self._replaying and update.num_frames >= self._world.size:
+            # Else some rank has no frames, and so other graphs than the others.
             self._replay(blocks, frames)
         else:
             self._take(blocks, frames)
@@ -114,7 +121,11 @@ class GpuStepper:
         return self._blocks
 
     def _take(
-        self, blocks: DrawBlocks, frames: Tensor, num_measured: int | None = None
+        self,
+        blocks: DrawBlocks,
+        frames: Tensor,
+        num_measured: int | None = None,
+        recorded: bool = False,
     ) -> Statistics:
         """Take a step, or let a graph record it.
 
@@ -122,6 +133,7 @@ class GpuStepper:
             blocks: have its draws.
             frames: those that this rank holds.
             num_measured: how many of the step's frames the loss is of; None where it is not asked.
+            recorded: whether a graph records it.
         """
         state, draws, row = self._state, blocks.draws, blocks.row
         drawn = frames.index_select(0, draws.numbers.index_select(0, row)[0])
@@ -133,7 +145,7 @@ class GpuStepper:
         if num_measured is not None:
             statistics.extra[LOSS] += mixture.nll_sum(drawn[:num_measured])
             statistics.extra[STOP].fill_(float(self._stopping()))
-        self._sums.start()
+        self._sums.start(recorded)
         self._sums.wait()
         scalars = draws.scalars.index_select(0, row)[0].unbind()
         state.optimizer.step(statistics, state.parameters, *scalars)
@@ -151,16 +163,17 @@ class GpuStepper:
         kept = [tensor.clone() for tensor in before]
         if not proven:
             self._take(blocks, frames)
+            self._world.wait_for_device()  # who records waits for it too, without a time limit
             as_it_comes = [tensor.clone() for tensor in before]
             _restore(before, kept)
-        graph = self._record(blocks, frames)
         # Together: a graph that one rank lacks would wait for it for ever.
-        recorded = not self._world.any(graph is None, short=True)
+        recorded = not self._world.any(not self._record(blocks, frames), short=True)
         if recorded:
-            assert graph is not None
-            graph.replay()
-            if proven or not self._world.any(_differ(before, as_it_comes, kept), short=True):
-                self._graphs[place] = graph
+            self._graphs[place].replay()
+            if proven:
+                return
+            self._world.wait_for_device()
+            if not self._world.any(_differ(before, as_it_comes, kept), short=True):
                 return
         log.warning(
             "warning: a CUDA graph of a step %s; each step is launched by itself, which is slower",
@@ -174,8 +187,8 @@ class GpuStepper:
         else:
             _restore(before, as_it_comes)
 
-    def _record(self, blocks: DrawBlocks, frames: Tensor) -> torch.cuda.CUDAGraph | None:
-        """The graph of a step, which takes none; None where that fails."""
+    def _record(self, blocks: DrawBlocks, frames: Tensor) -> bool:
+        """Have a graph of a step of these frames, which takes none; whether that was possible."""
         try:
             graph = torch.cuda.CUDAGraph()
             # A capture that fails may leave its stream as the current one. Other threads, which
@@ -184,11 +197,12 @@ class GpuStepper:
                 torch.cuda.stream(torch.cuda.current_stream(self._world.device)),
                 torch.cuda.graph(graph, capture_error_mode="thread_local"),
             ):
-                self._take(blocks, frames)
+                self._take(blocks, frames, recorded=True)
         except RuntimeError as error:
             log.debug("no graph: %s", error)
-            return None
-        return graph
+            return False
+        self._graphs[frames.data_ptr()] = graph
+        return True
 
 
 @dataclass(frozen=True)
@@ -223,8 +237,8 @@ def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
 
 def _differ(found: list[Tensor], expected: list[Tensor], before: list[Tensor]) -> bool:
     """Whether tensors went elsewhere than expected, from where they were before."""
-    far = [
-        (one - other).abs().double().mean() > _TOLERANCE * (other - start).abs().double().mean()
+    near = [
+        (one - other).abs().double().mean() <= _TOLERANCE * (other - start).abs().double().mean()
         for one, other, start in zip(found, expected, before, strict=True)
     ]
-    return bool(torch.stack(far).any())
+    return not torch.stack(near).all()  # NaN is near nothing

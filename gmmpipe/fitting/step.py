@@ -75,6 +75,9 @@ class Stepper:
         state.step += 1
         return bool(statistics.extra[STOP] > 0)
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def _load(self, update: Update, step: int, held: HeldFrames) -> None:
         """Draw this rank's frames of a step, and do with them what needs no mixture yet."""
         self._frames = held.select(self._schedule.step_frames(update, step))

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -89,7 +90,11 @@ def fit(
             if state is None:
                 state, arrived = _seed(options, schedule, updates, world, stop, times)
             fitting = _Fitting(options, schedule, held_out, folder, reader, state, world, stop)
-            with stop.listening(), stop.keeping(fitting.save_last, fitting.keep_alone):
+            with (
+                closing(fitting.stepper),  # before the ranks part
+                stop.listening(),
+                stop.keeping(fitting.save_last, fitting.keep_alone),
+            ):
                 folder.begin(state)
                 coming = _arriving(updates, fitting.save, world, stop, times)
                 for update, held in chain(arrived, coming):

@@ -1,5 +1,7 @@
 """`RepeatedSum`: the exchange of a step."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -34,9 +36,14 @@ class RepeatedSum:
             with self._world.exchanging():
                 self._under_way.append(dist.irecv(self._received, self._other, self._world.short))
 
-    def start(self) -> None:
-        """This rank's tensor is complete; it may not be touched before `wait` has returned."""
-        with self._world.exchanging():
+    def start(self, recorded: bool = False) -> None:
+        """This rank's tensor is complete; it may not be touched before `wait` has returned.
+
+        Args:
+            recorded: whether a CUDA graph records it. What fails then is the recording, and no
+                rank is gone.
+        """
+        with nullcontext() if recorded else self._world.exchanging():
             if self._received is not None:
                 self._under_way.append(dist.isend(self._tensor, self._other, self._world.short))
             elif self._tensor.is_cuda and self._world.size > 1:

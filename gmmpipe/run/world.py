@@ -75,41 +75,54 @@ class World:
     def _wait(self, exchange: Callable[[], object]) -> None:
         """Take part in an exchange, in a thread: torch blocks outside Python."""
         met = in_background(exchange)
-        left = math.inf
+        leaves_at = math.inf
         while not met.done():
             wait([met], _POLL_SECONDS)
-            if self.stopping():
-                left = min(left, time.monotonic() + _LEAVING_SECONDS)
-                if time.monotonic() > left:
-                    if self.roll:
-                        self.roll.begin()
-                    raise NoAnswerError("silent while this rank was to stop")
+            leaves_at = self._leaves_at(leaves_at)
         met.result()
+
+    def _leaves_at(self, leaves_at: float) -> float:
+        """When a rank leaves that waits for others, on the monotonic clock: once it is to stop.
+
+        Raises:
+            NoAnswerError: that has passed.
+        """
+        if not self.stopping():
+            return leaves_at
+        leaves_at = min(leaves_at, time.monotonic() + _LEAVING_SECONDS)
+        if time.monotonic() > leaves_at:
+            if self.roll:
+                self.roll.begin()
+            raise NoAnswerError("silent while this rank was to stop")
+        return leaves_at
 
     def wait_for_device(self) -> None:
         """Wait for what the device was asked to do, and for the other ranks in it.
 
         Raises:
-            RankGoneError: it has not ended within `exchange_timeout` seconds, or has failed; its
-                exchanges were broken off, so that what they have written is not to be used.
+            RankGoneError: it has not ended within `exchange_timeout` seconds, or has failed; what
+                it has written is not to be used, and `break_off` frees the device.
         """
         if self.size == 1:
             return
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        limit = time.monotonic() + self.exchange_timeout
+        limit, leaves_at = time.monotonic() + self.exchange_timeout, math.inf
         with self.exchanging():
-            try:
-                while not done.query():  # type: ignore[no-untyped-call]
-                    if self.stopping():
-                        limit = min(limit, time.monotonic() + _LEAVING_SECONDS)
-                    if time.monotonic() > limit:
-                        raise RuntimeError(f"no answer within {self.exchange_timeout:g} s")
-                    time.sleep(_DEVICE_POLL_SECONDS)
-            except RuntimeError:
-                assert self.unwatched is not None, "there are other ranks"
-                self.unwatched.abort()
-                raise
+            while not done.query():  # type: ignore[no-untyped-call]
+                leaves_at = self._leaves_at(leaves_at)
+                if time.monotonic() > limit:
+                    raise RuntimeError(f"no answer within {self.exchange_timeout:g} s")
+                time.sleep(_DEVICE_POLL_SECONDS)
+
+    def break_off(self) -> None:
+        """Break off the exchanges that the device would else wait in for a rank that is gone.
+
+        No CUDA graph may hold one any more: NCCL would wait for the end of those. In a thread,
+        because whatever else it waits for, the device is free once it has begun.
+        """
+        if self.unwatched is not None:
+            wait([in_background(self.unwatched.abort)], _LEAVING_SECONDS)
 
     def all_reduce(self, tensor: Tensor, *, short: bool = False) -> None:
         """Sum `tensor` over the ranks, in place; `short` where all come at about the same time."""
