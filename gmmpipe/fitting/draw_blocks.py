@@ -20,6 +20,8 @@ from gmmpipe.mixture.optimizer import Optimizer
 from gmmpipe.run.world import World
 
 BLOCK_STEPS = 64
+_BLOCK_FRAMES = 1 << 21
+"""A block has fewer steps where they would draw more frames together: 16 MB of numbers."""
 _POLL_SECONDS = 0.001
 
 
@@ -39,13 +41,15 @@ class Draws:
     scalars: Tensor
 
     @classmethod
-    def empty(cls, num_frames: int, num_scalars: int, padded: bool, **where: Any) -> "Draws":
+    def empty(
+        cls, num_steps: int, num_frames: int, num_scalars: int, padded: bool, **where: Any
+    ) -> "Draws":
         """Memory for a block."""
-        shape = (BLOCK_STEPS, num_frames)
+        shape = (num_steps, num_frames)
         return cls(
             torch.zeros(shape, dtype=torch.int64, **where),
             torch.zeros(shape, dtype=torch.float32, **where) if padded else None,
-            torch.zeros(BLOCK_STEPS, num_scalars, dtype=torch.float64, **where),
+            torch.zeros(num_steps, num_scalars, dtype=torch.float64, **where),
         )
 
     def tensors(self) -> list[Tensor]:
@@ -86,7 +90,8 @@ class DrawBlocks:
         self._schedule, self._optimizer, self._world = schedule, optimizer, world
         self.num_frames = num_frames
         num_scalars = len(optimizer.scalars_at(0, 0.0))
-        size = (num_frames, num_scalars, world.size > 1)
+        self._num_steps = max(1, min(BLOCK_STEPS, _BLOCK_FRAMES // num_frames))
+        size = (self._num_steps, num_frames, num_scalars, world.size > 1)
         self.draws = Draws.empty(*size, device=world.device)
         self.row = torch.zeros(1, dtype=torch.int64, device=world.device)
         self._beside = Draws.empty(*size, device=world.device)
@@ -101,11 +106,15 @@ class DrawBlocks:
 
     def seek(self, update: Update, step: int) -> None:
         """Let the row of `draws` be that of this step; the one after it follows by adding 1."""
-        first = step - step % BLOCK_STEPS
+        first = step - step % self._num_steps
         if self._block == (update, first):
             self._send_next()
             return
-        if self._block is None or self._block[0] != update or first != self._block[1] + BLOCK_STEPS:
+        if (
+            self._block is None
+            or self._block[0] != update
+            or first != self._block[1] + self._num_steps
+        ):
             self._finish()
             self._begin(update, step)
         self._send_next(wait=True)
@@ -114,8 +123,8 @@ class DrawBlocks:
         self._beside.send_to(self.draws)
         self.row.fill_(step - first)
         self._block = update, first
-        if first + BLOCK_STEPS < update.num_steps:
-            self._begin(update, first + BLOCK_STEPS, ahead=first + BLOCK_STEPS - step)
+        if first + self._num_steps < update.num_steps:
+            self._begin(update, first + self._num_steps, ahead=first + self._num_steps - step)
 
     def num_drawn(self, step: int) -> int:
         """How many frames this rank has in a step of the block: the first of its row."""
@@ -129,7 +138,7 @@ class DrawBlocks:
 
     def _begin(self, update: Update, step: int, ahead: int = 0) -> None:
         """Start to compute the draws of a block, from `step` on, which is so many steps ahead."""
-        last = min(step - step % BLOCK_STEPS + BLOCK_STEPS, update.num_steps)
+        last = min(step - step % self._num_steps + self._num_steps, update.num_steps)
         # Here, while the optimizer's count of steps stands still.
         scalars = [
             self._optimizer.scalars_at(
@@ -148,7 +157,7 @@ class DrawBlocks:
         numbers, *weights, all_scalars = self._arrays
         start, stop = update.rank_slice(self._world.rank, self._world.size)
         for number, of_step in enumerate(scalars, step):
-            row = number % BLOCK_STEPS
+            row = number % self._num_steps
             drawn = self._schedule.step_frames(update, number)
             begin, end = np.searchsorted(drawn, (start, stop))
             count = int(end - begin)

@@ -164,10 +164,17 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("options", FITS.values(), ids=FITS)
+@pytest.mark.parametrize("block_steps", [BLOCK_STEPS, 7])
 def test_replayed_steps_are_those_of_a_cpu_bit_for_bit(
-    options: dict[str, Any], frames: Tensor, stand_ins: StandIns
+    block_steps: int,
+    options: dict[str, Any],
+    frames: Tensor,
+    stand_ins: StandIns,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Over blocks of draws, losses and updates; a graph for the frames of each buffer."""
+    most = block_steps * RULES.frames_per_step  # as where steps are so large
+    monkeypatch.setattr("gmmpipe.fitting.draw_blocks._BLOCK_FRAMES", most)
     expected, found = seeded(frames, options), seeded(frames, options)
     world = World(0, 1, CPU)
     take_all(Stepper(RULES, expected, world, lambda: False), expected, frames)
