@@ -84,7 +84,7 @@ def fit(
             return None
 
         bar = Progress("fit", "frames", options.target_frames, frames, line_every_seconds=0)
-        with bar as progress, trackers_of(options, state, world) as trackers:
+        with bar as progress, closing(trackers_of(options, state, world)) as trackers:
             updates = reader.updates(first)
             arrived: list[Arrived] = []
             if state is None:

@@ -1,17 +1,14 @@
-"""Ranks: how they meet, and what they exchange; `repeated_sum` is the exchange of a step."""
+"""Ranks and what they exchange (`joining`: how they meet; `repeated_sum`: a step's exchange)."""
 
-import itertools
 import json
 import math
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gmmpipe.errors import NoAnswerError, OptionError, RankError, RankGoneError, Stopped
+from gmmpipe.run.joining import first_sentence, join_ranks
 from gmmpipe.run.roll_call import RollCall, in_background
 from gmmpipe.run.stop import is_orphaned, stop_signals
 from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, JOIN_TIMEOUT, MEETING_TIMEOUT
@@ -27,7 +25,6 @@ from gmmpipe.run.timeouts import EXCHANGE_TIMEOUT, JOIN_TIMEOUT, MEETING_TIMEOUT
 _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.1
 _DEVICE_POLL_SECONDS = 0.0005
-_meetings = itertools.count()
 _LEAVING_SECONDS = 5.0
 """How long a rank that is to stop waits for the others to come to the same place."""
 
@@ -70,7 +67,7 @@ class World:
         except RuntimeError as error:
             if self.roll:
                 self.roll.begin()  # at once: the others wait for this rank's word
-            raise RankGoneError(f"killed, or cut off ({_reason(error)})") from error
+            raise RankGoneError(f"killed, or cut off ({first_sentence(error)})") from error
 
     def _wait(self, exchange: Callable[[], object]) -> None:
         """Take part in an exchange, in a thread: torch blocks outside Python."""
@@ -215,7 +212,9 @@ def open_world(
         return
     try:
         joining = in_background(
-            lambda: _join(rank, size, here.type, join_timeout, meeting_timeout, exchange_timeout)
+            lambda: join_ranks(
+                rank, size, here.type, join_timeout, meeting_timeout, exchange_timeout
+            )
         )
         while not joining.done():
             wait([joining], _POLL_SECONDS)
@@ -250,82 +249,6 @@ def _choose_device(device: str) -> torch.device:
     here = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
     torch.cuda.set_device(here)
     return here
-
-
-def _join(
-    rank: int,
-    size: int,
-    device_type: str,
-    timeout: float,
-    meeting_timeout: float,
-    exchange_timeout: float,
-) -> tuple[RollCall, dist.ProcessGroup, dist.ProcessGroup | None]:
-    """Meet the other ranks and connect to them. No signal handler runs in a thread that does."""
-    # Otherwise a failed collective of NCCL ends the process before a checkpoint can be written. So
-    # torch's documentation says; it has not been run on several GPUs.
-    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
-    host = f"{'torchrun' if hosted else 'rank 0'} at {address}:{port}"
-    try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            address,
-            port,
-            size,
-            is_master=rank == 0 and not hosted,
-            timeout=timedelta(seconds=timeout),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except RuntimeError as error:
-        raise RankError(f"{host} does not answer ({_reason(error)})") from error
-    # torchrun may keep one store over its restarts, with the words of ranks that are dead, and this
-    # process may join several times.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    words = dist.PrefixStore(f"gmmpipe-{attempt}-{next(_meetings)}", store)  # type: ignore[attr-defined]
-    roll = RollCall(words, rank, size, host)
-    missing = roll.call("joined", size, timeout)
-    if missing:
-        raise RankError(
-            f"{len(missing)} of {size} ranks did not join within {timeout:.0f} s: "
-            f"{', '.join(map(str, missing))}"
-        )
-    dist.init_process_group(
-        "nccl" if device_type == "cuda" else "gloo",
-        store=words,
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=meeting_timeout),
-    )
-    short = dist.new_group(timeout=timedelta(seconds=exchange_timeout))
-    assert isinstance(short, dist.ProcessGroup), "this process is one of the ranks"
-    return roll, short, _unwatched_group() if device_type == "cuda" else None
-
-
-def _unwatched_group() -> dist.ProcessGroup:
-    """A group of NCCL whose exchanges no host waits for, and that no thread of torch breaks off.
-
-    torch reads both from the environment when it makes a group.
-    """
-    names = ("TORCH_NCCL_BLOCKING_WAIT", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "0"))
-    try:
-        group = dist.new_group()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    assert isinstance(group, dist.ProcessGroup), "this process is one of the ranks"
-    return group
-
-
-def _reason(error: RuntimeError) -> str:
-    """The first sentence of an error of torch's or gloo's, without the place in its source."""
-    text = re.sub(r"^(\[[^]]*\] )+", "", " ".join(str(error).split()))
-    return text.split(". ")[0]
 
 
 def _leave_word(error: Exception) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from gmmpipe.errors import GmmpipeError
 
@@ -84,7 +83,7 @@ def tracker_of(kind: str) -> type[Tracker]:
 
 
 class Trackers:
-    """The trackers of a run, for the length of a ``with`` block.
+    """The trackers of a run, until they are closed.
 
     Args:
         kinds: some of `KINDS`; where there are none, nothing is written.
@@ -149,13 +148,6 @@ class Trackers:
                 )
                 del self._trackers[kind]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Nothing more comes."""
         self._on_each("close")

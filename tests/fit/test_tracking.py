@@ -4,6 +4,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_a_place_that_cannot_begin_is_one_line_before_any_work(store, tmp_path) 
 
 def test_pictures_go_there_and_a_place_that_fails_is_left_out(tmp_path, caplog) -> None:
     """A damaged picture ends the one; the row after it does no harm."""
-    with Trackers(["tensorboard"], tmp_path, 0, {}, resumed=False) as trackers:
+    with closing(Trackers(["tensorboard"], tmp_path, 0, {}, resumed=False)) as trackers:
         trackers.log({"frames": 1000, "update": 1, "nll": 2.5})
         Image.new("RGB", (4, 3)).save(tmp_path / "good.png")
         (tmp_path / "bad.png").write_bytes(b"no picture")
